@@ -1,0 +1,32 @@
+"""Trained vision transformers for dense prediction, faster, with the same weights and no training."""
+
+from importlib import import_module
+
+_PUBLIC = {
+    "auto_temperature": "ops.clustering",
+    "cluster_tokens": "ops.clustering",
+    "reconstruct_tokens": "ops.reconstruction",
+    "unpool_tokens": "ops.reconstruction",
+    "pool_tokens": "ops.pooling",
+    "upsample_tokens": "ops.pooling",
+    "Hourglass": "hourglass",
+    "expedite": "hourglass",
+    "Predictor": "inference.predictor",
+    "load": "models.registry",
+    "save": "models.registry",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name when it is first asked for, so that `import hourglass_jax` itself is immediate."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,229 @@
+"""The vision transformer (ViT, DeiT, DINOv2), from image to features.
+
+The backbone knows of a plan only that it may change the tokens before a block, and how to get all of them back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from hourglass_jax.hourglass import TokenReduction, Tokens
+from hourglass_jax.ops.attention import attention
+from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.resize import ResizeMethod, resize
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The shape of a vision transformer.
+
+    Attributes:
+        patch_size: side of a square patch in pixels.
+        width: channels of a token.
+        depth: number of blocks.
+        heads: attention heads.
+        mlp_ratio: hidden channels of the MLP, in units of `width`.
+        special_tokens: class, distillation and register tokens, in this order, in front of the image's.
+        position_grid: (rows, columns) of the stored position embedding.
+        position_resize: how it is resized to another grid: "bicubic" (DINOv2), "bicubic-antialias" (timm, DINOv2
+            with registers), "bilinear" (Segmenter).
+        position_offset: added to the target's sides where the scale is computed: 0.1 in DINOv2's first release.
+        layer_scale: whether blocks scale their branches.
+        norm_epsilon: of every LayerNorm.
+    """
+
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    special_tokens: int = 1
+    position_grid: Grid = (14, 14)
+    position_resize: ResizeMethod = "bicubic"
+    position_offset: float = 0.0
+    layer_scale: bool = False
+    norm_epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "position_grid", tuple(self.position_grid))
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got width {self.width} and {self.heads} heads")
+
+
+class ViTFeatures(NamedTuple):
+    """What a ViT returns.
+
+    Attributes:
+        special: [B, S, C], the class, distillation and register tokens after the final norm.
+        tokens: the image's tokens after the final norm: `tokens.values` is [B, H*W, C], or the clusters where the
+            plan leaves the reconstruction to the head (`tokens.restore`).
+        token_grid: (H, W).
+        intermediates: the features after each requested block, without the final norm, restored to [B, H*W, C].
+    """
+
+    special: jax.Array
+    tokens: Tokens
+    token_grid: Grid
+    intermediates: tuple[jax.Array, ...]
+
+
+class PatchEmbedding(nnx.Module):
+    """Non-overlapping patches, flattened and projected: a strided convolution written as one matrix product."""
+
+    def __init__(self, patch_size: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.patch_size = patch_size
+        self.projection = nnx.Linear(patch_size**2 * 3, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, Grid]:
+        """[B, rows, columns, 3] -> [B, H*W, C] and (H, W)."""
+        batch, rows, columns, channels = images.shape
+        side = self.patch_size
+        grid = (rows // side, columns // side)
+        patches = images.reshape(batch, grid[0], side, grid[1], side, channels).swapaxes(2, 3)
+        return self.projection(patches.reshape(batch, grid[0] * grid[1], -1)), grid
+
+
+class Attention(nnx.Module):
+    def __init__(self, width: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.heads = heads
+        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.projection = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
+        batch, count, width = x.shape
+        qkv = self.qkv(x).reshape(batch, count, 3, self.heads, width // self.heads)
+        mixed = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], key_bias=key_bias)
+        return self.projection(mixed.reshape(batch, count, width))
+
+
+class MLP(nnx.Module):
+    def __init__(self, width: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.expand = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.contract = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.contract(jax.nn.gelu(self.expand(x), approximate=False))
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        width = config.width
+        self.norm1 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, int(width * config.mlp_ratio), dtype=dtype, rngs=rngs)
+        self.scale1 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
+        self.scale2 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
+
+    def __call__(self, x: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
+        """[B, N, C] -> [B, N, C]; `key_bias` [B, N] is added to the attention logits of every key."""
+        x = x + _scaled(self.attention(self.norm1(x), key_bias), self.scale1)
+        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
+
+
+def _scaled(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
+    return x if scale is None else x * scale[...].astype(x.dtype)
+
+
+class ViT(nnx.Module):
+    """A vision transformer without a head.
+
+    The class token's own position embedding is part of `special_tokens`: their sum is what the blocks see.
+
+    Attributes:
+        plan: how many tokens the blocks work on; set by `expedite`.
+
+    Source: huggingface/pytorch-image-models, timm/models/vision_transformer.py; facebookresearch/dinov2,
+        dinov2/models/vision_transformer.py; rstrudel/segmenter, segm/model/vit.py.
+    """
+
+    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.dtype = dtype
+        self.plan: TokenReduction | None = None
+        normal = nnx.initializers.truncated_normal(0.02)
+        self.patch_embedding = PatchEmbedding(config.patch_size, config.width, dtype=dtype, rngs=rngs)
+        self.special_tokens = nnx.Param(normal(rngs.params(), (config.special_tokens, config.width)))
+        self.position_embedding = nnx.Param(normal(rngs.params(), (*config.position_grid, config.width)))
+        self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
+        self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.config.depth
+
+    def token_grid(self, rows: int, columns: int) -> Grid:
+        """(H, W) for an image of `rows` x `columns` pixels.
+
+        Raises:
+            ValueError: a side is not a positive multiple of the patch size.
+        """
+        side = self.config.patch_size
+        if rows < side or columns < side or rows % side or columns % side:
+            raise ValueError(f"image sides must be positive multiples of {side} pixels, got {rows} x {columns}")
+        return rows // side, columns // side
+
+    def __call__(self, images: jax.Array, *, intermediates: Sequence[int] = ()) -> ViTFeatures:
+        """Runs the backbone under its plan.
+
+        Args:
+            images: [B, rows, columns, 3], normalised; sides are multiples of the patch size.
+            intermediates: 0-based blocks whose features are wanted too.
+
+        Returns:
+            `ViTFeatures`.
+
+        Raises:
+            ValueError: the image's size, the plan or an intermediate does not fit.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images must have shape [batch, rows, columns, 3], got {images.shape}")
+        grid = self.token_grid(*images.shape[1:3])
+        depth = self.depth
+        if any(not 0 <= index < depth for index in intermediates):
+            raise ValueError(f"intermediates must be blocks 0 to {depth - 1}, got {tuple(intermediates)}")
+        if self.plan is not None:
+            self.plan.check(depth, grid)
+
+        embedded, _ = self.patch_embedding(images.astype(self.dtype))
+        tokens = Tokens(embedded + self._position_embedding(grid))
+        special_count = self.config.special_tokens
+        special = jnp.broadcast_to(
+            self.special_tokens[...].astype(self.dtype), (len(images), special_count, self.config.width)
+        )
+        kept = {}
+        for index, block in enumerate(self.blocks):
+            if self.plan is not None:
+                tokens = self.plan.before_block(index, tokens, depth=depth, token_grid=grid)
+            x = jnp.concatenate([special, tokens.values], axis=1)
+            x = block(x, _key_bias(tokens.sizes, special_count))
+            special, tokens = x[:, :special_count], tokens._replace(values=x[:, special_count:])
+            if index in intermediates:
+                kept[index] = tokens.restore(tokens.values)
+        if self.plan is not None:
+            tokens = self.plan.before_block(depth, tokens, depth=depth, token_grid=grid)
+
+        tokens = tokens._replace(values=self.norm(tokens.values))
+        return ViTFeatures(self.norm(special), tokens, grid, tuple(kept[index] for index in intermediates))
+
+    def _position_embedding(self, grid: Grid) -> jax.Array:
+        stored = self.position_embedding[...][None]
+        offset = self.config.position_offset
+        same = grid == self.config.position_grid
+        scale = None
+        if offset and not same:
+            scale = tuple((new + offset) / old for new, old in zip(grid, self.config.position_grid, strict=True))
+        resized = resize(stored, grid, self.config.position_resize, scale=scale)
+        return resized.reshape(1, -1, self.config.width).astype(self.dtype)
+
+
+def _key_bias(sizes: jax.Array | None, special_count: int) -> jax.Array | None:
+    """log(sizes) for attention, special tokens counting as one each."""
+    return None if sizes is None else jnp.pad(jnp.log(sizes), ((0, 0), (special_count, 0)))

@@ -1,0 +1,180 @@
+"""Plans: where a backbone works on fewer tokens, and how it gets back to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple, Protocol, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+
+from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
+from hourglass_jax.ops.grids import Grid, check_grid
+from hourglass_jax.ops.reconstruction import reconstruct_tokens
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def _unchanged(values: jax.Array) -> jax.Array:
+    return values
+
+
+class Tokens(NamedTuple):
+    """The image's tokens on their way through the blocks, all of them or fewer.
+
+    Attributes:
+        values: [B, M, C]; no class or register tokens.
+        restore: spreads values of the M tokens, [B, M, any], over the full grid, [B, H*W, any].
+        sizes: [B, M], how many tokens of the grid each one stands for, or None where that plays no part. Attention
+            adds log(sizes) to the logits of its keys.
+    """
+
+    values: jax.Array
+    restore: Callable[[jax.Array], jax.Array] = _unchanged
+    sizes: jax.Array | None = None
+
+
+class TokenReduction(Protocol):
+    """What a backbone knows of a plan: `Hourglass` is one. Implementations are frozen, hashable dataclasses."""
+
+    def check(self, depth: int, token_grid: Grid | None = None) -> None:
+        """Raises ValueError if the plan fits no backbone of `depth` blocks, or not this grid of tokens."""
+
+    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
+        """The tokens that enter block `index` (0-based; `depth` stands for the end of the last block)."""
+
+    def counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """How many tokens `before_block` leaves at index 0 .. depth."""
+
+
+@dataclass(frozen=True)
+class Hourglass:
+    """The plan of arXiv 2210.01035: cluster after block alpha, reconstruct after block alpha + beta.
+
+    Attributes:
+        alpha: blocks that run on all tokens before the clustering.
+        clusters: (h, w), the grid of clusters.
+        beta: blocks that run on the clusters; None means all that remain.
+        window: side of the square of clusters that a token may join (lambda = window^2); odd.
+        iterations: kappa, the number of k-means iterations.
+        temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`).
+        neighbors: k, the number of clusters that a token is reconstructed from.
+        representative: "mean" (the paper's) or "medoid"; see `ops.cluster_tokens`.
+        reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits" leaves
+            the clusters to the head, which restores its own result (the official Segmenter); then beta must be None.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    alpha: int
+    clusters: Grid
+    beta: int | None = None
+    window: int = 5
+    iterations: int = 5
+    temperature: float | Literal["auto"] = "auto"
+    neighbors: int = 20
+    representative: Representative = "mean"
+    reconstruct: Literal["tokens", "logits"] = "tokens"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clusters", check_grid("clusters", self.clusters))
+
+        def require(field: str, holds: bool, expected: str) -> None:
+            if not holds:
+                raise ValueError(f"{field} must be {expected}, got {getattr(self, field)!r}")
+
+        def whole(field: str, least: int) -> bool:
+            value = getattr(self, field)
+            return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+
+        require("alpha", whole("alpha", 0), "an integer of at least 0")
+        require("beta", self.beta is None or whole("beta", 1), "None or an integer of at least 1")
+        require("window", whole("window", 1) and self.window % 2 == 1, "a positive odd integer")
+        require("iterations", whole("iterations", 0), "an integer of at least 0")
+        require("neighbors", whole("neighbors", 1), "an integer of at least 1")
+        is_number = isinstance(self.temperature, (int, float)) and np.isfinite(self.temperature)
+        require(
+            "temperature",
+            self.temperature == "auto" or (is_number and self.temperature > 0),
+            "a positive number or 'auto'",
+        )
+        require("representative", self.representative in ("mean", "medoid"), "'mean' or 'medoid'")
+        require("reconstruct", self.reconstruct in ("tokens", "logits"), "'tokens' or 'logits'")
+        if self.reconstruct == "logits" and self.beta is not None:
+            raise ValueError(f"reconstruct='logits' needs beta=None: clusters reach the head; got beta={self.beta}")
+
+    def check(self, depth: int, token_grid: Grid | None = None) -> None:
+        """Raises ValueError if this plan fits no backbone of `depth` blocks, or not this grid of tokens."""
+        if self.alpha >= depth:
+            raise ValueError(f"alpha must be less than the backbone's {depth} blocks, got {self.alpha}")
+        if self.beta is not None and self.alpha + self.beta > depth:
+            raise ValueError(
+                f"alpha + beta must be at most the backbone's {depth} blocks, got {self.alpha} + {self.beta}"
+            )
+        if token_grid is not None and np.prod(self.clusters) > np.prod(token_grid):
+            raise ValueError(
+                "clusters must not outnumber the image's tokens: "
+                f"got {self.clusters[0]} x {self.clusters[1]} clusters "
+                f"for {token_grid[0]} x {token_grid[1]} tokens; use fewer clusters or a larger image"
+            )
+
+    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
+        """See `TokenReduction.before_block`."""
+        if index == self.alpha:
+            return self._cluster(tokens, token_grid)
+        if index == self._end(depth) and self.reconstruct == "tokens":
+            return Tokens(tokens.restore(tokens.values))
+        return tokens
+
+    def counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """See `TokenReduction.counts`."""
+        full, reduced = int(np.prod(token_grid)), int(np.prod(self.clusters))
+        end = self._end(depth) if self.reconstruct == "tokens" else depth + 1
+        return [reduced if self.alpha <= index < end else full for index in range(depth + 1)]
+
+    def _end(self, depth: int) -> int:
+        return depth if self.beta is None else self.alpha + self.beta
+
+    def _cluster(self, tokens: Tokens, token_grid: Grid) -> Tokens:
+        z = tokens.values
+        temperature = resolve_temperature(self.temperature, z.astype("float32"), token_grid)
+        clusters = cluster_tokens(
+            z,
+            token_grid=token_grid,
+            cluster_grid=self.clusters,
+            window=self.window,
+            iterations=self.iterations,
+            temperature=temperature,
+            representative=self.representative,
+        )
+        restore = partial(
+            reconstruct_tokens, tokens=z, clusters=clusters, neighbors=self.neighbors, temperature=temperature
+        )
+        return Tokens(clusters, restore)
+
+
+def expedite(model: Model, plan: TokenReduction | None) -> Model:
+    """The same model under another plan: every parameter array is shared, none is copied or changed.
+
+    Args:
+        model: a model with a `backbone`, or a backbone itself.
+        plan: an `Hourglass`, or None for the unexpedited model.
+
+    Returns:
+        A new model of the same class; `model` itself stays as it is.
+
+    Raises:
+        ValueError: the plan does not fit the backbone, or the model has no backbone that takes one.
+    """
+    fast = nnx.clone(model, variables=False)
+    backbone = getattr(fast, "backbone", fast)
+    if not hasattr(backbone, "plan"):
+        raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
+    if plan is not None:
+        plan.check(backbone.depth)
+    backbone.plan = plan
+    return fast

@@ -1,0 +1,255 @@
+"""The token clustering layer: local soft k-means on a grid of tokens (arXiv 2210.01035, equations 2 and 3).
+
+A token competes only for the window x window clusters around its home cell, so most of the h*w distances are never
+needed. The cluster grid is cut into square tiles; every tile meets the rectangle of tokens that can reach it
+(`_Tiling`), and one iteration is two batched matrix products over the tiles with a softmax over the window^2
+candidates between them. The tokens are arranged once, before the iterations.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hourglass_jax.ops.grids import Grid, check_grid, check_tokens, home_cells
+from hourglass_jax.ops.pooling import pool_tokens
+
+Temperature = float | Literal["auto"] | jax.Array
+Representative = Literal["mean", "medoid"]
+
+TILE = 4
+"""Side of a tile in clusters: the fastest over the published plans (benchmarks/operators.py)."""
+
+
+def cluster_tokens(
+    tokens: jax.Array,
+    *,
+    token_grid: Grid,
+    cluster_grid: Grid,
+    window: int = 5,
+    iterations: int = 5,
+    temperature: Temperature = 50.0,
+    representative: Representative = "mean",
+) -> jax.Array:
+    """Turns H*W tokens into h*w clusters.
+
+    The centres s start as the adaptive average pooling of the tokens z. Each iteration computes, for every token p,
+    Q_pi = softmax over its candidates i of -||z_p - s_i||^2 / temperature, and sets
+    s_i = sum_p Q_pi z_p / max(sum_p Q_pi, 1e-16).
+
+    Args:
+        tokens: [B, H*W, C], row by row; no class or register tokens.
+        token_grid: (H, W).
+        cluster_grid: (h, w); a side may exceed that of the token grid.
+        window: side of the square of clusters around its home cell that a token may join (lambda = window^2); odd.
+        iterations: kappa; 0 leaves the average pooling.
+        temperature: tau, in units of squared feature distance (the official code multiplies by 1/tau); "auto" is
+            `auto_temperature`; an array [B] gives every image its own.
+        representative: "mean" is the paper's. "medoid" replaces every centre by the real token nearest to it among
+            the tokens whose candidate it is.
+
+    Returns:
+        [B, h*w, C] in the dtype of `tokens`. Distances and softmax are computed in float32 or wider.
+
+    Raises:
+        ValueError: an option is out of range, or the shapes and grids do not fit each other.
+
+    Source: Expedit-Segmenter, mmseg/ops/cluster.py (`TokenClusteringBlock`).
+    """
+    token_grid, cluster_grid = check_grid("token_grid", token_grid), check_grid("cluster_grid", cluster_grid)
+    check_tokens("tokens", tokens, token_grid)
+    if not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be a positive odd integer, got {window!r}")
+    if not isinstance(iterations, int) or iterations < 0:
+        raise ValueError(f"iterations must be a non-negative integer, got {iterations!r}")
+    if representative not in ("mean", "medoid"):
+        raise ValueError(f"representative must be 'mean' or 'medoid', got {representative!r}")
+
+    z = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
+    tau = resolve_temperature(temperature, z, token_grid)
+    # Distances do not see a common offset; without it they lose fewer digits.
+    offset = z.mean(axis=1, keepdims=True)
+    z = z - offset
+
+    tiling = _Tiling.build(token_grid, cluster_grid, window)
+    z_tiles = tiling.split_tokens(z)
+    centers = tiling.split_clusters(pool_tokens(z, token_grid=token_grid, cluster_grid=cluster_grid))
+
+    def iterate(_: int, centers: jax.Array) -> jax.Array:
+        # ||z||^2 is the same for all candidates of a token: the softmax does not need it.
+        affinity = 2 * _products(z_tiles, centers) - jnp.sum(centers**2, axis=-1)[:, :, None]
+        weights = tiling.softmax(affinity, tau)
+        mass = weights.sum(axis=2)[..., None]
+        floored = jnp.maximum(mass, 1e-16)
+        total = jnp.einsum("btpi,btpc->btic", weights, z_tiles, precision="highest")
+        # A cluster without mass is zero before the offset was taken out, as in equation 3.
+        return total / floored + (mass / floored - 1) * offset[:, None]
+
+    centers = jax.lax.fori_loop(0, iterations, iterate, centers)
+    if representative == "medoid":
+        centers = _medoids(tiling, z_tiles, centers)
+    return (tiling.merge_clusters(centers) + offset).astype(tokens.dtype)
+
+
+def auto_temperature(tokens: jax.Array, token_grid: Grid) -> jax.Array:
+    """0.05 times the mean squared distance between horizontally and vertically adjacent tokens, per image.
+
+    The unit of the temperature is a squared feature distance, which differs between backbones, blocks and images;
+    this one follows it.
+
+    Args:
+        tokens: [B, H*W, C].
+        token_grid: (H, W).
+
+    Returns:
+        [B], float32 or wider, positive (a constant image gets the resolution of its features' precision).
+    """
+    height, width = check_grid("token_grid", token_grid)
+    check_tokens("tokens", tokens, (height, width))
+    batch, _, channels = tokens.shape
+    z = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
+    z = (z - z.mean(axis=1, keepdims=True)).reshape(batch, height, width, channels)
+    squares = jnp.sum((z[:, 1:] - z[:, :-1]) ** 2, axis=(1, 2, 3)) + jnp.sum(
+        (z[:, :, 1:] - z[:, :, :-1]) ** 2, axis=(1, 2, 3)
+    )
+    pairs = (height - 1) * width + height * (width - 1)
+    # Differences of tokens are not resolved below eps times their size.
+    resolution = jnp.finfo(z.dtype).eps ** 2 * (1 + jnp.mean(tokens.astype(z.dtype) ** 2, axis=(1, 2)) * channels)
+    return jnp.maximum(0.05 * squares / max(pairs, 1), resolution)
+
+
+def resolve_temperature(temperature: Temperature, tokens: jax.Array, token_grid: Grid | None) -> jax.Array:
+    """The temperature of every image as an array [B]; raises ValueError for a bad one."""
+    if isinstance(temperature, str):
+        if temperature != "auto":
+            raise ValueError(f"temperature must be a positive number or 'auto', got {temperature!r}")
+        if token_grid is None:
+            raise ValueError("temperature='auto' needs token_grid, the (rows, columns) of the tokens; got None")
+        return auto_temperature(tokens, token_grid)
+    if isinstance(temperature, (int, float, np.number)) and not (np.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be a positive number or 'auto', got {temperature!r}")
+    if jnp.shape(temperature) not in ((), tokens.shape[:1]):
+        raise ValueError(
+            f"temperature must be one number or one per image [{tokens.shape[0]}], got {jnp.shape(temperature)}"
+        )
+    return jnp.broadcast_to(jnp.asarray(temperature, tokens.dtype), tokens.shape[:1])
+
+
+def _products(z_tiles: jax.Array, centers: jax.Array) -> jax.Array:
+    return jnp.einsum("btpc,btic->btpi", z_tiles, centers, precision="highest")
+
+
+def _medoids(tiling: "_Tiling", z_tiles: jax.Array, centers: jax.Array) -> jax.Array:
+    """Replaces every centre by the nearest token of its tile whose candidate it is, if there is one."""
+    distances = jnp.sum(z_tiles**2, axis=-1)[..., None] - 2 * _products(z_tiles, centers)
+    distances = jnp.where(tiling.is_candidate, distances, jnp.inf)
+    nearest = jnp.argmin(distances, axis=2)
+    medoids = jnp.take_along_axis(z_tiles, nearest[..., None], axis=2)
+    return jnp.where(tiling.is_candidate.any(axis=1)[..., None], medoids, centers)
+
+
+class _Axis(NamedTuple):
+    """One axis of a tiling: how `tokens` positions and `cells` clusters fall into tiles."""
+
+    side: int  # clusters in a tile
+    span: int  # tokens in a tile
+    starts: np.ndarray  # [tiles] first token of every tile
+    tile: np.ndarray  # [tokens, window] the tile of every candidate of every token
+    cell: np.ndarray  # [tokens, window] its place inside the tile
+    place: np.ndarray  # [tokens, window] the token's own place inside that tile
+    exists: np.ndarray  # [tokens, window] false beyond the border of the grid
+
+    @classmethod
+    def build(cls, tokens: int, cells: int, window: int) -> "_Axis":
+        reach = (window - 1) // 2
+        side = TILE if TILE + 2 * reach < cells else cells
+        home = home_cells(tokens, cells)
+        firsts = np.arange(0, cells, side)
+        starts = np.searchsorted(home, firsts - reach)
+        stops = np.searchsorted(home, np.minimum(firsts + side, cells) - 1 + reach, side="right")
+        span = int((stops - starts).max())
+        starts = np.minimum(starts, tokens - span)
+
+        candidates = home[:, None] + np.arange(-reach, reach + 1)
+        exists = (candidates >= 0) & (candidates < cells)
+        tile, cell = np.divmod(np.clip(candidates, 0, cells - 1), side)
+        return cls(side, span, starts, tile, cell, np.arange(tokens)[:, None] - starts[tile], exists)
+
+
+class _Tiling(NamedTuple):
+    """Tiles of clusters, each with the rectangle of tokens that can reach it, and the two index tables between
+    "per token, its window^2 candidates" and "per tile, tokens x clusters"."""
+
+    token_grid: Grid
+    cluster_grid: Grid
+    rows: _Axis
+    columns: _Axis
+    slots: np.ndarray  # [H*W, window^2] the flat place of every candidate in [tiles, span^2, side^2]
+    exists: np.ndarray  # [H*W, window^2]
+    sources: np.ndarray  # [tiles, span^2, side^2] the inverse of slots; H*W*window^2 where nothing points
+    is_candidate: np.ndarray  # [tiles, span^2, side^2]
+
+    @classmethod
+    def build(cls, token_grid: Grid, cluster_grid: Grid, window: int) -> "_Tiling":
+        rows = _Axis.build(token_grid[0], cluster_grid[0], window)
+        columns = _Axis.build(token_grid[1], cluster_grid[1], window)
+
+        def over_rows(table: np.ndarray) -> np.ndarray:
+            return table[:, None, :, None]
+
+        def over_columns(table: np.ndarray) -> np.ndarray:
+            return table[None, :, None, :]
+
+        tile = over_rows(rows.tile) * len(columns.starts) + over_columns(columns.tile)
+        place = over_rows(rows.place) * columns.span + over_columns(columns.place)
+        cell = over_rows(rows.cell) * columns.side + over_columns(columns.cell)
+        shape = (len(rows.starts) * len(columns.starts), rows.span * columns.span, rows.side * columns.side)
+        slots = ((tile * shape[1] + place) * shape[2] + cell).reshape(-1, window**2)
+        exists = (over_rows(rows.exists) & over_columns(columns.exists)).reshape(slots.shape)
+
+        sources = np.full(shape, slots.size)
+        sources.reshape(-1)[slots[exists]] = np.flatnonzero(exists)
+        slots = np.where(exists, slots, 0)
+        return cls(token_grid, cluster_grid, rows, columns, slots, exists, sources, sources < slots.size)
+
+    def split_tokens(self, tokens: jax.Array) -> jax.Array:
+        """[B, H*W, C] -> [B, tiles, span^2, C]; the rectangles of neighbouring tiles overlap."""
+        batch, _, channels = tokens.shape
+        image = tokens.reshape(batch, *self.token_grid, channels)
+        rectangles = [
+            image[:, y : y + self.rows.span, x : x + self.columns.span].reshape(batch, -1, channels)
+            for y in self.rows.starts
+            for x in self.columns.starts
+        ]
+        return jnp.stack(rectangles, axis=1)
+
+    def split_clusters(self, clusters: jax.Array) -> jax.Array:
+        """[B, h*w, C] -> [B, tiles, side^2, C], with zeros where the grid does not fill the last tiles."""
+        batch, _, channels = clusters.shape
+        down, across = len(self.rows.starts), len(self.columns.starts)
+        image = clusters.reshape(batch, *self.cluster_grid, channels)
+        missing = (down * self.rows.side - image.shape[1], across * self.columns.side - image.shape[2])
+        image = jnp.pad(image, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+        image = image.reshape(batch, down, self.rows.side, across, self.columns.side, channels)
+        return image.swapaxes(2, 3).reshape(batch, down * across, -1, channels)
+
+    def merge_clusters(self, tiles: jax.Array) -> jax.Array:
+        """The inverse of `split_clusters`."""
+        batch, _, _, channels = tiles.shape
+        down, across = len(self.rows.starts), len(self.columns.starts)
+        image = tiles.reshape(batch, down, across, self.rows.side, self.columns.side, channels).swapaxes(2, 3)
+        image = image.reshape(batch, down * self.rows.side, across * self.columns.side, channels)
+        height, width = self.cluster_grid
+        return image[:, :height, :width].reshape(batch, height * width, channels)
+
+    def softmax(self, affinity: jax.Array, temperature: jax.Array) -> jax.Array:
+        """Softmax of [B, tiles, span^2, side^2] over the candidates of every token, zero for all other pairs."""
+        batch = affinity.shape[0]
+        candidates = affinity.reshape(batch, -1)[:, self.slots]
+        # The maximum goes before the division: no temperature, however small, overflows.
+        highest = jax.lax.stop_gradient(candidates.max(axis=-1, keepdims=True, where=self.exists, initial=-jnp.inf))
+        gaps = jnp.where(self.exists, candidates - highest, 0)
+        weights = jax.nn.softmax(gaps / temperature[:, None, None], axis=-1, where=self.exists)
+        flat = jnp.pad(weights.reshape(batch, -1), ((0, 0), (0, 1)))
+        return flat[:, self.sources]

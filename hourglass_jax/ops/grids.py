@@ -1,0 +1,52 @@
+"""Static geometry of token grids and cluster grids: plain NumPy, evaluated while tracing."""
+
+import jax
+import numpy as np
+
+Grid = tuple[int, int]
+
+
+def check_grid(name: str, grid: Grid) -> Grid:
+    """Returns `grid` as a pair of Python ints; raises ValueError unless it is two positive integers."""
+    sides = tuple(grid) if isinstance(grid, (tuple, list)) else ()
+    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
+        raise ValueError(f"{name} must be two positive integers (rows, columns), got {grid!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def check_tokens(name: str, tokens: jax.Array, grid: Grid | None = None) -> None:
+    """Raises ValueError unless `tokens` is a floating [B, N, C] array with N = rows * columns of `grid`."""
+    if tokens.ndim != 3:
+        raise ValueError(f"{name} must have shape [batch, tokens, channels], got shape {tokens.shape}")
+    if not np.issubdtype(tokens.dtype, np.floating) and tokens.dtype.name != "bfloat16":
+        raise ValueError(f"{name} must be of a floating type, got {tokens.dtype}")
+    if grid is not None and tokens.shape[1] != grid[0] * grid[1]:
+        raise ValueError(
+            f"{name} must hold {grid[0]} x {grid[1]} = {grid[0] * grid[1]} tokens, got {tokens.shape[1]}"
+        )
+
+
+def home_cells(tokens: int, cells: int) -> np.ndarray:
+    """The cell that each of `tokens` positions along one axis belongs to: PyTorch's nearest interpolation.
+
+    floor(position * float32(cells / tokens)) in float32, as `torch.nn.functional.interpolate` computes it;
+    for a few sizes (44 tokens, 26 cells) this is not the integer quotient.
+
+    Returns:
+        int [tokens], non-decreasing, in 0 .. cells - 1.
+    """
+    scaled = np.arange(tokens, dtype=np.float32) * np.float32(cells / tokens)
+    return np.minimum(scaled.astype(np.int64), cells - 1)
+
+
+def pooling_matrix(tokens: int, cells: int) -> np.ndarray:
+    """Adaptive average pooling along one axis as a matrix [cells, tokens].
+
+    Cell i averages positions floor(i * tokens / cells) .. ceil((i + 1) * tokens / cells) - 1
+    (`torch.nn.functional.adaptive_avg_pool2d`); neighbouring cells may share a position.
+    """
+    matrix = np.zeros((cells, tokens))
+    for cell in range(cells):
+        start, stop = cell * tokens // cells, -(-(cell + 1) * tokens // cells)
+        matrix[cell, start:stop] = 1 / (stop - start)
+    return matrix

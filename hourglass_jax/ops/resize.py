@@ -1,0 +1,80 @@
+"""Separable resizing with PyTorch's conventions, as two small static matrices."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ResizeMethod = Literal["bilinear", "bicubic", "bicubic-antialias", "bilinear-align-corners"]
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def _linear(distance: np.ndarray) -> np.ndarray:
+    return np.maximum(0.0, 1 - np.abs(distance))
+
+
+def resize_matrix(source: int, target: int, method: ResizeMethod, scale: float | None = None) -> np.ndarray:
+    """Interpolation along one axis as a matrix [target, source] whose rows sum to one.
+
+    Args:
+        source: number of input positions.
+        target: number of output positions.
+        method: "bilinear" and "bicubic" (a = -0.75) are `torch.nn.functional.interpolate` with
+            align_corners=False and no antialiasing: positions outside repeat the border.
+            "bicubic-antialias" is its antialias=True: a = -0.5, the kernel widened when shrinking, weights
+            outside dropped. "bilinear-align-corners" maps the first and last positions onto each other.
+        scale: output positions per input position when it is not target / source: DINOv2's original code
+            passes (target + 0.1) / source as `scale_factor`.
+    """
+    scale = scale or target / source
+    if method == "bilinear-align-corners":
+        centres = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    else:
+        centres = (np.arange(target) + 0.5) / scale - 0.5
+
+    if method == "bicubic-antialias":
+        widening = max(1.0, 1 / scale)
+        weights = _cubic((np.arange(source) - centres[:, None]) / widening, a=-0.5)
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    if method == "bicubic":
+        reach, kernel = 2, lambda distance: _cubic(distance, a=-0.75)
+    else:
+        centres = np.clip(centres, 0, source - 1)
+        reach, kernel = 1, _linear
+    matrix = np.zeros((target, source))
+    for row, centre in enumerate(centres):
+        taps = int(np.floor(centre)) + np.arange(1 - reach, 1 + reach)
+        np.add.at(matrix[row], np.clip(taps, 0, source - 1), kernel(taps - centre))
+    return matrix
+
+
+def resize(
+    image: jax.Array, size: tuple[int, int], method: ResizeMethod, *, scale: tuple[float, float] | None = None
+) -> jax.Array:
+    """Resizes the rows and columns of an image or feature map.
+
+    Args:
+        image: [B, H, W, C].
+        size: (rows, columns) of the result.
+        method: see `resize_matrix`.
+        scale: see `resize_matrix`, one for rows and one for columns.
+
+    Returns:
+        [B, rows, columns, C] in the dtype of `image`; computed in float32 or wider.
+    """
+    if image.shape[1:3] == tuple(size) and scale is None:
+        return image
+    row_scale, column_scale = scale or (None, None)
+    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    rows = jnp.asarray(resize_matrix(image.shape[1], size[0], method, row_scale), dtype)
+    columns = jnp.asarray(resize_matrix(image.shape[2], size[1], method, column_scale), dtype)
+    resized = jnp.einsum("yh,bhwc->bywc", rows, image, precision="highest")
+    return jnp.einsum("xw,bywc->byxc", columns, resized, precision="highest").astype(image.dtype)
