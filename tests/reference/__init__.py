@@ -1,0 +1,1 @@
+"""What the paper's equations say, in plain NumPy: the oracles of the tests."""
