@@ -1,0 +1,1 @@
+"""Official weights to one safetensors file that `hourglass_jax.load` reads."""

