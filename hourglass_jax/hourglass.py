@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -63,8 +62,9 @@ class Hourglass:
         temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`).
         neighbors: k, the number of clusters that a token is reconstructed from.
         representative: "mean" (the paper's) or "medoid"; see `ops.cluster_tokens`.
-        reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits" leaves
-            the clusters to the head, which restores its own result (the official Segmenter); then beta must be None.
+        reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits"
+            leaves the clusters to the head, which restores its own result (the official Segmenter); then beta must
+            be None.
 
     Raises:
         ValueError: a field is out of range.
@@ -141,19 +141,24 @@ class Hourglass:
 
     def _cluster(self, tokens: Tokens, token_grid: Grid) -> Tokens:
         z = tokens.values
-        temperature = resolve_temperature(self.temperature, z.astype("float32"), token_grid)
-        clusters = cluster_tokens(
-            z,
-            token_grid=token_grid,
-            cluster_grid=self.clusters,
-            window=self.window,
-            iterations=self.iterations,
-            temperature=temperature,
-            representative=self.representative,
-        )
-        restore = partial(
-            reconstruct_tokens, tokens=z, clusters=clusters, neighbors=self.neighbors, temperature=temperature
-        )
+        with jax.named_scope("clustering"):
+            temperature = resolve_temperature(self.temperature, z, token_grid)
+            clusters = cluster_tokens(
+                z,
+                token_grid=token_grid,
+                cluster_grid=self.clusters,
+                window=self.window,
+                iterations=self.iterations,
+                temperature=temperature,
+                representative=self.representative,
+            )
+
+        def restore(refined: jax.Array) -> jax.Array:
+            with jax.named_scope("reconstruction"):
+                return reconstruct_tokens(
+                    refined, tokens=z, clusters=clusters, neighbors=self.neighbors, temperature=temperature
+                )
+
         return Tokens(clusters, restore)
 
 

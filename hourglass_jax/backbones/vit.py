@@ -78,13 +78,13 @@ class PatchEmbedding(nnx.Module):
         self.patch_size = patch_size
         self.projection = nnx.Linear(patch_size**2 * 3, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> tuple[jax.Array, Grid]:
-        """[B, rows, columns, 3] -> [B, H*W, C] and (H, W)."""
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, rows, columns, 3] -> [B, H*W, C]."""
         batch, rows, columns, channels = images.shape
         side = self.patch_size
-        grid = (rows // side, columns // side)
-        patches = images.reshape(batch, grid[0], side, grid[1], side, channels).swapaxes(2, 3)
-        return self.projection(patches.reshape(batch, grid[0] * grid[1], -1)), grid
+        height, width = rows // side, columns // side
+        patches = images.reshape(batch, height, side, width, side, channels).swapaxes(2, 3)
+        return self.projection(patches.reshape(batch, height * width, -1))
 
 
 class Attention(nnx.Module):
@@ -192,8 +192,8 @@ class ViT(nnx.Module):
         if self.plan is not None:
             self.plan.check(depth, grid)
 
-        embedded, _ = self.patch_embedding(images.astype(self.dtype))
-        tokens = Tokens(embedded + self._position_embedding(grid))
+        with jax.named_scope("embedding"):
+            tokens = Tokens(self.patch_embedding(images.astype(self.dtype)) + self._position_embedding(grid))
         special_count = self.config.special_tokens
         special = jnp.broadcast_to(
             self.special_tokens[...].astype(self.dtype), (len(images), special_count, self.config.width)
@@ -203,7 +203,8 @@ class ViT(nnx.Module):
             if self.plan is not None:
                 tokens = self.plan.before_block(index, tokens, depth=depth, token_grid=grid)
             x = jnp.concatenate([special, tokens.values], axis=1)
-            x = block(x, _key_bias(tokens.sizes, special_count))
+            with jax.named_scope("blocks"):
+                x = block(x, _key_bias(tokens.sizes, special_count))
             special, tokens = x[:, :special_count], tokens._replace(values=x[:, special_count:])
             if index in intermediates:
                 kept[index] = tokens.restore(tokens.values)

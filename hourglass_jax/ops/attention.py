@@ -12,9 +12,8 @@ def attention(
 ) -> jax.Array:
     """softmax(query key^T / sqrt(D) + key_bias) value, for every head.
 
-    On CPU one head at a time as plain matrix products, which keeps its attention matrix in the cache: XLA's batched
-    form over all heads takes two to three times as long (benchmarks/attention.py). On GPU cuDNN's fused attention for
-    16-bit types; XLA's own otherwise.
+    On CPU one head at a time as plain matrix products: XLA's batched form over all heads takes up to three times as
+    long (benchmarks/operators.py). On GPU cuDNN's fused attention for 16-bit types; XLA's own otherwise.
 
     Args:
         query: [B, N, heads, D].

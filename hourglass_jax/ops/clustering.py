@@ -133,7 +133,8 @@ def resolve_temperature(temperature: Temperature, tokens: jax.Array, token_grid:
         raise ValueError(
             f"temperature must be one number or one per image [{tokens.shape[0]}], got {jnp.shape(temperature)}"
         )
-    return jnp.broadcast_to(jnp.asarray(temperature, tokens.dtype), tokens.shape[:1])
+    dtype = jnp.promote_types(tokens.dtype, jnp.float32)
+    return jnp.broadcast_to(jnp.asarray(temperature, dtype), tokens.shape[:1])
 
 
 def _products(z_tiles: jax.Array, centers: jax.Array) -> jax.Array:

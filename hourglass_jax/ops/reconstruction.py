@@ -47,7 +47,7 @@ def reconstruct_tokens(
     if normalize not in ("sum", "l2"):
         raise ValueError(f"normalize must be 'sum' or 'l2', got {normalize!r}")
     distances = _squared_distances(refined, tokens, clusters, token_grid)
-    tau = resolve_temperature(temperature, tokens.astype(distances.dtype), token_grid)
+    tau = resolve_temperature(temperature, tokens, token_grid)
 
     count = clusters.shape[1]
     nearest = jnp.min(distances, axis=1, keepdims=True)

@@ -101,7 +101,7 @@ def test_home_cell_is_rounded_to_float32() -> None:
 
 @representatives
 def test_medoids_are_real_tokens_and_means_are_not(representative: str) -> None:
-    tokens = normal(2, 30, 4).astype(np.float32)
+    tokens = normal(16, 30, 4).astype(np.float32)
     clusters = np.asarray(cluster_jitted(jnp.asarray(tokens), representative=representative, **SMALL))
     is_token = (clusters[:, :, None] == tokens[:, None]).all(-1).any(-1)
     np.testing.assert_array_equal(is_token, representative == "medoid")

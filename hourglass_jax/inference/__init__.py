@@ -1,0 +1,1 @@
+"""From pictures to results and back: reading, preprocessing, prediction, drawing."""

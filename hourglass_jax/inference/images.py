@@ -1,0 +1,277 @@
+"""Images in and out: any file, PIL image or array as uint8 RGB, a model's preprocessing, safe writing."""
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
+
+_WRITERS = {
+    ".png": {"format": "PNG"},
+    ".jpg": {"format": "JPEG", "quality": 95},
+    ".jpeg": {"format": "JPEG", "quality": 95},
+}
+
+
+def read_image(source: ImageSource) -> np.ndarray:
+    """Reads anything that shows a picture as 8-bit RGB.
+
+    EXIF orientation is applied, transparency is laid on white, grey is repeated over the channels, 16 bits are
+    scaled to 8 (v / 65535 * 255, rounded), CMYK and other colour spaces are converted without their profiles.
+
+    Args:
+        source: path of a file, PIL image, or array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool
+            or floats in 0..1. PIL's 32-bit modes "I" and "F" count as 16 bits and as floats in 0..1.
+
+    Returns:
+        uint8 [H, W, 3], a new array.
+
+    Raises:
+        ValueError: the file is missing, a folder, no image, corrupt or suspiciously large; the array has another
+            shape or type, is empty, not finite or outside 0..1.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _as_rgb(_read(Path(source), str(source)), str(source))
+    if isinstance(source, Image.Image):
+        return _as_rgb(_read(source, "image"), "image")
+    if hasattr(source, "__array__"):
+        return _as_rgb(np.asarray(source), "array")
+    raise ValueError(f"image must be a path, a PIL image or an array, got {type(source).__name__}")
+
+
+def check_rgb(name: str, image: np.ndarray) -> None:
+    """Raises ValueError unless `image` is uint8 [H, W, 3] with at least one pixel; `name` begins the message."""
+    shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+        raise ValueError(f"{name} must be uint8 [H, W, 3], got {dtype} {list(shape)}")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model was trained to see: the size and the normalisation of its input.
+
+    Attributes:
+        size: side of the input in pixels, a multiple of `multiple`.
+        multiple: what the sides of the input are multiples of, in pixels: the patch size.
+        resize: "longest" scales the longer side to `size` and keeps the aspect ratio, "square" stretches both.
+        mean: of red, green and blue in 0..1, subtracted.
+        std: of red, green and blue in 0..1, divided by.
+        interpolation: "bilinear" or "bicubic", antialiased when shrinking, on 8-bit values (Pillow's).
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    size: int = 518
+    multiple: int = 14
+    resize: Literal["longest", "square"] = "longest"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        def require(field: str, holds: bool, expected: str) -> None:
+            if not holds:
+                raise ValueError(f"{field} must be {expected}, got {getattr(self, field)!r}")
+
+        for field in ("mean", "std"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+            require(field, len(getattr(self, field)) == 3, "three numbers, for red, green and blue")
+        require("std", min(self.std) > 0, "positive")
+        require("multiple", self.multiple >= 1, "a positive number of pixels")
+        require(
+            "size",
+            self.size >= self.multiple and self.size % self.multiple == 0,
+            f"a positive multiple of {self.multiple}",
+        )
+        require("resize", self.resize in ("longest", "square"), "'longest' or 'square'")
+        require("interpolation", self.interpolation in ("bilinear", "bicubic"), "'bilinear' or 'bicubic'")
+
+    def target_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """The size of the model's input for an image.
+
+        Args:
+            rows: of the image, in pixels, at least 1.
+            columns: of the image, in pixels, at least 1.
+
+        Returns:
+            (rows, columns) in pixels, both multiples of `multiple`: the nearest, halves upwards, at least one.
+        """
+        if self.resize == "square":
+            return self.size, self.size
+        unit = self.multiple * max(rows, columns)
+        multiples = ((2 * side * self.size + unit) // (2 * unit) for side in (rows, columns))
+        height, width = (max(1, count) * self.multiple for count in multiples)
+        return height, width
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The model's input.
+
+        Args:
+            image: uint8 [H, W, 3], as `read_image` returns it.
+
+        Returns:
+            float32 [rows, columns, 3] of `target_size`, (value / 255 - mean) / std.
+
+        Raises:
+            ValueError: another type or shape, or a side of fewer than `multiple` pixels.
+        """
+        check_rgb("image", image)
+        rows, columns = image.shape[:2]
+        if min(rows, columns) < self.multiple:
+            raise ValueError(
+                f"image must be at least {self.multiple} x {self.multiple} pixels, got {rows} x {columns}"
+            )
+        height, width = self.target_size(rows, columns)
+        resample = Image.Resampling[self.interpolation.upper()]
+        resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
+        return (resized / 255 - np.float32(self.mean)) / np.float32(self.std)
+
+
+def center_crop_square(image: np.ndarray) -> np.ndarray:
+    """The largest square in the middle of an image, [H, W, ...] -> [S, S, ...] with S = min(H, W); a view."""
+    rows, columns = image.shape[:2]
+    side = min(rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Writes a PNG or JPEG file, whole or not at all: a failure leaves an older file as it was.
+
+    Args:
+        path: of the file, with the suffix .png, .jpg or .jpeg; missing parent folders are made.
+        array: uint8 [H, W, 3] or [H, W].
+
+    Raises:
+        ValueError: another suffix, another type or shape, or the file system refuses.
+    """
+    path = Path(path)
+    options = _WRITERS.get(path.suffix.lower())
+    if options is None:
+        raise ValueError(f"{path} must end in {', '.join(_WRITERS)}, got {path.suffix or 'no suffix'!r}")
+    array = np.asarray(array)
+    check_rgb("array", array[..., None].repeat(3, axis=-1) if array.ndim == 2 else array)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(temporary, **options)
+        temporary.replace(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(source: Path | Image.Image, name: str) -> np.ndarray:
+    """The pixels of a file or PIL image as `_as_rgb` takes them; every failure is a ValueError with `name`."""
+    try:
+        if isinstance(source, Image.Image):
+            return _pixels(source)
+        with Image.open(source) as image:
+            return _pixels(image)
+    except FileNotFoundError:
+        raise ValueError(f"{name} does not exist: expected an image file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{name} is a directory: expected an image file") from None
+    except UnidentifiedImageError:
+        with source.open("rb") as file:
+            start = file.read(16)
+        found = f"a file that starts with {start!r}" if start else "an empty file"
+        raise ValueError(f"{name} is not an image: expected JPEG, PNG, WebP or the like, got {found}") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large: {error}") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, RuntimeError, ...
+        raise ValueError(f"{name} cannot be decoded: expected an intact image, got {error!r}") from error
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode[0] not in "IF":
+        return np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+    values = np.asarray(upright)
+    in_16_bits = upright.mode == "I" and values.min(initial=0) >= 0 and values.max(initial=0) < 2**16
+    return values.astype(np.uint16) if in_16_bits else values
+
+
+def _as_rgb(array: np.ndarray, name: str) -> np.ndarray:
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: expected at least one pixel, got shape {list(array.shape)}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ValueError(
+            f"{name} must have shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(array.shape)}"
+        )
+    values = _as_uint8(array, name)
+    values = values.reshape(*array.shape[:2], -1)
+    if values.shape[2] == 1:
+        return values.repeat(3, axis=2)
+    if values.shape[2] == 3:
+        return values.copy()
+    alpha = values[..., 3:].astype(np.uint32)
+    return ((values[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype.name == "uint16":
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{name} must hold uint8, uint16 or floats in 0..1, got {array.dtype}")
+    invalid = array.size - np.count_nonzero(np.isfinite(array))
+    if invalid:
+        raise ValueError(f"{name} holds NaN or infinite values: expected floats in 0..1, got {invalid} of them")
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(f"{name} must hold floats in 0..1, got {array.min():g} to {array.max():g}")
+    return np.rint(array * np.float32(255)).astype(np.uint8)
+
+
+def _decode(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of a PIL image, upright, in 8 or 16 bits or floats, with transparency laid on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image, np.uint16)
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.size and not (values.min() >= 0 and values.max() <= 65535):
+            raise ValueError(f"{name} must hold 16-bit values, got {values.min()} to {values.max()}")
+        return values.astype(np.uint16)
+    if image.mode == "F":
+        return np.asarray(image)
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+
+
+def _as_rgb(array: np.ndarray, name: str) -> np.ndarray:
+    shape = array.shape
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+        raise ValueError(f"{name} must have shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(shape)}")
+    if 0 in shape:
+        raise ValueError(f"{name} must have at least one pixel, got shape {list(shape)}")
+    values = _as_bytes(array, name).reshape(*shape[:2], -1)
+    if values.shape[2] == 4:
+        alpha = values[..., 3:] / 255
+        values = np.round(values[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return np.broadcast_to(values, (*shape[:2], 3)).copy()
+
+
+def _as_bytes(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array * np.uint8(255)
+    if array.dtype == np.uint16:
+        return np.round(array / 257).astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{name} must be of type uint8, uint16, bool or float, got {array.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must hold finite values, got NaN or infinity")
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(f"{name} of floats must lie in 0..1, got {array.min():g} to {array.max():g}")
+    return np.round(array * 255).astype(np.uint8)

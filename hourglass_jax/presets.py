@@ -1,0 +1,76 @@
+"""Plans by name: the published ones (arXiv 2210.01035, Tables 8 and 9) and those found with this library."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from hourglass_jax.hourglass import Hourglass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A plan, the image it was chosen for as (rows, columns) in pixels, and where it comes from."""
+
+    plan: Hourglass
+    size: tuple[int, int]
+    source: str
+
+
+def _published(
+    alpha: int,
+    clusters: int,
+    size: tuple[int, int],
+    *,
+    window: int = 5,
+    temperature: float,
+    neighbors: int = 20,
+    reconstruct: str = "tokens",
+    source: str,
+) -> Preset:
+    plan = Hourglass(
+        alpha,
+        (clusters, clusters),
+        window=window,
+        temperature=temperature,
+        neighbors=neighbors,
+        reconstruct=reconstruct,
+    )
+    return Preset(plan, size, source)
+
+
+def _segmenter(alpha: int, clusters: int, side: int) -> Preset:
+    return _published(
+        alpha, clusters, (side, side), temperature=50.0, reconstruct="logits", source="paper, Tables 8 and 9"
+    )
+
+
+PRESETS = MappingProxyType(
+    {
+        "dinov2-vits14-saliency": Preset(
+            Hourglass(4, (26, 26), temperature="auto"), (518, 518), "benchmarks/fidelity.py"
+        ),
+        "segmenter-vit-l16-ade20k": _segmenter(10, 28, 640),
+        "segmenter-vit-l16-cityscapes": _segmenter(12, 32, 768),
+        "segmenter-vit-l16-pascal-context": _segmenter(14, 15, 480),
+        "dpt-hybrid-kitti": _published(2, 28, (352, 1216), temperature=5.0, source="paper, Tables 8 and 9"),
+        "dpt-hybrid-nyu": _published(
+            3, 16, (480, 640), window=7, temperature=5.0, neighbors=50, source="paper, Tables 8 and 9"
+        ),
+        "swag-vit-h14-in1k": _published(
+            8, 25, (518, 518), window=7, temperature=1.0, source="paper, Tables 8 and 9"
+        ),
+        "swag-vit-l16-in1k": _published(
+            8, 22, (512, 512), window=9, temperature=1.0, source="paper, Tables 8 and 9"
+        ),
+    }
+)
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]
