@@ -61,11 +61,11 @@ def kth_neighbour(repeats: int) -> Table:
         distances = jnp.abs(normal(1, clusters, tokens))
         by_row = distances.swapaxes(1, 2)
         searches = [
-            jax.jit(lambda _, d=distances, k=k: reconstruction._kth_smallest(d + 0, k)),
-            jax.jit(lambda _, d=by_row, k=k: jax.lax.top_k(-d, k)[0][..., -1]),
-            jax.jit(lambda _, d=by_row, k=k: jnp.sort(d, axis=-1)[..., k - 1]),
+            (jax.jit(lambda d, k=k: reconstruction._kth_smallest(d, k, d.max(axis=1, keepdims=True))), distances),
+            (jax.jit(lambda d, k=k: jax.lax.top_k(-d, k)[0][..., -1]), by_row),
+            (jax.jit(lambda d, k=k: jnp.sort(d, axis=-1)[..., k - 1]), by_row),
         ]
-        runs = [lambda search=search: search(0) for search in searches]
+        runs = [lambda search=search, d=d: search(d) for search, d in searches]
         add(table, f"{k} of {clusters}, {tokens} tokens", runs, repeats)
     return table
 
@@ -81,8 +81,8 @@ def attention_forms(repeats: int) -> Table:
 
         forms = [attention._attention_by_head, jax.nn.dot_product_attention, dense]
         runs = [
-            lambda form=jax.jit(form), q=q, k=k, v=v, rest=rest: form(q, k, v, *rest)
-            for form, rest in zip(forms, ((None,), (), ()), strict=True)
+            lambda form=form, q=q, k=k, v=v, rest=rest: form(q, k, v, *rest)
+            for form, rest in zip(map(jax.jit, forms), ((None,), (), ()), strict=True)
         ]
         add(table, f"{tokens} tokens, {heads} heads", runs, repeats)
     return table

@@ -96,10 +96,10 @@ class Hourglass:
         require("window", whole("window", 1) and self.window % 2 == 1, "a positive odd integer")
         require("iterations", whole("iterations", 0), "an integer of at least 0")
         require("neighbors", whole("neighbors", 1), "an integer of at least 1")
-        is_number = isinstance(self.temperature, (int, float)) and np.isfinite(self.temperature)
+        is_number = isinstance(self.temperature, (int, float, np.number)) and not isinstance(self.temperature, bool)
         require(
             "temperature",
-            self.temperature == "auto" or (is_number and self.temperature > 0),
+            self.temperature == "auto" or (is_number and 0 < self.temperature < np.inf),
             "a positive number or 'auto'",
         )
         require("representative", self.representative in ("mean", "medoid"), "'mean' or 'medoid'")

@@ -187,7 +187,7 @@ class ViT(nnx.Module):
             raise ValueError(f"images must have shape [batch, rows, columns, 3], got {images.shape}")
         grid = self.token_grid(*images.shape[1:3])
         depth = self.depth
-        if any(not 0 <= index < depth for index in intermediates):
+        if any(index not in range(depth) for index in intermediates):
             raise ValueError(f"intermediates must be blocks 0 to {depth - 1}, got {tuple(intermediates)}")
         if self.plan is not None:
             self.plan.check(depth, grid)

@@ -59,9 +59,9 @@ def cluster_tokens(
     """
     token_grid, cluster_grid = check_grid("token_grid", token_grid), check_grid("cluster_grid", cluster_grid)
     check_tokens("tokens", tokens, token_grid)
-    if not isinstance(window, int) or window < 1 or window % 2 == 0:
+    if not isinstance(window, (int, np.integer)) or window < 1 or window % 2 == 0:
         raise ValueError(f"window must be a positive odd integer, got {window!r}")
-    if not isinstance(iterations, int) or iterations < 0:
+    if not isinstance(iterations, (int, np.integer)) or iterations < 0:
         raise ValueError(f"iterations must be a non-negative integer, got {iterations!r}")
     if representative not in ("mean", "medoid"):
         raise ValueError(f"representative must be 'mean' or 'medoid', got {representative!r}")
@@ -87,9 +87,10 @@ def cluster_tokens(
         return total / floored + (mass / floored - 1) * offset[:, None]
 
     centers = jax.lax.fori_loop(0, iterations, iterate, centers)
+    clusters = (centers + offset[:, None]).astype(tokens.dtype)
     if representative == "medoid":
-        centers = _medoids(tiling, z_tiles, centers)
-    return (tiling.merge_clusters(centers) + offset).astype(tokens.dtype)
+        clusters = _medoids(tiling, tokens, z_tiles, centers, clusters)
+    return tiling.merge_clusters(clusters)
 
 
 def auto_temperature(tokens: jax.Array, token_grid: Grid) -> jax.Array:
@@ -110,9 +111,8 @@ def auto_temperature(tokens: jax.Array, token_grid: Grid) -> jax.Array:
     batch, _, channels = tokens.shape
     z = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
     z = (z - z.mean(axis=1, keepdims=True)).reshape(batch, height, width, channels)
-    squares = jnp.sum((z[:, 1:] - z[:, :-1]) ** 2, axis=(1, 2, 3)) + jnp.sum(
-        (z[:, :, 1:] - z[:, :, :-1]) ** 2, axis=(1, 2, 3)
-    )
+    down, across = z[:, 1:] - z[:, :-1], z[:, :, 1:] - z[:, :, :-1]
+    squares = sum(jnp.einsum("bhwc,bhwc->b", step, step, precision="highest") for step in (down, across))
     pairs = (height - 1) * width + height * (width - 1)
     # Differences of tokens are not resolved below eps times their size.
     resolution = jnp.finfo(z.dtype).eps ** 2 * (1 + jnp.mean(tokens.astype(z.dtype) ** 2, axis=(1, 2)) * channels)
@@ -141,13 +141,15 @@ def _products(z_tiles: jax.Array, centers: jax.Array) -> jax.Array:
     return jnp.einsum("btpc,btic->btpi", z_tiles, centers, precision="highest")
 
 
-def _medoids(tiling: "_Tiling", z_tiles: jax.Array, centers: jax.Array) -> jax.Array:
-    """Replaces every centre by the nearest token of its tile whose candidate it is, if there is one."""
+def _medoids(
+    tiling: "_Tiling", tokens: jax.Array, z_tiles: jax.Array, centers: jax.Array, clusters: jax.Array
+) -> jax.Array:
+    """Replaces every cluster by the token nearest to its centre whose candidate it is, if there is one."""
     distances = jnp.sum(z_tiles**2, axis=-1)[..., None] - 2 * _products(z_tiles, centers)
-    distances = jnp.where(tiling.is_candidate, distances, jnp.inf)
-    nearest = jnp.argmin(distances, axis=2)
-    medoids = jnp.take_along_axis(z_tiles, nearest[..., None], axis=2)
-    return jnp.where(tiling.is_candidate.any(axis=1)[..., None], medoids, centers)
+    nearest = jnp.argmin(jnp.where(tiling.is_candidate, distances, jnp.inf), axis=2)
+    index = jnp.take_along_axis(jnp.asarray(tiling.positions)[None], nearest, axis=2)
+    medoids = jnp.take_along_axis(tokens, index.reshape(len(tokens), -1, 1), axis=1).reshape(clusters.shape)
+    return jnp.where(tiling.is_candidate.any(axis=1)[..., None], medoids, clusters)
 
 
 class _Axis(NamedTuple):
@@ -190,6 +192,7 @@ class _Tiling(NamedTuple):
     exists: np.ndarray  # [H*W, window^2]
     sources: np.ndarray  # [tiles, span^2, side^2] the inverse of slots; H*W*window^2 where nothing points
     is_candidate: np.ndarray  # [tiles, span^2, side^2]
+    positions: np.ndarray  # [tiles, span^2] the tokens of every rectangle
 
     @classmethod
     def build(cls, token_grid: Grid, cluster_grid: Grid, window: int) -> "_Tiling":
@@ -212,7 +215,11 @@ class _Tiling(NamedTuple):
         sources = np.full(shape, slots.size)
         sources.reshape(-1)[slots[exists]] = np.flatnonzero(exists)
         slots = np.where(exists, slots, 0)
-        return cls(token_grid, cluster_grid, rows, columns, slots, exists, sources, sources < slots.size)
+
+        y = rows.starts[:, None, None, None] + np.arange(rows.span)[:, None]
+        x = columns.starts[:, None, None] + np.arange(columns.span)
+        positions = (y * token_grid[1] + x).reshape(shape[:2])
+        return cls(token_grid, cluster_grid, rows, columns, slots, exists, sources, sources < slots.size, positions)
 
     def split_tokens(self, tokens: jax.Array) -> jax.Array:
         """[B, H*W, C] -> [B, tiles, span^2, C]; the rectangles of neighbouring tiles overlap."""

@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hourglass_jax.ops.clustering import Temperature, resolve_temperature
 from hourglass_jax.ops.grids import Grid, check_tokens
@@ -42,18 +43,20 @@ def reconstruct_tokens(
 
     Source: Expedit-Segmenter, mmseg/ops/reconstruction.py (`TokenReconstructionBlock`).
     """
-    if not isinstance(neighbors, int) or neighbors < 1:
+    if not isinstance(neighbors, (int, np.integer)) or neighbors < 1:
         raise ValueError(f"neighbors must be a positive integer, got {neighbors!r}")
     if normalize not in ("sum", "l2"):
         raise ValueError(f"normalize must be 'sum' or 'l2', got {normalize!r}")
     distances = _squared_distances(refined, tokens, clusters, token_grid)
     tau = resolve_temperature(temperature, tokens, token_grid)
 
-    count = clusters.shape[1]
     nearest = jnp.min(distances, axis=1, keepdims=True)
     weights = jnp.exp((nearest - distances) / tau[:, None, None])
-    if neighbors < count:
-        weights = jnp.where(distances <= _kth_smallest(distances, neighbors), weights, 0)
+    if neighbors < clusters.shape[1]:
+        # Beyond this, all weights together are less than the rounding error of the nearest cluster's.
+        negligible = tau * np.log(clusters.shape[1] / jnp.finfo(distances.dtype).eps)
+        limit = nearest + negligible[:, None, None]
+        weights = jnp.where(distances <= _kth_smallest(distances, neighbors, limit), weights, 0)
     scale = weights.sum(axis=1) if normalize == "sum" else jnp.sqrt(jnp.sum(weights**2, axis=1))
     spread = jnp.einsum("bmn,bmc->bnc", weights, refined.astype(weights.dtype), precision="highest")
     return (spread / scale[..., None]).astype(refined.dtype)
@@ -101,26 +104,31 @@ def _squared_distances(
     return jnp.maximum(squares - 2 * products, 0)
 
 
-def _kth_smallest(values: jax.Array, k: int) -> jax.Array:
+def _kth_smallest(values: jax.Array, k: int, limit: jax.Array) -> jax.Array:
     """A threshold that exactly the k smallest of [B, M, N] along M, and those tied with the k-th, do not exceed.
 
-    Bisection on the bit patterns, which for non-negative floats are ordered as the numbers are. It stops when every
-    column counts k, after some 20 passes; `jax.lax.top_k` takes 10 to 20 times as long on CPU.
+    Where fewer than k values are within `limit` [B, 1, N], the threshold is the limit. Bisection on the bit
+    patterns, which for non-negative floats are ordered as the numbers are; it stops when every column is decided.
+    `jax.lax.top_k` takes several times as long on CPU (benchmarks/operators.py).
     """
-    values = jax.lax.stop_gradient(values)
+    values, limit = jax.lax.stop_gradient((values, limit))
     integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
     bits = jax.lax.bitcast_convert_type(values, integer)
 
-    def unfinished(bracket: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def count(threshold: jax.Array) -> jax.Array:
+        return jnp.sum(bits <= threshold, axis=1, keepdims=True, dtype=jnp.int32)
+
+    def undecided(bracket: tuple[jax.Array, jax.Array]) -> jax.Array:
         return jnp.any(bracket[0] < bracket[1])
 
     def halve(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
         middle = low + (high - low) // 2
-        count = jnp.sum((bits <= middle).astype(jnp.int32), axis=1, keepdims=True)
-        low = jnp.where(count < k, middle + 1, jnp.where(count == k, middle, low))
-        return low, jnp.where(count < k, high, middle)
+        within = count(middle)
+        low = jnp.where(within < k, middle + 1, jnp.where(within == k, middle, low))
+        return low, jnp.where(within < k, high, middle)
 
-    low, high = jnp.min(bits, axis=1, keepdims=True), jnp.max(bits, axis=1, keepdims=True)
-    _, threshold = jax.lax.while_loop(unfinished, halve, (low, high))
+    high = jax.lax.bitcast_convert_type(limit, integer)
+    low = jnp.where(count(high) <= k, high, jnp.min(bits, axis=1, keepdims=True))
+    _, threshold = jax.lax.while_loop(undecided, halve, (low, high))
     return jax.lax.bitcast_convert_type(threshold, values.dtype)

@@ -33,6 +33,8 @@ def resize_matrix(source: int, target: int, method: ResizeMethod, scale: float |
         scale: output positions per input position when it is not target / source: DINOv2's original code
             passes (target + 0.1) / source as `scale_factor`.
     """
+    if source == target and method != "bicubic":
+        return np.eye(source)  # PyTorch copies such an axis, whatever the scale
     scale = scale or target / source
     if method == "bilinear-align-corners":
         centres = np.arange(target) * ((source - 1) / max(target - 1, 1))
