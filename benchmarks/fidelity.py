@@ -24,6 +24,7 @@ from hourglass_jax.inference.photographs import photographs
 FIXED = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
 
 PLANS = {
+    "preset": hj.preset("dinov2-vits14-saliency").plan,
     "paper's, tau 0.03": hj.Hourglass(4, (26, 26), temperature=0.03),
     "20 x 20 medoid, tau 0.03": hj.Hourglass(4, (20, 20), temperature=0.03, representative="medoid"),
     "20 x 20 mean, tau 0.03": hj.Hourglass(4, (20, 20), temperature=0.03),

@@ -27,6 +27,6 @@ def main(
 if __name__ == "__main__":
     try:
         tyro.cli(main, prog="python -m checkpoints_convert")
-    except ValueError as problem:
+    except (ValueError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)

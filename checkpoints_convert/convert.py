@@ -49,9 +49,9 @@ def convert(source: Path, target: Path | None = None) -> Summary:
     if target.resolve() == source.resolve():
         raise CheckpointError(f"the target must not be the source itself: {target}")
     family = _family(source, tensors)
-    config = family.configure(tensors)
-    model = abstract_model(family.model, config)
     try:
+        config = family.configure(tensors)
+        model = abstract_model(family.model, config)
         parameters = apply(family, tensors, flat_parameters(model))
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None

@@ -44,9 +44,7 @@ def read_onnx(path: Path) -> dict[str, np.ndarray]:
     readers = {source: node for node in graph.node for source in node.input}
     named: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
-        if "::" in name:
-            if name not in readers:
-                continue
+        if "::" in name and name in readers:
             module, _, operation = readers[name].name.strip("/").replace("/", ".").rpartition(".")
             is_weight = readers[name].op_type == "MatMul"
             name = f"{module}.weight" if is_weight else f"{module}.{operation}"

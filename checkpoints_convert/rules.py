@@ -87,16 +87,30 @@ def special_token(token: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 def square_grid(positions: np.ndarray) -> np.ndarray:
     """Position embeddings [1, side * side, C] as [side, side, C]."""
-    side = square_side(positions)
+    side = square_side(positions.shape[1])
     return positions.reshape(side, side, -1)
 
 
-def square_side(positions: np.ndarray) -> int:
-    """The side of the square grid that [1, side * side, C] position embeddings cover."""
-    side = round(positions.shape[1] ** 0.5)
-    if side * side != positions.shape[1]:
-        raise ValueError(f"expected position embeddings of a square grid, got {positions.shape[1]} positions")
+def square_side(positions: int) -> int:
+    """The side of the square grid with this many positions."""
+    side = round(positions**0.5)
+    if side * side != positions:
+        raise ValueError(f"expected position embeddings of a square grid, got {positions} positions")
     return side
+
+
+def shape_of(tensors: Tensors, name: str, *, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor that the config is read off.
+
+    Raises:
+        ValueError: there is no such tensor, or it has another number of axes.
+    """
+    if name not in tensors:
+        raise ValueError(f"the checkpoint has no tensor {name!r}, which the config is read off")
+    shape = tensors[name].shape
+    if len(shape) != axes:
+        raise ValueError(f"{name} must have {axes} axes, got shape {shape}")
+    return shape
 
 
 def apply(family: Family, tensors: Tensors, wanted: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
@@ -121,9 +135,12 @@ def apply(family: Family, tensors: Tensors, wanted: Mapping[str, jax.Array]) -> 
         if absent:
             raise ValueError(f"the checkpoint has no tensor {absent[0]!r}, which {name!r} is made of")
         used.update(sources)
-        built = np.ascontiguousarray(build(*(tensors[source] for source in sources)))
+        shapes = ", ".join(f"{source} {tensors[source].shape}" for source in sources)
+        try:
+            built = np.ascontiguousarray(build(*(tensors[source] for source in sources)))
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{name} of shape {expected.shape} cannot be made from {shapes}: {error}") from None
         if built.shape != expected.shape:
-            shapes = ", ".join(f"{source} {tensors[source].shape}" for source in sources)
             raise ValueError(f"{name} must have shape {expected.shape}, got {built.shape} from {shapes}")
         parameters[name] = built
     ignorable = re.compile("|".join(family.ignored) or r"(?!)")

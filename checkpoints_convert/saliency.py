@@ -6,6 +6,7 @@ from checkpoints_convert.rules import (
     pointwise,
     row,
     same,
+    shape_of,
     special_token,
     square_grid,
     square_side,
@@ -16,20 +17,23 @@ from checkpoints_convert.vit import transformers_dinov2
 CLASS_POSITION = "backbone.embeddings.Concat_6"
 GRID_POSITIONS = "backbone.embeddings.Reshape_1"
 STAGES = (1, 2, 3)
+HEAD_WIDTH = 64
 
 
 def _configure(tensors: Tensors) -> dict[str, object]:
-    width, _, side, _ = tensors["backbone.embeddings.patch_embeddings.projection.weight"].shape
-    grid = square_side(tensors[GRID_POSITIONS])
+    width, _, side, _ = shape_of(tensors, "backbone.embeddings.patch_embeddings.projection.weight", axes=4)
+    if width % HEAD_WIDTH:
+        raise ValueError(f"expected tokens of a multiple of {HEAD_WIDTH} channels, got {width}")
+    grid = square_side(shape_of(tensors, GRID_POSITIONS, axes=3)[1])
     backbone = {
         "patch_size": side,
         "width": width,
         "depth": sum(name.endswith(".norm1.weight") for name in tensors),
-        "heads": width // 64,
+        "heads": width // HEAD_WIDTH,
         "position_grid": (grid, grid),
         "layer_scale": True,
     }
-    decoder_widths = tuple(tensors[f"decoder.upconv{stage}.weight"].shape[1] for stage in STAGES)
+    decoder_widths = tuple(shape_of(tensors, f"decoder.upconv{stage}.weight", axes=4)[1] for stage in STAGES)
     return {"backbone": backbone, "decoder_widths": decoder_widths}
 
 

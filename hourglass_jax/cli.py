@@ -1,9 +1,10 @@
 """The command line: hourglass models | predict | compare | flops | bench | demo."""
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -115,13 +116,14 @@ def predict(
     from hourglass_jax.inference.pictures import overlay
     from hourglass_jax.inference.predictor import Predictor
 
+    _check_paths(photos, output)
     loaded, preprocessing, chosen = _load(model, plan, default_preset=False)
-    predictor = Predictor(loaded if chosen is None else _expedite(loaded, chosen), preprocessing=preprocessing)
-    _require_photos(photos)
+    predictor = Predictor(_expedite(loaded, chosen), preprocessing=preprocessing)
     written = []
     for photo in tqdm(photos, desc="photographs", disable=_quiet(photos)):
         image = read_image(photo)
-        result = predictor(image)
+        with _naming(photo):
+            result = predictor(image)
         files = {"output": output / f"{photo.stem}_saliency.png", "overlay": output / f"{photo.stem}_overlay.png"}
         write_image(files["output"], np.round(result * 255).astype(np.uint8))
         write_image(files["overlay"], overlay(image, result))
@@ -151,7 +153,7 @@ def compare(
     """
     from hourglass_jax.inference.images import read_image
 
-    _require_photos(photos)
+    _check_paths(photos, output)
     _compare({photo.stem: read_image(photo) for photo in photos}, output, model, plan, repeats)
 
 
@@ -172,6 +174,7 @@ def demo(
     from hourglass_jax.inference.images import center_crop_square, read_image
     from hourglass_jax.inference.photographs import photographs
 
+    _check_folder(output)
     squares = {name: center_crop_square(read_image(path)) for name, path in photographs().items()}
     _compare(squares, output, model, plan, repeats)
 
@@ -263,7 +266,11 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     loaded, preprocessing, chosen = _load(model, plan)
-    prepared = [preprocessing(photo) for photo in photos.values()]
+    prepared = []
+    for name, photo in photos.items():
+        with _naming(name):
+            prepared.append(preprocessing(photo))
+            chosen.check(loaded.backbone.depth, loaded.backbone.token_grid(*prepared[-1].shape[:2]))
     results, first = [], None
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=_quiet()) as bar:
         compared = run(loaded, chosen, prepared, repeats=repeats, on_call=bar.update)
@@ -331,9 +338,31 @@ def _expedite(model, plan):
     return expedite(model, plan)
 
 
-def _require_photos(photos: Sequence[Path]) -> None:
+def _check_paths(photos: Sequence[Path], output: Path) -> None:
+    """Finds what would go wrong when the results are written, before the long work."""
     if not photos:
         raise ValueError("expected at least one image file, got none")
+    named: dict[str, Path] = {}
+    for photo in photos:
+        other = named.setdefault(photo.stem, photo)
+        if other is not photo:
+            raise ValueError(f"results are named after the photographs: {other} and {photo} would share theirs")
+    _check_folder(output)
+
+
+def _check_folder(output: Path) -> None:
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"output must be a folder, but {existing} is a file")
+
+
+@contextlib.contextmanager
+def _naming(photo: object) -> Iterator[None]:
+    """Says which photograph an error is about."""
+    try:
+        yield
+    except ValueError as problem:
+        raise ValueError(f"{photo}: {problem}") from problem
 
 
 def _describe(plan) -> str:
@@ -350,7 +379,7 @@ def _quiet(items: Sequence[object] = (0, 0)) -> bool:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 
 def _print_json(value: object) -> None:
@@ -368,8 +397,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.DisallowNone,),
         )
-    except ValueError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+    except (ValueError, OSError) as problem:
+        print("error:", " ".join(str(problem).split()), file=sys.stderr)
         sys.exit(2)
 
 

@@ -36,7 +36,12 @@ def measure(
 
     Returns:
         One `Latency` for each function.
+
+    Raises:
+        ValueError: `repeats` is less than one.
     """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
 
     def seconds(function: Callable[[], object]) -> float:
         started = time.perf_counter()

@@ -155,17 +155,17 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
     options = _WRITERS.get(path.suffix.lower())
     if options is None:
         raise ValueError(f"{path} must end in {', '.join(_WRITERS)}, got {path.suffix or 'no suffix'!r}")
-    array = np.asarray(array)
-    check_rgb("array", array[..., None].repeat(3, axis=-1) if array.ndim == 2 else array)
+    check_rgb("array", array[..., None].repeat(3, axis=2) if np.ndim(array) == 2 else array)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(temporary, **options)
-        temporary.replace(path)
+        try:
+            Image.fromarray(array).save(temporary, **options)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _read(source: Path | Image.Image, name: str) -> np.ndarray:
@@ -231,47 +231,3 @@ def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if array.min() < 0 or array.max() > 1:
         raise ValueError(f"{name} must hold floats in 0..1, got {array.min():g} to {array.max():g}")
     return np.rint(array * np.float32(255)).astype(np.uint8)
-
-
-def _decode(image: Image.Image, name: str) -> np.ndarray:
-    """The pixels of a PIL image, upright, in 8 or 16 bits or floats, with transparency laid on white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        return np.asarray(image, np.uint16)
-    if image.mode == "I":
-        values = np.asarray(image)
-        if values.size and not (values.min() >= 0 and values.max() <= 65535):
-            raise ValueError(f"{name} must hold 16-bit values, got {values.min()} to {values.max()}")
-        return values.astype(np.uint16)
-    if image.mode == "F":
-        return np.asarray(image)
-    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
-
-
-def _as_rgb(array: np.ndarray, name: str) -> np.ndarray:
-    shape = array.shape
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
-        raise ValueError(f"{name} must have shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(shape)}")
-    if 0 in shape:
-        raise ValueError(f"{name} must have at least one pixel, got shape {list(shape)}")
-    values = _as_bytes(array, name).reshape(*shape[:2], -1)
-    if values.shape[2] == 4:
-        alpha = values[..., 3:] / 255
-        values = np.round(values[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    return np.broadcast_to(values, (*shape[:2], 3)).copy()
-
-
-def _as_bytes(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == bool:
-        return array * np.uint8(255)
-    if array.dtype == np.uint16:
-        return np.round(array / 257).astype(np.uint8)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{name} must be of type uint8, uint16, bool or float, got {array.dtype}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must hold finite values, got NaN or infinity")
-    if array.min() < 0 or array.max() > 1:
-        raise ValueError(f"{name} of floats must lie in 0..1, got {array.min():g} to {array.max():g}")
-    return np.round(array * 255).astype(np.uint8)

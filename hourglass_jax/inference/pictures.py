@@ -1,135 +1,243 @@
 """Pictures of results: colour maps, overlays, cluster mosaics, and sheets that put them side by side."""
 
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Anchors of matplotlib's inferno, evenly spaced over 0..1.
-_INFERNO = np.array(
-    [
-        (0, 0, 4),
-        (22, 11, 57),
-        (66, 10, 104),
-        (106, 23, 110),
-        (147, 38, 103),
-        (188, 55, 84),
-        (221, 81, 58),
-        (243, 120, 25),
-        (252, 165, 10),
-        (246, 215, 70),
-        (252, 255, 164),
-    ],
-    np.float32,
-)
-_LIMIT = 0.25
+from hourglass_jax.inference.images import check_rgb
+
+# Every 17th of the 256 colours of matplotlib's maps; straight lines between them stay within 7 of 255.
+_COLOR_MAPS = {
+    "inferno": "000004 0c0826 240c4f 420a68 5d126e 781c6d 932667 ae305c "
+    "c73e4c dd513a ed6925 f8850f fca50a fac62d f2e661 fcffa4",
+    "viridis": "440154 481a6c 472f7d 414487 39568c 31688e 2a788e 23888e "
+    "1f988b 22a884 35b779 54c568 7ad151 a5db36 d2e21b fde725",
+}
+_ASCII = {0xD7: "x", 0x2013: "-", 0x2014: "-", 0x2212: "-"}  # the multiplication sign, dashes, the minus sign
 
 
-def colorize(values: np.ndarray) -> np.ndarray:
-    """Values in 0..1, [H, W], as colours: uint8 [H, W, 3], from black over red to light yellow."""
-    position = np.clip(values, 0, 1).astype(np.float32) * (len(_INFERNO) - 1)
-    below = np.minimum(position.astype(int), len(_INFERNO) - 2)
-    share = (position - below)[..., None]
-    return np.round(_INFERNO[below] * (1 - share) + _INFERNO[below + 1] * share).astype(np.uint8)
-
-
-def overlay(photo: np.ndarray, values: np.ndarray, opacity: float = 0.7) -> np.ndarray:
-    """The colours of `values` in 0..1, [H, W], laid over a photograph; low values leave it visible.
+def colorize(values: np.ndarray, name: str = "inferno") -> np.ndarray:
+    """Numbers as colours of a perceptually even map.
 
     Args:
-        photo: uint8 [H, W, 3].
-        values: [H, W].
-        opacity: of the highest values.
+        values: [H, W] in 0..1; what lies outside is clipped.
+        name: "inferno" (black, red, light yellow) or "viridis" (violet, green, yellow).
 
     Returns:
         uint8 [H, W, 3].
+
+    Raises:
+        ValueError: an unknown map, another shape, NaN or infinite values.
     """
+    if name not in _COLOR_MAPS:
+        raise ValueError(f"color map must be one of {', '.join(_COLOR_MAPS)}, got {name!r}")
+    anchors = np.frombuffer(bytes.fromhex(_COLOR_MAPS[name]), np.uint8).reshape(-1, 3)
+    values = _check_map("values", values)
+    places = np.linspace(0, 1, len(anchors))
+    return np.rint(np.stack([np.interp(values, places, channel) for channel in anchors.T], -1)).astype(np.uint8)
+
+
+def overlay(photo: np.ndarray, values: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """A map of numbers laid over its photograph: the higher a value, the less of the photograph is left.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        values: [H, W] in 0..1; what lies outside is clipped.
+        opacity: of the colour at the value 1, in 0..1; at a value v it is opacity * v.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another type or shape, NaN or infinite values, an opacity outside 0..1.
+    """
+    check_rgb("photo", photo)
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must lie in 0..1, got {opacity}")
+    values = _check_map("values", values, photo.shape[:2])
     weight = opacity * np.clip(values, 0, 1)[..., None]
-    return np.round(photo * (1 - weight) + colorize(values) * weight).astype(np.uint8)
+    return np.rint(photo * (1 - weight) + colorize(values) * weight).astype(np.uint8)
 
 
-def difference(a: np.ndarray, b: np.ndarray, limit: float = _LIMIT) -> np.ndarray:
-    """|a - b| of two maps [H, W] as colours, black at 0 and lightest at `limit` and above."""
-    return colorize(np.abs(a - b) / limit)
-
-
-def mosaic(photo: np.ndarray, assignment: np.ndarray) -> np.ndarray:
-    """Clusters drawn on a photograph: every cluster in its mean colour, with a border.
+def difference(a: np.ndarray, b: np.ndarray, limit: float = 0.25) -> np.ndarray:
+    """|a - b| of two maps on a fixed scale, so that pictures can be compared; say the scale in the title.
 
     Args:
-        photo: uint8 [H, W, 3].
-        assignment: int [rows, columns], the cluster of every token of the photograph.
+        a: [H, W].
+        b: [H, W].
+        limit: the difference that gets the lightest colour, as all above it do; 0 is black.
 
     Returns:
         uint8 [H, W, 3].
+
+    Raises:
+        ValueError: different shapes, NaN or infinite values, a limit that is not positive.
     """
+    if not limit > 0:
+        raise ValueError(f"limit must be positive, got {limit}")
+    a = _check_map("a", a)
+    return colorize(np.abs(a - _check_map("b", b, a.shape)) / limit)
+
+
+def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6) -> np.ndarray:
+    """Clusters drawn on their photograph: each tinted with its mean colour and outlined.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        assignment: int [rows, columns], the cluster of every token; equal numbers are one cluster.
+        fill: share of the cluster's mean colour in the picture, in 0..1.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    check_rgb("photo", photo)
+    assignment = np.asarray(assignment)
+    if assignment.ndim != 2 or assignment.size == 0 or not np.issubdtype(assignment.dtype, np.integer):
+        raise ValueError(
+            f"assignment must be integers [rows, columns], got {assignment.dtype} {list(assignment.shape)}"
+        )
     height, width = photo.shape[:2]
     rows = np.arange(height) * assignment.shape[0] // height
     columns = np.arange(width) * assignment.shape[1] // width
-    _, labels = np.unique(assignment, return_inverse=True)
-    labels = labels.reshape(assignment.shape)[rows[:, None], columns]
-    counts = np.bincount(labels.ravel())
-    means = np.stack([np.bincount(labels.ravel(), photo[..., c].ravel()) / counts for c in range(3)], axis=-1)
-    picture = means[labels]
-    border = np.zeros((height, width), bool)
-    border[1:] |= labels[1:] != labels[:-1]
-    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    picture[border] = 0.4 * picture[border] + 0.6 * 255
-    return np.round(picture).astype(np.uint8)
+    labels = np.unique(assignment, return_inverse=True)[1].reshape(assignment.shape)[np.ix_(rows, columns)]
+
+    flat = labels.ravel()
+    sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
+    means = np.stack(sums, axis=-1) / np.maximum(1, np.bincount(flat))[:, None]
+    picture = photo * (1 - fill) + means[labels] * fill
+
+    # A light line before every border and a dark one after it: seen on any colour.
+    line = max(1, round(min(height, width) / 500))
+    rows_change, columns_change = labels[:-line] != labels[line:], labels[:, :-line] != labels[:, line:]
+    before, after = np.zeros((2, height, width), bool)
+    before[:-line], after[line:] = rows_change, rows_change
+    before[:, :-line] |= columns_change
+    after[:, line:] |= columns_change
+    picture[after] *= 0.7
+    picture[before] = 0.5 * picture[before] + 0.5 * 255
+    return np.rint(picture).astype(np.uint8)
 
 
-def sheet(panels: list[tuple[str, np.ndarray]], height: int = 360) -> np.ndarray:
-    """Titled pictures side by side on white.
+def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 360) -> np.ndarray:
+    """A grid of titled pictures on white.
 
     Args:
-        panels: (title, uint8 [H, W, 3]).
-        height: of every picture in pixels; widths keep the aspect ratios.
+        panels: rows of (title, picture uint8 [H, W, 3]). The first line of a title is large, the others are small
+            and grey; letters that Pillow's own font lacks are replaced.
+        height: of every picture in pixels; widths keep the aspect ratio.
 
     Returns:
         uint8 [rows, columns, 3].
+
+    Raises:
+        ValueError: no panels, or a picture of another type or shape.
     """
-    margin, title_height = 16, 30
-    pictures = [
-        Image.fromarray(picture).resize(
-            (max(1, round(picture.shape[1] * height / picture.shape[0])), height), Image.Resampling.LANCZOS
-        )
-        for _, picture in panels
-    ]
-    width = sum(picture.width for picture in pictures) + margin * (len(pictures) + 1)
-    canvas = Image.new("RGB", (width, height + title_height + 2 * margin), "white")
+    if not panels or not all(panels):
+        raise ValueError(f"panels must be rows of at least one (title, picture), got {[*map(len, panels)]} of them")
+    margin, gap = max(8, height // 15), max(6, height // 24)
+    pictures = [[_scaled(title, picture, height) for title, picture in row] for row in panels]
+    titles = [[_title_lines(title, height) for title, _ in row] for row in panels]
+    widths = [0] * max(map(len, panels))
+    for row, headers in zip(pictures, titles, strict=True):
+        for column, (picture, lines) in enumerate(zip(row, headers, strict=True)):
+            text_width = max((int(line.font.getlength(line.text)) + 1 for line in lines), default=0)
+            widths[column] = max(widths[column], picture.width, text_width)
+    header_heights = [max(sum(line.height for line in lines) for lines in headers) for headers in titles]
+    header_heights = [each and each + gap // 3 for each in header_heights]
+
+    width = 2 * margin + sum(widths) + gap * (len(widths) - 1)
+    canvas = Image.new("RGB", (width, margin + sum(header_heights) + len(panels) * (height + margin)), "white")
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=18)
-    left = margin
-    for (title, _), picture in zip(panels, pictures, strict=True):
-        draw.text((left, margin - 4), title, fill=(40, 40, 40), font=font)
-        canvas.paste(picture, (left, margin + title_height))
-        left += picture.width + margin
-    return np.asarray(canvas)
+    top = margin
+    for row, headers, header_height in zip(pictures, titles, header_heights, strict=True):
+        left = margin
+        for picture, lines, column_width in zip(row, headers, widths, strict=False):
+            line_top = top
+            for line in lines:
+                draw.text((left, line_top), line.text, fill=line.color, font=line.font)
+                line_top += line.height
+            canvas.paste(picture, (left, top + header_height))
+            left += column_width + gap
+        top += header_height + height + margin
+    return np.array(canvas)
 
 
 def comparison_picture(
     photo: np.ndarray, output: np.ndarray, expedited: np.ndarray, assignment: np.ndarray, speedup: float
 ) -> np.ndarray:
-    """The photograph, both outputs over it, their difference, and the clusters.
+    """The photograph, both outputs over it, their difference, and the clusters, on a `sheet`.
 
     Args:
         photo: uint8 [H, W, 3].
-        output, expedited: maps in 0..1 of any size, stretched to the photograph.
+        output: of the unexpedited model, [rows, columns] in 0..1, stretched to the photograph.
+        expedited: likewise, of the expedited model.
         assignment: int [rows, columns], the cluster of every token.
-        speedup: of the expedited model, for the title.
+        speedup: of the expedited model, for its title.
 
     Returns:
         uint8 [rows, columns, 3].
+
+    Raises:
+        ValueError: see `overlay` and `cluster_borders`.
     """
-    size = photo.shape[1::-1]
+    small = _scaled("photo", photo, 360)
     output, expedited = (
-        np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-        for values in (output, expedited)
+        np.asarray(Image.fromarray(_check_map(name, values)).resize(small.size, Image.Resampling.BILINEAR))
+        for name, values in (("output", output), ("expedited", expedited))
     )
+    rows, columns = photo.shape[:2]
+    clusters = len(np.unique(assignment))
+    photo = np.asarray(small)
     return sheet(
         [
-            ("photograph", photo),
-            ("original output", overlay(photo, output)),
-            (f"expedited, {speedup:.2f} times faster", overlay(photo, expedited)),
-            (f"difference (light: {_LIMIT} or more)", difference(output, expedited)),
-            (f"{len(np.unique(assignment))} clusters", mosaic(photo, assignment)),
+            [
+                (f"Photograph\n{columns} x {rows} pixels", photo),
+                ("Original\nall tokens", overlay(photo, output)),
+                (f"Expedited\nspeed-up {speedup:.2f}", overlay(photo, expedited)),
+                ("Difference\nblack: 0, lightest: 0.25 or more", difference(output, expedited, limit=0.25)),
+                (f"Clusters\n{clusters}, from {np.size(assignment)} tokens", cluster_borders(photo, assignment)),
+            ]
         ]
     )
+
+
+class _Line(NamedTuple):
+    text: str
+    font: ImageFont.FreeTypeFont
+    color: tuple[int, int, int]
+    height: int
+
+
+def _title_lines(title: str, height: int) -> list[_Line]:
+    """The lines of a title over a picture of `height` pixels; none for an empty title."""
+    lines = []
+    for index, text in enumerate(title.split("\n") if title else []):
+        size, color = (max(10, height // 24), (110, 110, 110)) if index else (max(12, height // 18), (30, 30, 30))
+        # Pillow's own font has hardly any letters beyond ASCII.
+        letters = unicodedata.normalize("NFKD", text.translate(_ASCII))
+        text = "".join(c if c.isascii() else "?" for c in letters if not unicodedata.combining(c))
+        lines.append(_Line(text, ImageFont.load_default(size), color, round(1.4 * size)))
+    return lines
+
+
+def _scaled(title: str, picture: np.ndarray, height: int) -> Image.Image:
+    check_rgb(f"picture {title!r}", picture)
+    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+    return Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _check_map(name: str, values: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """`values` as float32 [H, W]; ValueError if they are anything else, not finite, or not of `shape`."""
+    values = np.asarray(values, np.float32)
+    if values.ndim != 2 or 0 in values.shape or (shape is not None and values.shape != shape):
+        expected = "[H, W]" if shape is None else str(list(shape))
+        raise ValueError(f"{name} must have shape {expected}, got {list(values.shape)}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return values

@@ -6,7 +6,7 @@ import os
 import tempfile
 import typing
 from collections.abc import Mapping
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 import jax
@@ -43,13 +43,19 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> n
         raise ValueError(f"{source}: no such file, and not one of the known models: {', '.join(PRETRAINED)}")
     try:
         with safetensors.safe_open(path, framework="flax") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
                 raise ValueError(
                     f"{path} is a safetensors file but no converted {FORMAT} model; "
-                    f"convert it first: python -m checkpoints_convert {path}"
+                    "convert the official weights first: python -m checkpoints_convert"
                 )
-            model = abstract_model(metadata["model"], json.loads(metadata["config"]), dtype=dtype)
+            name, config = header.get("model"), header.get("config")
+            if name not in MODELS:
+                raise ValueError(f"{path} holds a model {name!r}; this version knows {', '.join(MODELS)}")
+            try:
+                model = abstract_model(name, json.loads(config), dtype=dtype)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path} holds no config of a {name} model: {error}") from None
             fill(model, {name: file.get_tensor(name) for name in file.keys()}, str(path))  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
@@ -66,15 +72,21 @@ def save(model: nnx.Module, path: str | os.PathLike[str], *, notes: Mapping[str,
 
     Returns:
         `path`.
+
+    Raises:
+        ValueError: the model is of none of these classes.
     """
-    name = next(key for key, (_, class_name, _) in MODELS.items() if class_name == type(model).__name__)
-    metadata = {"format": FORMAT, "model": name, "config": json.dumps(dataclasses.asdict(model.config))}
+    names = {class_name: name for name, (_, class_name, _) in MODELS.items()}
+    if type(model).__name__ not in names:
+        raise ValueError(f"expected a model of {', '.join(names)}, got {type(model).__name__}")
+    config = json.dumps(dataclasses.asdict(model.config))
+    header = {"format": FORMAT, "model": names[type(model).__name__], "config": config}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        safetensors.flax.save_file(flat_parameters(model), temporary, {**metadata, **(notes or {})})
+        safetensors.flax.save_file(flat_parameters(model), temporary, {**(notes or {}), **header})
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
@@ -142,7 +154,8 @@ def _pretrained(name: str) -> Path:
 
     from checkpoints_convert.pretrained import convert_pretrained
 
-    target = Path(platformdirs.user_cache_dir("hourglass_jax")) / f"{name}.safetensors"
+    file = f"{name}-{metadata.version('hourglass-jax')}.safetensors"
+    target = Path(platformdirs.user_cache_dir("hourglass_jax")) / file
     if not target.is_file():
         convert_pretrained(name, target)
     return target

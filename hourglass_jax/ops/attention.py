@@ -42,14 +42,15 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array, key_b
 
     padding = ((0, 0), (0, chunks * chunk - queries), (0, 0))
     q = jnp.pad(by_head(query * width**-0.5), padding).reshape(batch * heads, chunks, chunk, width)
-    bias = jnp.zeros((batch, key.shape[1]), query.dtype) if key_bias is None else key_bias
-    bias = jnp.repeat(bias, heads, axis=0)
+    bias = None if key_bias is None else jnp.repeat(key_bias, heads, axis=0)
 
-    def one_head(inputs: tuple[jax.Array, ...]) -> jax.Array:
+    def one_head(inputs: tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
         q, k, v, bias = inputs
 
         def one_chunk(q: jax.Array) -> jax.Array:
-            logits = jnp.einsum("nd,md->nm", q, k, preferred_element_type=jnp.float32) + bias
+            logits = jnp.einsum("nd,md->nm", q, k, preferred_element_type=jnp.float32)
+            if bias is not None:
+                logits += bias
             weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
             mixed = jnp.einsum("nm,md->nd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
             return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)

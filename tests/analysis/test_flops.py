@@ -21,8 +21,8 @@ def saliency(width: int, depth: int) -> Saliency:
 
 
 def unrolled_map(function, arrays):
-    slices = [jax.tree.map(lambda array: array[i], arrays) for i in range(len(jax.tree.leaves(arrays)[0]))]
-    return jnp.stack([function(each) for each in slices])
+    trips = len(jax.tree.leaves(arrays)[0])
+    return jnp.stack([function(jax.tree.map(lambda array, i=i: array[i], arrays)) for i in range(trips)])
 
 
 def unrolled_loop(start, stop, body, value):

@@ -1,0 +1,174 @@
+"""`read_torch` against PyTorch itself: what `torch.save` writes is read with the same values."""
+
+import argparse
+import collections
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from checkpoints_convert.torch_file import CheckpointError, read_torch, tensors
+
+torch = pytest.importorskip("torch")
+
+FORMATS = pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+DTYPES = [
+    "float16", "float32", "float64", "bfloat16", "bool", "int8", "int16", "int32", "int64", "complex64",
+    "complex128", "uint8", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2",
+]  # fmt: skip
+
+
+def save(tree, path, is_zip):
+    torch.save(tree, path, _use_new_zipfile_serialization=is_zip)
+    return path
+
+
+def array_of(tensor):
+    """The values of a tensor, by way of its bytes where NumPy has no such dtype."""
+    tensor = tensor.detach().contiguous()
+    name = str(tensor.dtype).removeprefix("torch.")
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    return np.frombuffer(bytes(tensor.reshape(-1).view(torch.uint8).tolist()), dtype).reshape(tensor.shape)
+
+
+def assert_same(ours, theirs):
+    if isinstance(theirs, torch.Tensor):
+        expected = array_of(theirs)
+        assert (ours.dtype, ours.shape) == (expected.dtype, expected.shape)
+        assert ours.tobytes() == expected.tobytes()
+    elif isinstance(theirs, dict):
+        assert [*ours] == [*theirs]
+        for key in theirs:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(theirs, list | tuple):
+        assert isinstance(ours, type(theirs)) or isinstance(theirs, torch.Size)
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert_same(mine, other)
+    else:
+        assert type(ours) is type(theirs)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@FORMATS
+@pytest.mark.parametrize("name", DTYPES)
+def test_dtypes(tmp_path, name, is_zip):
+    values = torch.arange(12).reshape(3, 4).to(getattr(torch, name))
+    tree = {
+        "a": values,
+        "t": values.t(),
+        "zero-dimensional": values[1, 2],
+        "empty": values[:0],
+        "dtype": values.dtype,
+    }
+    ours = read_torch(save(tree, tmp_path / "a.pt", is_zip))
+    assert ours.pop("dtype") == np.dtype(getattr(ml_dtypes, name, name))
+    del tree["dtype"]
+    assert_same(ours, tree)
+
+
+@FORMATS
+def test_views(tmp_path, is_zip):
+    base = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    tree = {
+        "base": base,
+        "slice": base[1:5:2, 3:7],
+        "permuted": base.reshape(2, 3, 8).permute(2, 0, 1),
+        "expanded": base[0].expand(5, 8),
+        "diagonal": base.diagonal(),
+        "alias": base.view(-1)[7:],
+        "scalar": torch.tensor(3.5),
+        "empty": torch.empty(0, 4),
+    }
+    ours = read_torch(save(tree, tmp_path / "a.pt", is_zip))
+    assert_same(ours, tree)
+    assert np.shares_memory(ours["base"], ours["permuted"])
+    assert not ours["base"].flags.writeable
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@FORMATS
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_training_checkpoint(tmp_path, protocol, is_zip):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), torch.nn.BatchNorm2d(4))
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5])
+    model(torch.ones(1, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    scaler = torch.amp.GradScaler("cpu")
+    tree = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": schedule.state_dict(),
+        "scaler": scaler.state_dict(),
+        "args": argparse.Namespace(lr=0.1, sizes=[1, 2], nested=argparse.Namespace(name="x", device=None)),
+        "epoch": 3,
+        "best": np.float64(0.25),
+        "count": np.int64(7),
+        "table": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "big-endian": np.arange(3, dtype=">i4"),
+        "nothing": np.zeros((0, 2)),
+        "flags": {"done": True, "set": {1, 2}, "frozen": frozenset({3}), "bytes": b"\x00\xff", "none": b""},
+        "counter": collections.Counter("aab"),
+        "size": torch.Size([1, 2]),
+        "parameter": model[0].weight,
+        "buffer": collections.OrderedDict(x=torch.nn.Parameter(torch.ones(2), requires_grad=False)),
+    }
+    tree["parameter"].note = "a parameter with a state"
+    path = tmp_path / "a.pt"
+    torch.save(tree, path, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    ours = read_torch(path)
+    assert ours["args"] == {"lr": 0.1, "sizes": [1, 2], "nested": {"name": "x", "device": None}}
+    tree["args"] = ours["args"]
+    assert_same(ours, tree)
+    found = tensors(ours)
+    assert_same(found, tree["model"])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@FORMATS
+def test_storages(tmp_path, is_zip):
+    tree = {"typed": torch.arange(3.0).storage(), "untyped": torch.arange(3.0).untyped_storage()}
+    ours = read_torch(save(tree, tmp_path / "a.pt", is_zip))
+    np.testing.assert_array_equal(ours["typed"], np.arange(3, dtype=np.float32))
+    assert ours["untyped"].tobytes() == np.arange(3, dtype=np.float32).tobytes()
+
+
+@FORMATS
+def test_devices_are_texts(tmp_path, is_zip):
+    tree = {"cpu": torch.device("cpu"), "gpu": torch.device("cuda", 1)}
+    assert read_torch(save(tree, tmp_path / "a.pt", is_zip)) == {"cpu": "cpu", "gpu": "cuda:1"}
+
+
+@FORMATS
+def test_modules_are_refused(tmp_path, is_zip):
+    path = save({"model": torch.nn.Linear(2, 2)}, tmp_path / "a.pt", is_zip)
+    with pytest.raises(CheckpointError, match=r"the global 'torch\.nn\.modules\.linear\.Linear', which is refused"):
+        read_torch(path)
+
+
+def test_pickled_tensors_are_refused(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"a": torch.ones(2)}, protocol=2))
+    with pytest.raises(CheckpointError, match=r"the global 'torch\.storage\._load_from_bytes', which is refused"):
+        read_torch(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        read_torch(path)
+
+
+def test_saved_without_checksums(tmp_path):
+    tree = {"a": torch.arange(5.0)}
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(tree, tmp_path / "a.pt", True)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(read_torch(path), tree)

@@ -1,0 +1,67 @@
+"""The presets against the rows of the paper's Tables 8 and 9."""
+
+from dataclasses import asdict
+
+import pytest
+
+from hourglass_jax.hourglass import Hourglass
+from hourglass_jax.presets import PRESETS, preset
+
+OWN = {"dinov2-vits14-saliency"}
+
+PAPER = {
+    # name: image, alpha, end of beta, token grid, clusters, window, tau, k; rows before columns
+    "segmenter-vit-l16-ade20k": ((640, 640), 10, 24, (40, 40), (28, 28), 5, 50, 20),
+    "segmenter-vit-l16-cityscapes": ((768, 768), 12, 24, (48, 48), (32, 32), 5, 50, 20),
+    "segmenter-vit-l16-pascal-context": ((480, 480), 14, 24, (30, 30), (15, 15), 5, 50, 20),
+    "dpt-hybrid-kitti": ((352, 1216), 2, 12, (22, 76), (28, 28), 5, 5, 20),
+    "dpt-hybrid-nyu": ((480, 640), 3, 12, (30, 40), (16, 16), 7, 5, 50),
+    "swag-vit-h14-in1k": ((518, 518), 8, 32, (37, 37), (25, 25), 7, 1, 20),
+    "swag-vit-l16-in1k": ((512, 512), 8, 24, (32, 32), (22, 22), 9, 1, 20),
+}
+
+
+def test_every_preset_is_in_the_table_or_our_own() -> None:
+    assert PRESETS.keys() == PAPER.keys() | OWN
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_published_preset_equals_its_row(name: str) -> None:
+    size, alpha, _, _, clusters, window, tau, k = PAPER[name]
+    found = preset(name)
+    assert found.size == size
+    expected = Hourglass(
+        alpha,
+        clusters,
+        beta=None,
+        window=window,
+        iterations=5,
+        temperature=tau,
+        neighbors=k,
+        representative="mean",
+        reconstruct="logits" if name.startswith("segmenter") else "tokens",
+    )
+    assert asdict(found.plan) == asdict(expected)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_published_preset_fits_its_backbone(name: str) -> None:
+    size, alpha, depth, grid, clusters, *_ = PAPER[name]
+    patch = 14 if "h14" in name else 16
+    assert tuple(side // patch for side in size) == grid
+    plan = preset(name).plan
+    plan.check(depth, grid)
+    counts = plan.counts(depth, grid)
+    assert counts[:alpha] == [grid[0] * grid[1]] * alpha
+    assert counts[alpha:depth] == [clusters[0] * clusters[1]] * (depth - alpha)
+
+
+def test_the_default_models_preset_fits_it() -> None:
+    found = preset("dinov2-vits14-saliency")
+    found.plan.check(12, tuple(side // 14 for side in found.size))
+    assert (found.plan.temperature, found.plan.beta) == ("auto", None)
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(ValueError, match=r"unknown preset 'segmenter'; known: .*segmenter-vit-l16-ade20k"):
+        preset("segmenter")
