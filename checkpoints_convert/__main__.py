@@ -16,7 +16,7 @@ def main(
     Example: python -m checkpoints_convert vit_s_focus.onnx -o saliency.safetensors
 
     Args:
-        source: the checkpoint: an .onnx file.
+        source: the checkpoint: an ONNX file, or one that PyTorch wrote (.pth, .pt, .bin, .ckpt, .pkl).
         target: where to write; by default beside the source.
     """
     from checkpoints_convert.convert import convert, describe

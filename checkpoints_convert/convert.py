@@ -12,7 +12,15 @@ from checkpoints_convert import saliency
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.onnx_file import read_onnx
 from checkpoints_convert.rules import Family, apply
+from checkpoints_convert.torch_file import read_torch
+from checkpoints_convert.torch_file import tensors as tensors_of
 from hourglass_jax.models.registry import abstract_model, fill, flat_parameters, save
+
+READERS = {
+    ".onnx": read_onnx,
+    **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt", ".pkl"), lambda path: tensors_of(read_torch(path))),
+}
+"""Suffix -> what reads such a file into tensors by name."""
 
 FAMILIES: tuple[Family, ...] = (saliency.FAMILY,)
 
@@ -34,7 +42,7 @@ def convert(source: Path, target: Path | None = None) -> Summary:
     """Converts one checkpoint; the target is written only when everything fits.
 
     Args:
-        source: the checkpoint (ONNX).
+        source: the checkpoint, in a format of `READERS`.
         target: where to write; by default the source's name with the suffix .safetensors.
 
     Returns:
@@ -72,9 +80,10 @@ def read(source: Path) -> dict[str, np.ndarray]:
     """
     if not source.is_file():
         raise CheckpointError(f"{source}: no such file")
-    if source.suffix != ".onnx":
-        raise CheckpointError(f"{source}: expected an .onnx file, got the suffix {source.suffix!r}")
-    return read_onnx(source)
+    if source.suffix not in READERS:
+        known = ", ".join(READERS)
+        raise CheckpointError(f"{source}: expected a file ending in {known}, got {source.suffix or 'no suffix'!r}")
+    return READERS[source.suffix](source)
 
 
 def _family(source: Path, tensors: dict[str, np.ndarray]) -> Family:

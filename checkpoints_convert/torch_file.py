@@ -30,6 +30,8 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from checkpoints_convert.errors import CheckpointError
+
 WRAPPERS = (
     "model", "state_dict", "model_state", "model_state_dict", "net", "network", "module", "teacher",
 )  # fmt: skip
@@ -40,10 +42,6 @@ TRAINING_STATE = frozenset((
 ))  # fmt: skip
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_INFLATION = 64
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be read as a checkpoint: what was expected and what was there, in one sentence."""
 
 
 def _check(holds: bool, expected: str, got: str) -> None:

@@ -46,7 +46,7 @@ def _segmenter(alpha: int, clusters: int, side: int) -> Preset:
 PRESETS = MappingProxyType(
     {
         "dinov2-vits14-saliency": Preset(
-            Hourglass(5, (23, 23), representative="medoid"), (518, 518), "benchmarks/fidelity.py"
+            Hourglass(5, (24, 24), iterations=2, representative="medoid"), (518, 518), "benchmarks/fidelity.py"
         ),
         "segmenter-vit-l16-ade20k": _segmenter(10, 28, 640),
         "segmenter-vit-l16-cityscapes": _segmenter(12, 32, 768),
