@@ -35,23 +35,25 @@ def normal(*shape: int) -> jax.Array:
 
 
 def tiles(repeats: int) -> Table:
-    sides = (2, clustering.TILE, 8, 1000)
-    table = Table("clustering", *(f"tiles of {side}" for side in sides[:-1]), "one tile (dense)")
+    library = clustering._tile_side
+    sides = {"library's": library, **{f"tiles of {n}": lambda cells, _, n=n: min(n, cells) for n in (2, 4, 8)}}
+    sides["one tile (dense)"] = lambda cells, _: cells
+    table = Table("clustering", *sides)
     for name, (token_grid, cluster_grid, channels, window) in PLANS.items():
         tokens = normal(1, token_grid[0] * token_grid[1], channels)
 
-        def compiled(side: int, token_grid=token_grid, cluster_grid=cluster_grid, window=window, tokens=tokens):
-            chosen, clustering.TILE = clustering.TILE, side
+        def compiled(side, token_grid=token_grid, cluster_grid=cluster_grid, window=window, tokens=tokens):
+            clustering._tile_side = side
             run = jax.jit(
                 lambda z: clustering.cluster_tokens(
                     z, token_grid=token_grid, cluster_grid=cluster_grid, window=window
                 )
             )
             run(tokens)
-            clustering.TILE = chosen
+            clustering._tile_side = library
             return lambda: run(tokens)
 
-        add(table, name, [compiled(side) for side in sides], repeats, chosen=1)
+        add(table, name, [compiled(side) for side in sides.values()], repeats)
     return table
 
 
@@ -88,9 +90,9 @@ def attention_forms(repeats: int) -> Table:
     return table
 
 
-def add(table: Table, name: str, runs: list, repeats: int, *, chosen: int = 0) -> None:
+def add(table: Table, name: str, runs: list, repeats: int) -> None:
     times = [1e3 * each.median for each in measure(runs, repeats=repeats)]
-    table.add_row(name, *(f"{time:.1f}{' *' if i == chosen else ''}" for i, time in enumerate(times)))
+    table.add_row(name, *(f"{time:.1f}{' *' if i == 0 else ''}" for i, time in enumerate(times)))
 
 
 def main() -> None:

@@ -18,9 +18,6 @@ from hourglass_jax.ops.pooling import pool_tokens
 Temperature = float | Literal["auto"] | jax.Array
 Representative = Literal["mean", "medoid"]
 
-TILE = 4
-"""Side of a tile in clusters: the fastest over the published plans (benchmarks/operators.py)."""
-
 
 def cluster_tokens(
     tokens: jax.Array,
@@ -152,6 +149,15 @@ def _medoids(
     return jnp.where(tiling.is_candidate.any(axis=1)[..., None], medoids, clusters)
 
 
+def _tile_side(cells: int, reach: int) -> int:
+    """Clusters along one side of a tile: what was fastest over the published plans (benchmarks/operators.py).
+
+    A tile whose tokens would be nearly all of them is the whole axis.
+    """
+    side = 8 if cells <= 16 else 4
+    return side if side + 2 * reach < cells else cells
+
+
 class _Axis(NamedTuple):
     """One axis of a tiling: how `tokens` positions and `cells` clusters fall into tiles."""
 
@@ -166,7 +172,7 @@ class _Axis(NamedTuple):
     @classmethod
     def build(cls, tokens: int, cells: int, window: int) -> "_Axis":
         reach = (window - 1) // 2
-        side = TILE if TILE + 2 * reach < cells else cells
+        side = _tile_side(cells, reach)
         home = home_cells(tokens, cells)
         firsts = np.arange(0, cells, side)
         starts = np.searchsorted(home, firsts - reach)
