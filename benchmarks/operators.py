@@ -81,11 +81,13 @@ def attention_forms(repeats: int) -> Table:
             weights = jax.nn.softmax(jnp.einsum("bnhd,bmhd->bhnm", q / 8, k), axis=-1)
             return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
 
-        forms = [attention._attention_by_head, jax.nn.dot_product_attention, dense]
-        runs = [
-            lambda form=form, q=q, k=k, v=v, rest=rest: form(q, k, v, *rest)
-            for form, rest in zip(map(jax.jit, forms), ((None,), (), ()), strict=True)
+        first = [x.transpose(0, 2, 3, 1) for x in (q, k, v)]
+        forms = [
+            (jax.jit(attention.attention), first),
+            (jax.jit(jax.nn.dot_product_attention), (q, k, v)),
+            (jax.jit(dense), (q, k, v)),
         ]
+        runs = [lambda form=form, inputs=inputs: form(*inputs) for form, inputs in forms]
         add(table, f"{tokens} tokens, {heads} heads", runs, repeats)
     return table
 

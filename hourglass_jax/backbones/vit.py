@@ -95,8 +95,10 @@ class Attention(nnx.Module):
 
     def __call__(self, x: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
         batch, count, width = x.shape
-        qkv = self.qkv(x).reshape(batch, count, 3, self.heads, width // self.heads)
-        mixed = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], key_bias=key_bias)
+        kernel, bias = self.qkv.kernel[...].astype(x.dtype), self.qkv.bias[...].astype(x.dtype)
+        qkv = jnp.einsum("bnc,cd->bdn", x, kernel) + bias[:, None]
+        query, key, value = qkv.reshape(batch, 3, self.heads, width // self.heads, count).swapaxes(0, 1)
+        mixed = attention(query, key, value, key_bias=key_bias)
         return self.projection(mixed.reshape(batch, count, width))
 
 

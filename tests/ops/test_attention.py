@@ -37,6 +37,12 @@ def random_inputs(
     return {name: jnp.asarray(array, dtypes[name]) for name, array in arrays.items()}
 
 
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
+    """`attention` of tokens with their channels last."""
+    query, key, value = (x.transpose(0, 2, 3, 1) for x in (query, key, value))
+    return attention(query, key, value, key_bias=key_bias)
+
+
 def use_chunks_of(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hourglass_jax.ops.attention.QUERY_CHUNK", count)
 
@@ -53,7 +59,7 @@ def test_attention_is_softmax_attention(
     inputs = random_inputs(queries, keys, scale=3.0)
     if not biased:
         del inputs["key_bias"]
-    mixed = attention(**inputs)
+    mixed = attend(**inputs)
     assert mixed.dtype == jnp.float32
     np.testing.assert_allclose(mixed, attention_of_equation(**inputs), rtol=1e-5, atol=1e-5)
 
@@ -66,14 +72,14 @@ def test_a_key_of_size_two_counts_as_two_copies() -> None:
         for name in ("key", "value")
     }
     del copied["key_bias"]
-    np.testing.assert_allclose(attention(**doubled), attention(**copied), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(attend(**doubled), attend(**copied), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_sixteen_bit_types_lose_only_their_own_digits(monkeypatch: pytest.MonkeyPatch, dtype: jnp.dtype) -> None:
     use_chunks_of(4, monkeypatch)
     inputs = random_inputs(10, 12, dtype=dtype)
-    mixed = attention(**inputs)
+    mixed = attend(**inputs)
     assert mixed.dtype == dtype
     tolerance = 3 * float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(mixed.astype(jnp.float32), attention_of_equation(**inputs), rtol=0, atol=tolerance)
@@ -82,7 +88,7 @@ def test_sixteen_bit_types_lose_only_their_own_digits(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("scale", [1e3, 1e6])
 def test_large_logits_pick_the_largest(scale: float) -> None:
     inputs = random_inputs(5, 6, scale=scale)
-    np.testing.assert_allclose(attention(**inputs), attention_of_equation(**inputs), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(attend(**inputs), attention_of_equation(**inputs), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
@@ -93,7 +99,7 @@ def test_gradients_are_finite_and_do_not_depend_on_the_chunks(
 
     def gradients(chunk: int) -> dict[str, jax.Array]:
         use_chunks_of(chunk, monkeypatch)
-        return jax.grad(lambda inputs: jnp.sum(attention(**inputs) ** 2))(inputs)
+        return jax.grad(lambda inputs: jnp.sum(attend(**inputs) ** 2))(inputs)
 
     whole, chunked = gradients(2048), gradients(4)
     for name, gradient in chunked.items():
