@@ -3,47 +3,72 @@
 import hashlib
 import json
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import jax
+import ml_dtypes
 import numpy as np
 
-from checkpoints_convert import saliency
+from checkpoints_convert import saliency, segmenter, vit
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.onnx_file import read_onnx
-from checkpoints_convert.rules import Family, apply
-from checkpoints_convert.torch_file import read_torch
-from checkpoints_convert.torch_file import tensors as tensors_of
-from hourglass_jax.models.registry import abstract_model, fill, flat_parameters, save
+from checkpoints_convert.files import read
+from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
+from checkpoints_convert.settings import read_settings
+from hourglass_jax.models.registry import abstract_model, flat_parameters, header
+from hourglass_jax.models.storage import write_safetensors
 
-READERS = {
-    ".onnx": read_onnx,
-    **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt", ".pkl"), lambda path: tensors_of(read_torch(path))),
-}
-"""Suffix -> what reads such a file into tensors by name."""
-
-FAMILIES: tuple[Family, ...] = (saliency.FAMILY,)
+FAMILIES: tuple[Family, ...] = (saliency.FAMILY, *segmenter.FAMILIES, *vit.FAMILIES)
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of all names that DistributedDataParallel and torch.compile leave, in any order."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a conversion did: the model, its config, where it lies, and the numbers for a report."""
+    """What a conversion did.
+
+    Attributes:
+        target: the file.
+        family: of the checkpoint.
+        model: its name in `hourglass_jax.models.registry.MODELS`.
+        config: of the model, as plain values.
+        tensors: read.
+        parameters: written, as numbers.
+        dropped: reason -> how many tensors were dropped for it.
+        seconds: that it took.
+    """
 
     target: Path
+    family: str
     model: str
     config: dict[str, object]
     tensors: int
     parameters: int
-    dropped: dict[str, str]
+    dropped: dict[str, int]
     seconds: float
 
 
-def convert(source: Path, target: Path | None = None) -> Summary:
+def convert(
+    source: Path,
+    target: Path | None = None,
+    *,
+    family: str | None = None,
+    settings: Path | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
     """Converts one checkpoint; the target is written only when everything fits.
 
     Args:
-        source: the checkpoint, in a format of `READERS`.
+        source: the checkpoint, in a format of `files.read`.
         target: where to write; by default the source's name with the suffix .safetensors.
+        family: the name of one of `FAMILIES`, where the tensors fit several.
+        settings: the file with the settings of the family; by default the one beside the source.
+        dtype: of the parameters in the target.
+        on_progress: called with the bytes written so far and in all.
 
     Returns:
         A `Summary`.
@@ -52,49 +77,83 @@ def convert(source: Path, target: Path | None = None) -> Summary:
         ValueError: the source cannot be read, is of no known family, or does not fit it exactly.
     """
     started = time.perf_counter()
-    tensors = read(source)
     target = target or source.with_suffix(".safetensors")
     if target.resolve() == source.resolve():
-        raise CheckpointError(f"the target must not be the source itself: {target}")
-    family = _family(source, tensors)
+        raise CheckpointError(f"the target must not be the source itself: {target}; name another with -o")
+    if target.is_dir():
+        raise CheckpointError(f"the target must be a file, but {target} is a folder")
+    tensors = _unwrapped(read(source))
+    chosen, values = _family(source, tensors, family, settings)
     try:
-        config = family.configure(tensors)
-        model = abstract_model(family.model, config)
-        parameters = apply(family, tensors, flat_parameters(model))
+        model = abstract_model(chosen.model, chosen.configure(tensors, values))
+        wanted = {
+            name: jax.ShapeDtypeStruct(each.shape, np.dtype(getattr(ml_dtypes, dtype, dtype)))
+            for name, each in flat_parameters(model).items()
+        }
+        found = recipes(chosen, tensors, wanted)
+        superfluous = dropped(chosen, tensors, found)
+        notes = {"source": source.name, "source_sha256": _sha256(source), "family": chosen.name}
+        total, done = sum(each.size * each.dtype.itemsize for each in wanted.values()), 0
+
+        def tensor(name: str) -> np.ndarray:
+            nonlocal done
+            on_progress(done, total)
+            done += wanted[name].size * wanted[name].dtype.itemsize
+            return made(name, found[name], tensors)
+
+        write_safetensors(target, wanted, tensor, {**notes, **header(model)})
+        on_progress(total, total)
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    fill(model, parameters, str(source))
-    notes = {"source": source.name, "source_sha256": _sha256(source)}
-    save(model, target, notes=notes)
-    count = sum(array.size for array in parameters.values())
     return Summary(
-        target, family.model, config, len(tensors), count, dict(family.ignored), time.perf_counter() - started
+        target,
+        chosen.name,
+        chosen.model,
+        json.loads(header(model)["config"]),
+        len(tensors),
+        sum(each.size for each in wanted.values()),
+        dict(Counter(superfluous.values())),
+        time.perf_counter() - started,
     )
 
 
-def read(source: Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint by name.
-
-    Raises:
-        CheckpointError: there is no such file, or it is of no known format.
-    """
-    if not source.is_file():
-        raise CheckpointError(f"{source}: no such file")
-    if source.suffix not in READERS:
-        known = ", ".join(READERS)
-        raise CheckpointError(f"{source}: expected a file ending in {known}, got {source.suffix or 'no suffix'!r}")
-    return READERS[source.suffix](source)
+def _unwrapped(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors without the prefixes that all their names have."""
+    prefix = next((each for each in WRAPPERS if all(name.startswith(each) for name in tensors)), None)
+    if prefix is None:
+        return dict(tensors)
+    return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
 
 
-def _family(source: Path, tensors: dict[str, np.ndarray]) -> Family:
+def _family(source: Path, tensors: Tensors, name: str | None, settings: Path | None) -> tuple[Family, Settings]:
+    """The family that a checkpoint is of, and its settings."""
+    names = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
+    if name is not None and name not in {family.name for family in FAMILIES}:
+        raise CheckpointError(f"unknown model {name!r}; known: {names}")
+    given = None if settings is None else read_settings(settings)
+    fitting = []
     for family in FAMILIES:
-        if family.fits(tensors):
-            return family
-    known = ", ".join(family.model for family in FAMILIES)
-    raise CheckpointError(
-        f"{source} holds {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, ...) "
-        f"but is of no known family; known: {known}"
-    )
+        if name in (None, family.name) and family.fits(tensors, {}):
+            values = _beside(source, family) if given is None else given
+            if family.fits(tensors, values):
+                fitting.append((family, values))
+    if not fitting:
+        raise CheckpointError(
+            f"{source} holds {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, ...) "
+            f"but is of no known family; known: {names}"
+            if name is None
+            else f"{source} is no checkpoint of the family {name}"
+        )
+    if len(fitting) > 1:
+        candidates = " or ".join(family.name for family, _ in fitting)
+        raise CheckpointError(f"{source} may be one of several families: name it with --model {candidates}")
+    return fitting[0]
+
+
+def _beside(source: Path, family: Family) -> Settings:
+    if family.settings_file is None or not (source.parent / family.settings_file).is_file():
+        return {}
+    return read_settings(source.parent / family.settings_file)
 
 
 def _sha256(path: Path) -> str:
@@ -105,11 +164,12 @@ def _sha256(path: Path) -> str:
 def describe(summary: Summary) -> str:
     """A summary as lines for a terminal."""
     lines = [
+        f"family      {summary.family}",
         f"model       {summary.model}",
         f"config      {json.dumps(summary.config)}",
         f"tensors     {summary.tensors}",
         f"parameters  {summary.parameters:,}",
-        *(f"dropped     {pattern}: {reason}" for pattern, reason in summary.dropped.items()),
+        *(f"dropped     {count}: {reason}" for reason, count in summary.dropped.items()),
         f"written     {summary.target} ({summary.seconds:.1f} s)",
     ]
     return "\n".join(lines)

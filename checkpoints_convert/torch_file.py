@@ -316,38 +316,35 @@ def _plain(tree: Any, read_storage: Callable[[_Storage], np.ndarray]) -> Any:
 def _read(file: BinaryIO) -> Any:
     _check(os.fstat(file.fileno()).st_size > 0, "a PyTorch checkpoint", "an empty file")
     data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    head = bytes(data[:64])
+    head = bytes(data[:16])
     if head.startswith(b"PK"):
         return _read_zip(file, data)
-    if head.startswith(b"\x80"):
-        return _read_pickles(file, data)
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        got = "what looks like a web page"
-    elif head.startswith(b"version https://git-lfs"):
-        got = "a Git LFS pointer, which stands for the file itself"
-    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") < len(data):
-        got = "a safetensors file"
-    else:
-        got = f"a file that begins with {head[:16]!r}"
-    raise CheckpointError(f"expected a PyTorch checkpoint (a zip archive or a pickle), got {got}")
+    is_pickle, got = head.startswith(b"\x80"), f"a file that begins with {head!r}"
+    _check(is_pickle, "a PyTorch checkpoint (a zip archive or a pickle)", got)
+    return _read_pickles(file, data)
 
 
-def _records(file: BinaryIO, data: memoryview) -> dict[str, memoryview | bytes]:
+def zip_records(file: BinaryIO, data: memoryview) -> dict[str, memoryview | bytes]:
     """The members of a zip archive, those stored uncompressed as views, all with their CRC-32 verified.
 
     If all checksums are zero, it was saved with `torch.utils.serialization.config.save.compute_crc32` off.
     """
     try:
-        members = zipfile.ZipFile(file).infolist()
+        archive = zipfile.ZipFile(file)
+        members = archive.infolist()
+        for member in members:
+            archive.open(member).close()  # compares the directory with the member's own header
     except Exception as error:
         raise CheckpointError(f"expected a zip archive, got one cut short or damaged ({error})") from error
+    end = data[len(data) - 22 - len(archive.comment) :]
+    count, found = int.from_bytes(end[10:12], "little"), min(len(members), 0xFFFF)
+    _check(count == found, f"{count} members in the zip archive", f"{found}: it is damaged")
     total, has_checksums = sum(member.file_size for member in members), any(member.CRC for member in members)
     _check(total <= _MAX_INFLATION * len(data), "an archive of weights", f"{total} bytes in {len(data)}")
     records: dict[str, memoryview | bytes] = {}
     for member in members:
-        name, header = f"the record {member.filename!r}", data[member.header_offset :][:30]
-        _check(len(header) == 30 and header[:4] == b"PK\3\4", f"{name} in the archive", "a damaged header")
-        start = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+        name, lengths = f"the record {member.filename!r}", data[member.header_offset + 26 :][:4]
+        start = member.header_offset + 30 + sum(struct.unpack("<HH", lengths))
         record: memoryview | bytes = data[start : start + member.compress_size]
         if member.compress_type == zipfile.ZIP_DEFLATED:
             record = zlib.decompressobj(-zlib.MAX_WBITS).decompress(record, member.file_size + 1)
@@ -361,7 +358,7 @@ def _records(file: BinaryIO, data: memoryview) -> dict[str, memoryview | bytes]:
 
 
 def _read_zip(file: BinaryIO, data: memoryview) -> Any:
-    records = _records(file, data)
+    records = zip_records(file, data)
     roots = [name.removesuffix("/data.pkl") for name in records if re.fullmatch(r"[^/]+/data\.pkl", name)]
     _check(len(roots) == 1, "a zip archive by torch.save, with data.pkl", f"the members {short([*records])}")
     root = roots[0]

@@ -1,8 +1,9 @@
-"""The command line: hourglass models | predict | compare | flops | bench | demo."""
+"""The command line: hourglass models | predict | compare | flops | bench | convert | demo."""
 
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tqdm import tqdm
 
 DEFAULT_MODEL = "dinov2-vits14-saliency"
@@ -23,7 +24,8 @@ class ModelOptions:
     model: str = DEFAULT_MODEL
     """A converted file (.safetensors) or a name that `hourglass models` lists."""
     size: int | None = None
-    """Longer side of the model's input in pixels; by default the model's own."""
+    """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows of an
+    image. By default the model's own."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print machine-readable results."""
 
@@ -83,7 +85,7 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
     for name, what in PRETRAINED.items():
         table.add_row(name, what)
     _console().print(table)
-    table = Table("preset", "alpha", "clusters", "window", "tau", "k", "image", "source", title="Presets")
+    table = Table(Column("preset", no_wrap=True), "alpha", "clusters", "window", "kappa", "tau", "k", "image", "source", title="Presets")
     for name, each in PRESETS.items():
         plan = each.plan
         table.add_row(
@@ -91,6 +93,7 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
             str(plan.alpha),
             _by(plan.clusters),
             str(plan.window),
+            str(plan.iterations),
             str(plan.temperature),
             str(plan.neighbors),
             _by(each.size),
@@ -100,39 +103,42 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
 
 
 def predict(
-    photos: Photos, output: Output = Path("out"), model: Models = ModelOptions(), plan: Plans = PlanOptions()
+    photos: Photos,
+    output: Output = Path("out"),
+    model: Models = ModelOptions(),
+    plan: Plans = PlanOptions(),
+    whole: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Predicts photographs and writes each result and an overlay as PNG; without a plan unless one is given.
+    """Predicts photographs and writes what the model says of each as PNG; without a plan unless one is given.
 
     Example: hourglass predict photo.jpg -o out/ --preset dinov2-vits14-saliency
 
     Args:
         photos: Image files.
         output: Folder to write to.
+        whole: Run on whole images, even if the model is one that sees windows.
     """
-    import numpy as np
-
     from hourglass_jax.inference.images import read_image, write_image
-    from hourglass_jax.inference.pictures import overlay
     from hourglass_jax.inference.predictor import Predictor
 
     _check_paths(photos, output)
     loaded, preprocessing, chosen = _load(model, plan, default_preset=False)
-    predictor = Predictor(_expedite(loaded, chosen), preprocessing=preprocessing)
+    predictor = Predictor(_expedite(loaded, chosen), preprocessing=preprocessing, whole=whole)
     written = []
     for photo in tqdm(photos, desc="photographs", disable=_quiet(photos)):
         image = read_image(photo)
         with _naming(photo):
             result = predictor(image)
-        files = {"output": output / f"{photo.stem}_saliency.png", "overlay": output / f"{photo.stem}_overlay.png"}
-        write_image(files["output"], np.round(result * 255).astype(np.uint8))
-        write_image(files["overlay"], overlay(image, result))
-        written.append({"photo": str(photo), **{kind: str(path) for kind, path in files.items()}})
+        files = {}
+        for kind, picture in loaded.pictures(image, result).items():
+            files[kind] = str(output / f"{photo.stem}_{kind}.png")
+            write_image(files[kind], picture)
+        written.append({"photo": str(photo), "files": files})
     if model.json:
         _print_json({"images": written})
     else:
         for row in written:
-            print(f"{row['photo']}: {row['output']}, {row['overlay']}")
+            print(f"{row['photo']}: {', '.join(row['files'].values())}")
 
 
 def compare(
@@ -261,11 +267,14 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     from hourglass_jax.analysis.comparison import Figures
     from hourglass_jax.analysis.comparison import compare as run
     from hourglass_jax.inference.images import write_image
-    from hourglass_jax.inference.pictures import comparison_picture
+    from hourglass_jax.inference.pictures import comparison_picture, stretched
 
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     loaded, preprocessing, chosen = _load(model, plan)
+    preprocessing = dataclasses.replace(
+        preprocessing.at(preprocessing.size), multiple=loaded.config.backbone.patch_size
+    )
     prepared = []
     for name, photo in photos.items():
         with _naming(name):
@@ -276,25 +285,33 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         compared = run(loaded, chosen, prepared, repeats=repeats, on_call=bar.update)
         for (name, photo), result in zip(photos.items(), compared, strict=True):
             path = output / f"{name}_comparison.png"
+            overlays = [
+                loaded.pictures(photo, stretched(each, photo.shape[:2]))["overlay"]
+                for each in (result.result, result.result_expedited)
+            ]
             picture = comparison_picture(
-                photo, result.output, result.output_expedited, result.assignment, result.figures.speedup
+                photo, *overlays, result.difference, result.assignment, result.figures.speedup
             )
             write_image(path, picture)
             results.append({"name": name, "picture": str(path), **dataclasses.asdict(result.figures)})
             first = first or result.first_seconds
     fields = [field.name for field in dataclasses.fields(Figures)]
-    mean = {field: float(np.mean([row[field] for row in results])) for field in fields}
+    mean = {
+        field: None if results[0][field] is None else float(np.mean([row[field] for row in results]))
+        for field in fields
+    }
     if model.json:
         _print_json({"plan": dataclasses.asdict(chosen), "images": results, "mean": mean})
         return
     table = Table(
         *("photograph", "tokens", "clusters", "GFLOPs", "expedited", "ms", "expedited"),
-        *("speed-up", "cosine", "MAE", "agreement"),
+        *("speed-up", "cosine", "difference", "agreement"),
         title=_describe(chosen),
     )
     digits = dict(zip(fields, (0, 0, 1, 1, 0, 0, 2, 4, 4, 4), strict=True))
     for row in [*results, {"name": "mean", **mean}]:
-        table.add_row(row["name"], *(f"{row[field]:.{digits[field]}f}" for field in fields))
+        shown = ("" if row[field] is None else f"{row[field]:.{digits[field]}f}" for field in fields)
+        table.add_row(row["name"], *shown)
     _console().print(table)
     _console().print(
         f"First calls, with compilation: {first[0]:.1f} s and {first[1]:.1f} s. "
@@ -306,12 +323,23 @@ def _load(model: ModelOptions, plan: PlanOptions, *, default_preset: bool = True
     """The unexpedited model, its preprocessing at the wanted size, and the plan (None only without a default)."""
     from hourglass_jax.models.registry import load
 
+    _keep_compilations()
     loaded = load(model.model)
     chosen = _plan(plan, model.model if default_preset else None)
     preprocessing = loaded.config.preprocessing
     if model.size is not None:
-        preprocessing = dataclasses.replace(preprocessing, size=model.size)
+        preprocessing = preprocessing.at(model.size)
     return loaded, preprocessing, chosen
+
+
+def _keep_compilations() -> None:
+    """Keeps compiled functions for later processes, unless the user's environment says where JAX keeps them."""
+    import jax
+    import platformdirs
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path(platformdirs.user_cache_dir("hourglass_jax")) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _plan(options: PlanOptions, default_preset: str | None):
@@ -388,7 +416,9 @@ def _print_json(value: object) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `hourglass`: errors are one line on stderr and exit status 2."""
-    commands = {each.__name__: each for each in (models, predict, compare, flops, bench, demo)}
+    from checkpoints_convert.command import convert
+
+    commands = {each.__name__: each for each in (models, predict, compare, flops, bench, convert, demo)}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,

@@ -37,10 +37,24 @@ def _published(
     return Preset(plan, size, source)
 
 
-def _segmenter(alpha: int, clusters: int, side: int) -> Preset:
-    return _published(
-        alpha, clusters, (side, side), temperature=50.0, reconstruct="logits", source="paper, Tables 8 and 9"
-    )
+def _segmenter(alpha: int, clusters: int, side: int, source: str = "paper, Tables 8 and 9") -> Preset:
+    return _published(alpha, clusters, (side, side), temperature=50.0, reconstruct="logits", source=source)
+
+
+def _segmenter_rows() -> dict[str, Preset]:
+    """The further rows of Expedit-Segmenter's README; a name ends in alpha and the clusters on a side."""
+    rows = {
+        ("ade20k", 640): [(16, 28), (8, 20)],
+        ("cityscapes", 768): [(18, 32), (10, 24)],
+        ("pascal-context", 480): [(14, 20), (12, 15), (8, 15)],
+    }
+    return {
+        f"segmenter-vit-l16-{dataset}-a{alpha}-{clusters}": _segmenter(
+            alpha, clusters, side, "Expedit-Segmenter, README.md"
+        )
+        for (dataset, side), plans in rows.items()
+        for alpha, clusters in plans
+    }
 
 
 PRESETS = MappingProxyType(
@@ -51,6 +65,7 @@ PRESETS = MappingProxyType(
         "segmenter-vit-l16-ade20k": _segmenter(10, 28, 640),
         "segmenter-vit-l16-cityscapes": _segmenter(12, 32, 768),
         "segmenter-vit-l16-pascal-context": _segmenter(14, 15, 480),
+        **_segmenter_rows(),
         "dpt-hybrid-kitti": _published(2, 28, (352, 1216), temperature=5.0, source="paper, Tables 8 and 9"),
         "dpt-hybrid-nyu": _published(
             3, 16, (480, 640), window=7, temperature=5.0, neighbors=50, source="paper, Tables 8 and 9"

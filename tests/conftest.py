@@ -1,5 +1,6 @@
 """A tiny random model, in memory and as a file, for the tests that run whole models."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.inference.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
+
+
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
+"""Tests compile for themselves, and leave nothing in the user's cache."""
 
 
 @pytest.fixture(scope="module")

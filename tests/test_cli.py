@@ -20,7 +20,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 COMMANDS = ["models", "predict", "compare", "flops", "bench", "demo"]
 PLAN = ["--alpha", "1", "--clusters", "3", "3"]
-FIGURES = "tokens clusters gflops gflops_expedited latency_ms latency_ms_expedited speedup cosine mae agreement"
+FIGURES = (
+    "tokens clusters gflops gflops_expedited latency_ms latency_ms_expedited speedup cosine difference agreement"
+)
 
 Run = Callable[..., str]
 
@@ -100,7 +102,8 @@ def test_predict_prints_json(run: Run, photo: Path, out: Path) -> None:
     other.write_bytes(photo.read_bytes())
     rows = json.loads(run("predict", photo, other, "-o", out, "--json"))["images"]
     assert [row["photo"] for row in rows] == [str(photo), str(other)]
-    assert all(size(row[kind]) == (80, 60) for row in rows for kind in ("output", "overlay"))
+    assert all(row["files"].keys() == {"saliency", "overlay"} for row in rows)
+    assert all(size(path) == (80, 60) for row in rows for path in row["files"].values())
 
 
 def test_compare_prints_json_and_writes_a_picture(run: Run, photo: Path, out: Path) -> None:
@@ -122,14 +125,14 @@ def test_compare_without_fewer_tokens_changes_nothing(run: Run, photo: Path, out
     plan = ["--alpha", "1", "--clusters", "4", "5", "--window", "1", "--neighbors", "1"]
     mean = json.loads(run("compare", photo, "-o", out, *plan, "--repeats", 1, "--json"))["mean"]
     assert mean["cosine"] == pytest.approx(1, abs=1e-6)
-    assert mean["mae"] == pytest.approx(0, abs=1e-6)
+    assert mean["difference"] == pytest.approx(0, abs=1e-6)
     assert mean["agreement"] == 1
 
 
 def test_compare_prints_a_table(run: Run, photo: Path, out: Path) -> None:
     bracketed = photo.rename(photo.with_name("[red]cat.png"))
     printed = run("compare", bracketed, "-o", out, *PLAN, "--repeats", 1)
-    for word in ["[red]cat", "mean", "GFLOPs", "speed-up", "cosine", "MAE", "agreement", "3 x 3 clusters"]:
+    for word in ["[red]cat", "mean", "GFLOPs", "speed-up", "cosine", "difference", "agreement", "3 x 3 clusters"]:
         assert word in printed
 
 

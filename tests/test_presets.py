@@ -1,4 +1,4 @@
-"""The presets against the rows of the paper's Tables 8 and 9."""
+"""The presets against the rows of the paper's Tables 8 and 9 and of Expedit-Segmenter's README."""
 
 from dataclasses import asdict
 
@@ -9,11 +9,18 @@ from hourglass_jax.presets import PRESETS, preset
 
 OWN = {"dinov2-vits14-saliency"}
 
-PAPER = {
+PUBLISHED = {
     # name: image, alpha, end of beta, token grid, clusters, window, tau, k; rows before columns
     "segmenter-vit-l16-ade20k": ((640, 640), 10, 24, (40, 40), (28, 28), 5, 50, 20),
     "segmenter-vit-l16-cityscapes": ((768, 768), 12, 24, (48, 48), (32, 32), 5, 50, 20),
     "segmenter-vit-l16-pascal-context": ((480, 480), 14, 24, (30, 30), (15, 15), 5, 50, 20),
+    "segmenter-vit-l16-ade20k-a16-28": ((640, 640), 16, 24, (40, 40), (28, 28), 5, 50, 20),
+    "segmenter-vit-l16-ade20k-a8-20": ((640, 640), 8, 24, (40, 40), (20, 20), 5, 50, 20),
+    "segmenter-vit-l16-cityscapes-a18-32": ((768, 768), 18, 24, (48, 48), (32, 32), 5, 50, 20),
+    "segmenter-vit-l16-cityscapes-a10-24": ((768, 768), 10, 24, (48, 48), (24, 24), 5, 50, 20),
+    "segmenter-vit-l16-pascal-context-a14-20": ((480, 480), 14, 24, (30, 30), (20, 20), 5, 50, 20),
+    "segmenter-vit-l16-pascal-context-a12-15": ((480, 480), 12, 24, (30, 30), (15, 15), 5, 50, 20),
+    "segmenter-vit-l16-pascal-context-a8-15": ((480, 480), 8, 24, (30, 30), (15, 15), 5, 50, 20),
     "dpt-hybrid-kitti": ((352, 1216), 2, 12, (22, 76), (28, 28), 5, 5, 20),
     "dpt-hybrid-nyu": ((480, 640), 3, 12, (30, 40), (16, 16), 7, 5, 50),
     "swag-vit-h14-in1k": ((518, 518), 8, 32, (37, 37), (25, 25), 7, 1, 20),
@@ -22,12 +29,12 @@ PAPER = {
 
 
 def test_every_preset_is_in_the_table_or_our_own() -> None:
-    assert PRESETS.keys() == PAPER.keys() | OWN
+    assert PRESETS.keys() == PUBLISHED.keys() | OWN
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_preset_equals_its_row(name: str) -> None:
-    size, alpha, _, _, clusters, window, tau, k = PAPER[name]
+    size, alpha, _, _, clusters, window, tau, k = PUBLISHED[name]
     found = preset(name)
     assert found.size == size
     expected = Hourglass(
@@ -44,9 +51,9 @@ def test_a_published_preset_equals_its_row(name: str) -> None:
     assert asdict(found.plan) == asdict(expected)
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_preset_fits_its_backbone(name: str) -> None:
-    size, alpha, depth, grid, clusters, *_ = PAPER[name]
+    size, alpha, depth, grid, clusters, *_ = PUBLISHED[name]
     patch = 14 if "h14" in name else 16
     assert tuple(side // patch for side in size) == grid
     plan = preset(name).plan

@@ -24,8 +24,8 @@ class Figures:
         latency_ms, latency_ms_expedited: medians, without compilation.
         speedup: of the latencies.
         cosine: mean cosine similarity between the final features of the two.
-        mae: mean absolute difference of the outputs.
-        agreement: share of the pixels for which the model decides the same.
+        difference: of the two results, by the model's own measure (0..1), mean over the pixels.
+        agreement: share of the pixels for which the model decides the same; None if it decides nothing.
     """
 
     tokens: float
@@ -36,19 +36,27 @@ class Figures:
     latency_ms_expedited: float
     speedup: float
     cosine: float
-    mae: float
-    agreement: float
+    difference: float
+    agreement: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The figures, the seconds of the first calls (with compilation, if this size was new), both outputs at the
-    model's input size, and the cluster of every token [H, W]."""
+    """What a comparison yields.
+
+    Attributes:
+        figures: what was measured.
+        first_seconds: of the first calls, with compilation, if this size was new.
+        result, result_expedited: of the two models, at the model's input size.
+        difference: of the results, [rows, columns] in 0..1.
+        assignment: the cluster of every token, [H, W].
+    """
 
     figures: Figures
     first_seconds: tuple[float, float]
-    output: np.ndarray
-    output_expedited: np.ndarray
+    result: np.ndarray
+    result_expedited: np.ndarray
+    difference: np.ndarray
     assignment: np.ndarray
 
 
@@ -89,9 +97,10 @@ def compare(
             repeats=repeats,
             on_call=on_call,
         )
-        features, output = _run(model, batch)
-        fast_features, fast_output = _run(fast, batch)
-        output, fast_output = np.asarray(output[0]), np.asarray(fast_output[0])
+        features, result = _run(model, batch)
+        fast_features, fast_result = _run(fast, batch)
+        result, fast_result = np.asarray(result[0]), np.asarray(fast_result[0])
+        difference = model.difference(result, fast_result)
         figures = Figures(
             tokens=grid[0] * grid[1],
             clusters=plan.clusters[0] * plan.clusters[1],
@@ -101,25 +110,30 @@ def compare(
             latency_ms_expedited=1e3 * fast_time.median,
             speedup=slow_time.median / fast_time.median,
             cosine=float(cosine_similarity(fast_features, features)[0]),
-            mae=float(np.abs(output - fast_output).mean()),
-            agreement=float(np.mean(model.decide(output) == model.decide(fast_output))),
+            difference=float(difference.mean()),
+            agreement=_agreement(model, result, fast_result),
         )
         assignment = _assignment(expedite(model.backbone, replace(plan, beta=None, reconstruct="logits")), batch)
         yield Comparison(
             figures,
             (slow_time.first, fast_time.first),
-            output,
-            fast_output,
+            result,
+            fast_result,
+            difference,
             np.asarray(assignment).reshape(grid),
         )
 
 
 @jax.jit
 def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Final features restored to the full grid, [B, H*W, C], and the model's output."""
+    """Final features restored to the full grid, [B, H*W, C], and the model's result."""
     features = model.backbone(images)
     output = model.decode(features, images.shape[1:3])
-    return features.tokens.restore(features.tokens.values), output
+    return features.tokens.restore(features.tokens.values), model.result(output)
+
+
+def _agreement(model: nnx.Module, a: np.ndarray, b: np.ndarray) -> float | None:
+    return float(np.mean(model.decide(a) == model.decide(b))) if hasattr(model, "decide") else None
 
 
 @jax.jit

@@ -5,7 +5,7 @@ The backbone knows of a plan only that it may change the tokens before a block, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ class ViTConfig:
         depth: number of blocks.
         heads: attention heads.
         mlp_ratio: hidden channels of the MLP, in units of `width`.
+        mlp: "gelu", or "swiglu" (DINOv2 ViT-g): silu of one half of the expansion times the other.
         special_tokens: class, distillation and register tokens, in this order, in front of the image's.
         position_grid: (rows, columns) of the stored position embedding.
         position_resize: how it is resized to another grid: "bicubic" (DINOv2), "bicubic-antialias" (timm, DINOv2
@@ -41,6 +42,7 @@ class ViTConfig:
     depth: int = 12
     heads: int = 12
     mlp_ratio: float = 4.0
+    mlp: Literal["gelu", "swiglu"] = "gelu"
     special_tokens: int = 1
     position_grid: Grid = (14, 14)
     position_resize: ResizeMethod = "bicubic"
@@ -52,6 +54,8 @@ class ViTConfig:
         object.__setattr__(self, "position_grid", tuple(self.position_grid))
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got width {self.width} and {self.heads} heads")
+        if self.mlp not in ("gelu", "swiglu"):
+            raise ValueError(f"mlp must be 'gelu' or 'swiglu', got {self.mlp!r}")
 
 
 class ViTFeatures(NamedTuple):
@@ -103,12 +107,17 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    def __init__(self, width: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.expand = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
+    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        width, hidden = config.width, round(config.width * config.mlp_ratio)
+        self.gated = config.mlp == "swiglu"
+        self.expand = nnx.Linear(width, 2 * hidden if self.gated else hidden, dtype=dtype, rngs=rngs)
         self.contract = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.expand(x)
+        if self.gated:
+            gate, x = jnp.split(x, 2, axis=-1)
+            return self.contract(jax.nn.silu(gate) * x)
         # The exact GELU with erf, as PyTorch computes it; `jax.nn.gelu` takes erfc, which is slower on CPU.
         return self.contract(0.5 * x * (1 + jax.lax.erf(x * 2**-0.5)))
 
@@ -121,7 +130,7 @@ class Block(nnx.Module):
         self.norm1 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
         self.attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
         self.norm2 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, int(width * config.mlp_ratio), dtype=dtype, rngs=rngs)
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
         self.scale1 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
         self.scale2 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
 

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -56,9 +56,11 @@ class Preprocessing:
     """What a model was trained to see: the size and the normalisation of its input.
 
     Attributes:
-        size: side of the input in pixels, a multiple of `multiple`.
-        multiple: what the sides of the input are multiples of, in pixels: the patch size.
-        resize: "longest" scales the longer side to `size` and keeps the aspect ratio, "square" stretches both.
+        size: side of the input in pixels, a multiple of `multiple`; with resize="none" only what the model was
+            trained at.
+        multiple: what the sides of the input are multiples of, in pixels: the patch size; 1 for a model that pads.
+        resize: "longest" and "shortest" scale that side to `size` and keep the aspect ratio, "square" stretches
+            both, "none" keeps the image as it is.
         mean: of red, green and blue in 0..1, subtracted.
         std: of red, green and blue in 0..1, divided by.
         interpolation: "bilinear" or "bicubic", antialiased when shrinking, on 8-bit values (Pillow's).
@@ -69,7 +71,7 @@ class Preprocessing:
 
     size: int = 518
     multiple: int = 14
-    resize: Literal["longest", "square"] = "longest"
+    resize: Literal["longest", "shortest", "square", "none"] = "longest"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -89,7 +91,8 @@ class Preprocessing:
             self.size >= self.multiple and self.size % self.multiple == 0,
             f"a positive multiple of {self.multiple}",
         )
-        require("resize", self.resize in ("longest", "square"), "'longest' or 'square'")
+        methods = ("longest", "shortest", "square", "none")
+        require("resize", self.resize in methods, "one of " + ", ".join(map(repr, methods)))
         require("interpolation", self.interpolation in ("bilinear", "bicubic"), "'bilinear' or 'bicubic'")
 
     def target_size(self, rows: int, columns: int) -> tuple[int, int]:
@@ -100,14 +103,21 @@ class Preprocessing:
             columns: of the image, in pixels, at least 1.
 
         Returns:
-            (rows, columns) in pixels, both multiples of `multiple`: the nearest, halves upwards, at least one.
+            (rows, columns) in pixels. Unless the image is kept as it is, both are multiples of `multiple`: the
+            nearest, halves upwards, at least one.
         """
+        if self.resize == "none":
+            return rows, columns
         if self.resize == "square":
             return self.size, self.size
-        unit = self.multiple * max(rows, columns)
+        unit = self.multiple * (min if self.resize == "shortest" else max)(rows, columns)
         multiples = ((2 * side * self.size + unit) // (2 * unit) for side in (rows, columns))
         height, width = (max(1, count) * self.multiple for count in multiples)
         return height, width
+
+    def at(self, size: int) -> "Preprocessing":
+        """The same for another `size`; an image that was kept as it is has its shorter side scaled to it."""
+        return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The model's input.

@@ -62,24 +62,43 @@ def overlay(photo: np.ndarray, values: np.ndarray, opacity: float = 0.6) -> np.n
     return np.rint(photo * (1 - weight) + colorize(values) * weight).astype(np.uint8)
 
 
-def difference(a: np.ndarray, b: np.ndarray, limit: float = 0.25) -> np.ndarray:
-    """|a - b| of two maps on a fixed scale, so that pictures can be compared; say the scale in the title.
+def principal_components(features: np.ndarray) -> np.ndarray:
+    """Features as colours: their first three principal components, from the 1st to the 99th percentile.
+
+    A component's sign is free; here its longer tail is light.
 
     Args:
-        a: [H, W].
-        b: [H, W].
-        limit: the difference that gets the lightest colour, as all above it do; 0 is black.
+        features: [H, W, C] with C of at least 3.
 
     Returns:
         uint8 [H, W, 3].
 
     Raises:
-        ValueError: different shapes, NaN or infinite values, a limit that is not positive.
+        ValueError: another shape, NaN or infinite values.
     """
-    if not limit > 0:
-        raise ValueError(f"limit must be positive, got {limit}")
-    a = _check_map("a", a)
-    return colorize(np.abs(a - _check_map("b", b, a.shape)) / limit)
+    features = np.asarray(features, np.float64)
+    if features.ndim != 3 or features.shape[2] < 3 or not np.isfinite(features).all():
+        raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(features.shape)}")
+    centred = (features - features.mean(axis=(0, 1))).reshape(-1, features.shape[2])
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, :-4:-1]
+    components = centred @ axes
+    components *= np.where((components**3).sum(axis=0) < 0, -1, 1)
+    low, high = np.percentile(components, (1, 99), axis=0)
+    shares = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return np.rint(255 * shares).astype(np.uint8).reshape(*features.shape[:2], 3)
+
+
+def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map at another size: numbers [H, W] bilinearly; labels [H, W] and features [H, W, C] by the nearest.
+
+    Args:
+        values: floats or integers.
+        size: (rows, columns) of the result.
+    """
+    if values.ndim == 2 and np.issubdtype(values.dtype, np.floating):
+        return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=False))
+    return values[np.ix_(rows, columns)]
 
 
 def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6) -> np.ndarray:
@@ -112,16 +131,25 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
     means = np.stack(sums, axis=-1) / np.maximum(1, np.bincount(flat))[:, None]
     picture = photo * (1 - fill) + means[labels] * fill
 
-    # A light line before every border and a dark one after it: seen on any colour.
-    line = max(1, round(min(height, width) / 500))
+    outline(picture, labels)
+    return np.rint(picture).astype(np.uint8)
+
+
+def outline(picture: np.ndarray, labels: np.ndarray) -> None:
+    """Draws the borders between regions into a picture: a light line and a dark one, seen on any colour.
+
+    Args:
+        picture: floats [H, W, 3] in 0..255, changed in place. Its shorter side sets the width of the lines.
+        labels: int [H, W], the region of every pixel.
+    """
+    line = max(1, round(min(labels.shape) / 500))
     rows_change, columns_change = labels[:-line] != labels[line:], labels[:, :-line] != labels[:, line:]
-    before, after = np.zeros((2, height, width), bool)
+    before, after = np.zeros((2, *labels.shape), bool)
     before[:-line], after[line:] = rows_change, rows_change
     before[:, :-line] |= columns_change
     after[:, line:] |= columns_change
     picture[after] *= 0.7
     picture[before] = 0.5 * picture[before] + 0.5 * 255
-    return np.rint(picture).astype(np.uint8)
 
 
 def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 360) -> np.ndarray:
@@ -146,7 +174,7 @@ def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 3
     widths = [0] * max(map(len, panels))
     for row, headers in zip(pictures, titles, strict=True):
         for column, (picture, lines) in enumerate(zip(row, headers, strict=True)):
-            text_width = max((int(line.font.getlength(line.text)) + 1 for line in lines), default=0)
+            text_width = max((line.width for line in lines), default=0)
             widths[column] = max(widths[column], picture.width, text_width)
     header_heights = [max(sum(line.height for line in lines) for lines in headers) for headers in titles]
     header_heights = [each and each + gap // 3 for each in header_heights]
@@ -169,14 +197,20 @@ def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 3
 
 
 def comparison_picture(
-    photo: np.ndarray, output: np.ndarray, expedited: np.ndarray, assignment: np.ndarray, speedup: float
+    photo: np.ndarray,
+    original: np.ndarray,
+    expedited: np.ndarray,
+    difference: np.ndarray,
+    assignment: np.ndarray,
+    speedup: float,
 ) -> np.ndarray:
-    """The photograph, both outputs over it, their difference, and the clusters, on a `sheet`.
+    """The photograph, both results, their difference, and the clusters, on a `sheet`.
 
     Args:
         photo: uint8 [H, W, 3].
-        output: of the unexpedited model, [rows, columns] in 0..1, stretched to the photograph.
-        expedited: likewise, of the expedited model.
+        original: uint8 [any, any, 3], a picture of the unexpedited model's result.
+        expedited: likewise, of the expedited model's.
+        difference: of the two results, [rows, columns] in 0..1.
         assignment: int [rows, columns], the cluster of every token.
         speedup: of the expedited model, for its title.
 
@@ -184,46 +218,61 @@ def comparison_picture(
         uint8 [rows, columns, 3].
 
     Raises:
-        ValueError: see `overlay` and `cluster_borders`.
+        ValueError: see `colorize` and `cluster_borders`.
     """
-    small = _scaled("photo", photo, 360)
-    output, expedited = (
-        np.asarray(Image.fromarray(_check_map(name, values)).resize(small.size, Image.Resampling.BILINEAR))
-        for name, values in (("output", output), ("expedited", expedited))
-    )
     rows, columns = photo.shape[:2]
+    small = np.asarray(_scaled("photo", photo, 360))
     clusters = len(np.unique(assignment))
-    photo = np.asarray(small)
+    differs = colorize(stretched(_check_map("difference", difference), small.shape[:2]) / 0.25)
     return sheet(
         [
             [
-                (f"Photograph\n{columns} x {rows} pixels", photo),
-                ("Original\nall tokens", overlay(photo, output)),
-                (f"Expedited\nspeed-up {speedup:.2f}", overlay(photo, expedited)),
-                ("Difference\nblack: 0, lightest: 0.25 or more", difference(output, expedited, limit=0.25)),
-                (f"Clusters\n{clusters}, from {np.size(assignment)} tokens", cluster_borders(photo, assignment)),
+                (f"Photograph\n{columns} x {rows} pixels", small),
+                ("Original\nall tokens", original),
+                (f"Expedited\nspeed-up {speedup:.2f}", expedited),
+                ("Difference\nblack: 0, lightest: 0.25 or more", differs),
+                (f"Clusters\n{clusters}, from {np.size(assignment)} tokens", cluster_borders(small, assignment)),
             ]
         ]
     )
 
 
-class _Line(NamedTuple):
+class TextLine(NamedTuple):
+    """A line of text to be drawn in Pillow's own font; width and height in pixels, with the space between lines."""
+
     text: str
     font: ImageFont.FreeTypeFont
     color: tuple[int, int, int]
+    width: int
     height: int
 
 
-def _title_lines(title: str, height: int) -> list[_Line]:
+def text_line(text: str, size: int, color: tuple[int, int, int]) -> TextLine:
+    """A line of text in Pillow's own font, which has hardly any letters beyond ASCII; the others are replaced.
+
+    Args:
+        text: without line breaks.
+        size: of the letters in pixels.
+        color: red, green and blue in 0..255.
+
+    Returns:
+        What to draw and the room it takes.
+    """
+    letters = unicodedata.normalize("NFKD", text.translate(_ASCII))
+    text = "".join(c if " " <= c <= "~" else "?" for c in letters if not unicodedata.combining(c))
+    font = ImageFont.load_default(size)
+    return TextLine(text, font, color, int(font.getlength(text)) + 1, round(1.4 * size))
+
+
+def _title_lines(title: str, height: int) -> list[TextLine]:
     """The lines of a title over a picture of `height` pixels; none for an empty title."""
-    lines = []
-    for index, text in enumerate(title.split("\n") if title else []):
-        size, color = (max(10, height // 24), (110, 110, 110)) if index else (max(12, height // 18), (30, 30, 30))
-        # Pillow's own font has hardly any letters beyond ASCII.
-        letters = unicodedata.normalize("NFKD", text.translate(_ASCII))
-        text = "".join(c if c.isascii() else "?" for c in letters if not unicodedata.combining(c))
-        lines.append(_Line(text, ImageFont.load_default(size), color, round(1.4 * size)))
-    return lines
+    if not title:
+        return []
+    first, *others = title.split("\n")
+    return [
+        text_line(first, max(12, height // 18), (30, 30, 30)),
+        *(text_line(text, max(10, height // 24), (110, 110, 110)) for text in others),
+    ]
 
 
 def _scaled(title: str, picture: np.ndarray, height: int) -> Image.Image:

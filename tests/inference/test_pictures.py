@@ -9,9 +9,11 @@ from hourglass_jax.inference.pictures import (
     cluster_borders,
     colorize,
     comparison_picture,
-    difference,
     overlay,
+    principal_components,
     sheet,
+    stretched,
+    text_line,
 )
 
 ENDS = {"inferno": [(0, 0, 4), (252, 255, 164)], "viridis": [(68, 1, 84), (253, 231, 37)]}
@@ -56,11 +58,27 @@ def test_overlay_blends_in_proportion() -> None:
     np.testing.assert_array_equal(overlay(photo, np.ones((1, 2)), opacity=1), colorize(np.ones((1, 2))))
 
 
-def test_difference_has_a_fixed_scale() -> None:
-    a, b = np.array([[0.5, 0.5, 0.5, 0.5]]), np.array([[0.5, 0.25, 0.625, 1.0]])
-    np.testing.assert_array_equal(difference(a, b), colorize(np.array([[0, 1, 0.5, 1]])))
-    np.testing.assert_array_equal(difference(a, b), difference(b, a))
-    np.testing.assert_array_equal(difference(a, b, limit=1), colorize(np.array([[0, 0.25, 0.125, 0.5]])))
+def test_principal_components_order_colours_by_variance_whatever_the_basis() -> None:
+    """Two directions that vary alone: a gradient down is red, a weaker one across is green, noise is the blue."""
+    down, across = np.mgrid[0:20, 0:30] / (20, 30)[0]
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    values = np.stack([20 * down**3, 2 * across**3, rng.normal(0, 0.01, (20, 30))], axis=-1)
+    picture = principal_components(values @ basis[:3] + 5)
+    assert picture.shape == (20, 30, 3)
+    red, green = picture[..., 0].astype(int), picture[..., 1].astype(int)
+    assert (np.diff(red, axis=0) >= 0).all() and np.ptp(red, axis=1).max() <= 4 and np.ptp(red) == 255
+    assert (np.diff(green, axis=1) >= 0).mean() > 0.9 and np.ptp(green) == 255
+    assert (principal_components(np.ones((2, 2, 5))) == 0).all()
+
+
+def test_stretched_maps_keep_their_kind() -> None:
+    numbers = stretched(np.array([[0, 1]], np.float32), (2, 4))
+    np.testing.assert_allclose(numbers, [[0, 0.25, 0.75, 1]] * 2)
+    labels = np.array([[3, 7], [1, 2]], np.uint8)
+    np.testing.assert_array_equal(stretched(labels, (2, 4)), [[3, 3, 7, 7], [1, 1, 2, 2]])
+    features = np.arange(12.0).reshape(2, 2, 3)
+    np.testing.assert_array_equal(stretched(features, (4, 2))[::2], features)
 
 
 def test_one_cluster_has_no_border() -> None:
@@ -144,13 +162,20 @@ def test_titles_that_the_font_lacks_are_spelt_in_ascii() -> None:
     )
 
 
+def test_a_line_of_text_has_only_letters_that_can_be_drawn() -> None:
+    line = text_line("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve\t\N{CJK UNIFIED IDEOGRAPH-4E00}", 20, (0, 0, 0))
+    assert line.text == "naive??"
+    assert line.height == 28
+    assert line.width > text_line("naive", 20, (0, 0, 0)).width
+
+
 def test_a_comparison_puts_five_panels_side_by_side() -> None:
     photo = noise(90, 120, 3)
-    maps = np.random.default_rng(0).random((2, 28, 42))
-    picture = comparison_picture(photo, *maps, np.arange(6).reshape(2, 3), 1.5)
+    difference = np.random.default_rng(0).random((28, 42))
+    picture = comparison_picture(photo, photo, photo, difference, np.arange(6).reshape(2, 3), 1.5)
     assert picture.dtype == np.uint8
     assert picture.shape[1] == 5 * 480 + 4 * 15 + 2 * 24
-    same = comparison_picture(photo, maps[0], maps[0], np.arange(6).reshape(2, 3), 1.5)
+    same = comparison_picture(photo, photo, photo, 0 * difference, np.arange(6).reshape(2, 3), 1.5)
     column = 24 + 3 * (480 + 15)
     assert (same[-24 - 360 : -24, column : column + 480] == (0, 0, 4)).all()
 
@@ -167,8 +192,8 @@ PHOTO = np.zeros((4, 5, 3), np.uint8)
         (lambda: overlay(PHOTO, np.zeros((5, 4))), r"values must have shape \[4, 5\], got \[5, 4\]"),
         (lambda: overlay(PHOTO / 255, np.zeros((4, 5))), r"photo must be uint8 \[H, W, 3\], got float64"),
         (lambda: overlay(PHOTO, np.zeros((4, 5)), opacity=2), r"opacity must lie in 0\.\.1, got 2"),
-        (lambda: difference(np.zeros((4, 5)), np.zeros((4, 6))), r"b must have shape \[4, 5\], got \[4, 6\]"),
-        (lambda: difference(np.zeros((4, 5)), np.zeros((4, 5)), limit=0), "limit must be positive, got 0"),
+        (lambda: principal_components(np.zeros((4, 5, 2))), r"of shape \[H, W, 3 or more\], got \[4, 5, 2\]"),
+        (lambda: principal_components(np.full((4, 5, 3), np.nan)), "features must be finite"),
         (lambda: cluster_borders(PHOTO, np.zeros((2, 2))), r"assignment must be integers .*, got float64 \[2, 2\]"),
         (lambda: cluster_borders(PHOTO, np.zeros(4, int)), r"assignment must be integers .*, got int64 \[4\]"),
         (lambda: cluster_borders(PHOTO[..., 0], np.zeros((2, 2), int)), r"photo must be uint8 \[H, W, 3\]"),

@@ -1,6 +1,7 @@
 """Models as single files: what is saved is what is loaded, and nothing else is."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,11 +152,10 @@ def test_metadata_that_does_not_fit(saved: Path, metadata: dict[str, str], messa
 def test_a_failed_save_leaves_the_old_file_and_no_other(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
-    def fail(parameters: Parameters, path: str, metadata: dict[str, str]) -> None:
-        Path(path).write_bytes(b"half")
+    def fail(source: Path, target: Path) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(safetensors.flax, "save_file", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         hj.save(random_model(), saved)
     assert list(saved.parent.iterdir()) == [saved]
@@ -163,7 +163,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(saved: Path, monkeypatch
 
 
 def test_only_models_can_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a model of Saliency, got ViT"):
+    with pytest.raises(ValueError, match=r"expected a model of Saliency, .*, got ViT"):
         hj.save(random_model().backbone, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
 

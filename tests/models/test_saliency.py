@@ -9,6 +9,7 @@ from flax import nnx
 from hourglass_jax import Hourglass, expedite
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.hourglass import Tokens
+from hourglass_jax.inference.windows import whole_view
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig, UpsamplingStage
 
 CONFIG = SaliencyConfig(
@@ -110,11 +111,11 @@ def test_decide_cuts_at_one_half() -> None:
 @pytest.mark.parametrize("size", [SIZE, (7, 61), (1, 1)])
 def test_finish_returns_the_images_size(size: tuple[int, int]) -> None:
     output = np.random.default_rng(3).random(SIZE, np.float32)
-    finished = Saliency.finish(output, size)
+    finished = Saliency.finish(*whole_view(output), size)
     assert (finished.shape, finished.dtype) == (size, np.float32)
     assert finished.min() >= 0 and finished.max() <= 1
 
 
 def test_finish_leaves_an_image_of_the_models_size_alone() -> None:
     output = np.random.default_rng(3).random(SIZE, np.float32)
-    np.testing.assert_array_equal(Saliency.finish(output, SIZE), output)
+    np.testing.assert_array_equal(Saliency.finish(*whole_view(output), SIZE), output)

@@ -1,0 +1,40 @@
+"""The command `python -m checkpoints_convert`, which is `hourglass convert` too."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tqdm import tqdm
+
+DELAY = 1
+"""Seconds of writing after which a progress bar is shown."""
+
+
+def convert(
+    source: tyro.conf.Positional[Path],
+    target: Annotated[Path | None, tyro.conf.arg(name="output", aliases=["-o"])] = None,
+    family: Annotated[str | None, tyro.conf.arg(name="model")] = None,
+    settings: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Converts official weights to one safetensors file that hourglass_jax.load reads. No PyTorch is needed.
+
+    Example: python -m checkpoints_convert seg_large_mask_640/checkpoint.pth -o segmenter.safetensors
+
+    Args:
+        source: The checkpoint: what PyTorch wrote, or a file in ONNX, safetensors or .npz.
+        target: Where to write; by default beside the source.
+        family: The family of the checkpoint, where its tensors fit several; the error names them.
+        settings: The settings that belong to the checkpoint (variant.yml, config.json); by default beside it.
+        dtype: Of the parameters that are written.
+    """
+    from checkpoints_convert.convert import convert, describe
+
+    with tqdm(desc="writing", unit="B", unit_scale=True, delay=DELAY, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        summary = convert(source, target, family=family, settings=settings, dtype=dtype, on_progress=show)
+    print(describe(summary))

@@ -1,0 +1,71 @@
+"""Names and colours of the classes that segmentation models tell apart.
+
+They are facts of three data sets: ADE20K (https://ade20k.csail.mit.edu, the 150 classes of its scene parsing
+benchmark), Cityscapes (https://www.cityscapes-dataset.com, the 19 classes that are evaluated) and PASCAL-Context
+(https://cs.stanford.edu/~roozbeh/pascal-context, the background and the 59 most frequent classes). Names (of
+synonyms the first), colours and order are those of segm/data/config in https://github.com/rstrudel/segmenter.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+DATASETS = ("ade20k", "cityscapes", "pascal_context")
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the classes of a model are called and drawn with, in the order of its outputs.
+
+    Attributes:
+        names: of the classes.
+        colors: of the classes: red, green and blue in 0..255; two classes may share one.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+
+
+def labels_of(dataset: str | None, classes: int) -> Labels:
+    """The names and colours of a data set's classes.
+
+    Args:
+        dataset: one of `DATASETS`, or None for "class 0", "class 1", ... in the colours of PASCAL VOC's palette.
+        classes: how many the model tells apart.
+
+    Returns:
+        As many names and colours, in the order of the model's outputs.
+
+    Raises:
+        ValueError: an unknown data set, or one with another number of classes; no classes.
+    """
+    if dataset is None:
+        if classes < 1:
+            raise ValueError(f"classes must be positive, got {classes}")
+        return Labels(tuple(f"class {label}" for label in range(classes)), tuple(map(_voc_color, range(classes))))
+    if dataset not in DATASETS:
+        raise ValueError(f"dataset must be one of {', '.join(DATASETS)} or None, got {dataset!r}")
+    labels = _read_labels()[dataset]
+    if len(labels.names) != classes:
+        raise ValueError(f"classes must be {len(labels.names)} for the data set {dataset}, got {classes}")
+    return labels
+
+
+@cache
+def _read_labels() -> dict[str, Labels]:
+    table = json.loads(resources.files(__package__).joinpath("labels.json").read_text("utf-8"))
+    return {
+        dataset: Labels(tuple(name for name, _ in rows), tuple(tuple(color) for _, color in rows))
+        for dataset, rows in table.items()
+    }
+
+
+def _voc_color(label: int) -> Color:
+    """PASCAL VOC's palette: the label's lowest bits are the highest of red, green and blue, in turns."""
+    red, green, blue = (
+        sum((label >> (3 * place + channel) & 1) << (7 - place) for place in range(8)) for channel in range(3)
+    )
+    return red, green, blue

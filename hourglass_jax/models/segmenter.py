@@ -1,0 +1,180 @@
+"""Segmenter: a ViT whose tokens are classified, by a linear layer or by a transformer over tokens and classes.
+
+Source: rstrudel/segmenter, segm/model/segmenter.py and segm/model/decoder.py (arXiv 2105.05633); for the hourglass
+that reconstructs logits, Expedit-Segmenter, mmseg/models/backbones/hourglass_vit.py.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hourglass_jax.backbones.vit import Block, ViT, ViTConfig, ViTFeatures
+from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.inference.label_pictures import colorize_labels, label_overlay
+from hourglass_jax.inference.labels import Labels, labels_of
+from hourglass_jax.inference.windows import Layout, SlidingWindow, merge
+from hourglass_jax.ops.resize import resize
+
+DECODER_HEAD_WIDTH = 64
+DECODER_NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """A ViT, its decoder, and how images are prepared, cut and labelled.
+
+    Attributes:
+        backbone: the ViT; upstream resizes its position embedding bilinearly and has norms of epsilon 1e-5.
+        classes: number of them.
+        decoder: "linear" or "mask_transformer".
+        decoder_depth: blocks of the mask transformer.
+        window: the windows that images are cut into; None to take them whole.
+        dataset: whose classes they are (`inference.labels.DATASETS`), or None.
+        preprocessing: of images.
+    """
+
+    backbone: ViTConfig = field(
+        default_factory=lambda: ViTConfig(position_grid=(32, 32), position_resize="bilinear", norm_epsilon=1e-5)
+    )
+    classes: int = 150
+    decoder: Literal["linear", "mask_transformer"] = "mask_transformer"
+    decoder_depth: int = 2
+    window: SlidingWindow | None = field(default_factory=lambda: SlidingWindow(512, 512))
+    dataset: str | None = None
+    preprocessing: Preprocessing = field(
+        default_factory=lambda: Preprocessing(
+            size=512, multiple=1, resize="none", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.decoder not in ("linear", "mask_transformer"):
+            raise ValueError(f"decoder must be 'linear' or 'mask_transformer', got {self.decoder!r}")
+        if self.classes < 1:
+            raise ValueError(f"classes must be at least 1, got {self.classes}")
+
+
+class MaskTransformer(nnx.Module):
+    """Blocks over the tokens and an embedding of each class; the logits are their cosines, normalised."""
+
+    def __init__(self, config: SegmenterConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        width, classes = config.backbone.width, config.classes
+        block = replace(
+            config.backbone,
+            heads=width // DECODER_HEAD_WIDTH,
+            mlp_ratio=4.0,
+            layer_scale=False,
+            norm_epsilon=DECODER_NORM_EPSILON,
+        )
+        initial = nnx.initializers.normal(width**-0.5)
+        self.dtype = dtype
+        self.projection = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.class_embeddings = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (classes, width)))
+        self.blocks = nnx.List([Block(block, dtype=dtype, rngs=rngs) for _ in range(config.decoder_depth)])
+        self.norm = nnx.LayerNorm(width, epsilon=DECODER_NORM_EPSILON, dtype=dtype, rngs=rngs)
+        self.token_projection = nnx.Param(initial(rngs.params(), (width, width)))
+        self.class_projection = nnx.Param(initial(rngs.params(), (width, width)))
+        self.mask_norm = nnx.LayerNorm(classes, epsilon=DECODER_NORM_EPSILON, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """[B, M, C] -> class logits [B, M, classes]."""
+        count = tokens.shape[1]
+        embeddings = self.class_embeddings[...].astype(self.dtype)
+        x = jnp.concatenate(
+            [self.projection(tokens), jnp.broadcast_to(embeddings, (len(tokens), *embeddings.shape))], axis=1
+        )
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        masks = _unit(x[:, :count] @ self.token_projection[...].astype(self.dtype))
+        classes = _unit(x[:, count:] @ self.class_projection[...].astype(self.dtype))
+        return self.mask_norm(jnp.einsum("bmd,bcd->bmc", masks, classes))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+class Segmenter(nnx.Module):
+    """Image to class logits of every pixel."""
+
+    def __init__(
+        self, config: SegmenterConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        self.config = config = config or SegmenterConfig()
+        self.backbone = ViT(config.backbone, dtype=dtype, rngs=rngs)
+        if config.decoder == "linear":
+            self.decoder = nnx.Linear(config.backbone.width, config.classes, dtype=dtype, rngs=rngs)
+        else:
+            self.decoder = MaskTransformer(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Normalised images [B, rows, columns, 3] of any size -> logits [B, rows, columns, classes], float32."""
+        return self.decode(self.features(images), images.shape[1:3])
+
+    def features(self, images: jax.Array) -> ViTFeatures:
+        """The backbone's features of images that are padded with zeros to multiples of the patch size."""
+        side = self.config.backbone.patch_size
+        padding = [(0, -length % side) for length in images.shape[1:3]]
+        return self.backbone(jnp.pad(images, ((0, 0), *padding, (0, 0))))
+
+    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
+        """The head: features -> logits of the first `size` = (rows, columns) pixels of the padded image."""
+        rows, columns = (length * self.config.backbone.patch_size for length in features.token_grid)
+        logits = self._token_logits(features)
+        with jax.named_scope("head"):
+            return resize(logits, (rows, columns), "bilinear")[:, : size[0], : size[1]]
+
+    def coarse(self, images: jax.Array) -> jax.Array:
+        """Normalised images [B, rows, columns, 3] -> class logits of their tokens, [B, H, W, classes], float32."""
+        return self._token_logits(self.features(images))
+
+    def _token_logits(self, features: ViTFeatures) -> jax.Array:
+        """Where a plan leaves the clusters to the head, the decoder runs on them and its logits are restored."""
+        tokens = features.tokens
+        with jax.named_scope("head"):
+            logits = self.decoder(tokens.values).astype(jnp.float32)
+        return tokens.restore(logits).reshape(len(logits), *features.token_grid, -1)
+
+    def finish(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
+        """One photograph's label map of `size` = (rows, columns), from `coarse` of its views."""
+        patch_size = self.config.backbone.patch_size
+        return merge(outputs, layout, size, patch_size=patch_size, decide=most_likely)
+
+    @staticmethod
+    def result(output: jax.Array) -> jax.Array:
+        """The label maps of logits [..., classes]."""
+        return most_likely(output)
+
+    @staticmethod
+    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """1 where two label maps differ, 0 elsewhere."""
+        return (a != b).astype(np.float32)
+
+    @staticmethod
+    def decide(result: np.ndarray) -> np.ndarray:
+        """What a label map decides: itself."""
+        return result
+
+    def pictures(self, photo: np.ndarray, result: np.ndarray) -> dict[str, np.ndarray]:
+        """What is written of a prediction: the raw labels, their colours, and an overlay with a legend."""
+        names, colors = self.labels.names, self.labels.colors
+        return {
+            "labels": result,
+            "colors": colorize_labels(result, colors),
+            "overlay": label_overlay(photo, result, names, colors),
+        }
+
+    @property
+    def labels(self) -> Labels:
+        """Names and colours of the classes."""
+        return labels_of(self.config.dataset, self.config.classes)
+
+
+def most_likely(logits: jax.Array) -> jax.Array:
+    """[..., classes] -> the labels [...], uint8, or uint16 for more than 256 classes."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8 if logits.shape[-1] <= 256 else jnp.uint16)

@@ -1,0 +1,83 @@
+"""Names and colours of classes: counts, well-known entries, the numbering without a data set."""
+
+import pytest
+
+from hourglass_jax.inference.labels import DATASETS, Labels, labels_of
+
+CLASSES = {"ade20k": 150, "cityscapes": 19, "pascal_context": 60}
+
+
+def test_every_data_set_is_tested() -> None:
+    assert tuple(CLASSES) == DATASETS
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_class_has_a_plain_name_of_its_own_and_a_color(dataset: str) -> None:
+    labels = labels_of(dataset, CLASSES[dataset])
+    assert len(labels.names) == len(labels.colors) == len(set(labels.names)) == CLASSES[dataset]
+    assert all(name and name.isascii() and name == name.strip().lower() for name in labels.names)
+    assert not any(mark in name for name in labels.names for mark in ",;")
+    assert all(len(color) == 3 for color in labels.colors)
+    assert all(type(value) is int and 0 <= value <= 255 for color in labels.colors for value in color)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "repeated"),
+    [("ade20k", {"road", "skyscraper"}), ("cityscapes", set()), ("pascal_context", {"bus", "shelves"})],
+)
+def test_few_classes_share_a_color(dataset: str, repeated: set[str]) -> None:
+    labels = labels_of(dataset, CLASSES[dataset])
+    entries = zip(labels.names, labels.colors, strict=True)
+    assert {name for name, color in entries if labels.colors.count(color) > 1} == repeated
+
+
+@pytest.mark.parametrize(
+    ("dataset", "label", "name", "color"),
+    [
+        ("ade20k", 0, "wall", (120, 120, 120)),
+        ("ade20k", 1, "building", (180, 120, 120)),
+        ("ade20k", 2, "sky", (6, 230, 230)),
+        ("ade20k", 12, "person", (150, 5, 61)),
+        ("ade20k", 44, "chest of drawers", (6, 51, 255)),
+        ("ade20k", 149, "flag", (92, 0, 255)),
+        ("cityscapes", 0, "road", (128, 64, 128)),
+        ("cityscapes", 10, "sky", (70, 130, 180)),
+        ("cityscapes", 13, "car", (0, 0, 142)),
+        ("cityscapes", 18, "bicycle", (119, 11, 32)),
+        ("pascal_context", 0, "background", (120, 120, 120)),
+        ("pascal_context", 15, "person", (255, 6, 82)),
+        ("pascal_context", 50, "sky", (20, 255, 0)),
+        ("pascal_context", 59, "wood", (31, 0, 255)),
+    ],
+)
+def test_known_classes(dataset: str, label: int, name: str, color: tuple[int, int, int]) -> None:
+    labels = labels_of(dataset, CLASSES[dataset])
+    assert (labels.names[label], labels.colors[label]) == (name, color)
+
+
+def test_without_a_data_set_classes_are_numbered() -> None:
+    """1 = 0b1 is dark red, 6 = 0b110 green and blue, 8 = 0b1000 a quarter of red, 15 = 0b1111."""
+    labels = labels_of(None, 1000)
+    assert labels.names[:2] == ("class 0", "class 1")
+    assert labels.names[-1] == "class 999"
+    expected = {0: (0, 0, 0), 1: (128, 0, 0), 6: (0, 128, 128), 8: (64, 0, 0), 15: (192, 128, 128)}
+    assert {label: labels.colors[label] for label in expected} == expected
+    assert len(set(labels.colors)) == 1000
+
+
+def test_one_class() -> None:
+    assert labels_of(None, 1) == Labels(("class 0",), ((0, 0, 0),))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "message"),
+    [
+        ("coco", 80, "dataset must be one of ade20k, cityscapes, pascal_context or None, got 'coco'"),
+        ("ade20k", 151, "classes must be 150 for the data set ade20k, got 151"),
+        ("pascal_context", 59, "classes must be 60 for the data set pascal_context, got 59"),
+        (None, 0, "classes must be positive, got 0"),
+    ],
+)
+def test_bad_input_is_one_clear_error(dataset: str | None, classes: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        labels_of(dataset, classes)
