@@ -19,7 +19,7 @@ def convert(
 ) -> None:
     """Converts official weights to one safetensors file that hourglass_jax.load reads. No PyTorch is needed.
 
-    Example: python -m checkpoints_convert seg_large_mask_640/checkpoint.pth -o segmenter.safetensors
+    Example: hourglass convert seg_large_mask_640/checkpoint.pth -o segmenter.safetensors
 
     Args:
         source: The checkpoint: what PyTorch wrote, or a file in ONNX, safetensors or .npz.

@@ -189,7 +189,7 @@ def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> di
     left_over = sorted(name for name, why in reasons.items() if why is None)
     if left_over:
         raise ValueError(
-            f"the checkpoint holds {len(left_over)} tensors that a {family.model} model has no place for: "
+            f"the checkpoint holds {len(left_over)} tensors that the {family.model} model has no place for: "
             + ", ".join(left_over[:3])
         )
     return reasons

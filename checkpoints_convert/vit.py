@@ -280,5 +280,5 @@ FAMILIES = (
         for name, mean, std in (("vit-timm", HALF, HALF), ("deit-timm", IMAGENET_MEAN, IMAGENET_STD))
     ),
 )
-"""Encoders. Plain ViTs (AugReg: mean 0.5) and DeiTs (ImageNet's mean) differ in their preprocessing only: which one it
-is, timm's config.json says, or the user."""
+"""Encoders. Plain ViTs (AugReg: mean 0.5) and DeiTs (ImageNet's mean) differ in their preprocessing only: which one
+it is, timm's config.json says, or the user."""

@@ -85,7 +85,18 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
     for name, what in PRETRAINED.items():
         table.add_row(name, what)
     _console().print(table)
-    table = Table(Column("preset", no_wrap=True), "alpha", "clusters", "window", "kappa", "tau", "k", "image", "source", title="Presets")
+    table = Table(
+        Column("preset", no_wrap=True),
+        "alpha",
+        "clusters",
+        "window",
+        "kappa",
+        "tau",
+        "k",
+        "image",
+        "source",
+        title="Presets",
+    )
     for name, each in PRESETS.items():
         plan = each.plan
         table.add_row(
@@ -305,7 +316,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         return
     table = Table(
         *("photograph", "tokens", "clusters", "GFLOPs", "expedited", "ms", "expedited"),
-        *("speed-up", "cosine", "difference", "agreement"),
+        *("speed-up", "cosine", "MAE", "agreement"),
         title=_describe(chosen),
     )
     digits = dict(zip(fields, (0, 0, 1, 1, 0, 0, 2, 4, 4, 4), strict=True))

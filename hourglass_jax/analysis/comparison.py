@@ -24,7 +24,7 @@ class Figures:
         latency_ms, latency_ms_expedited: medians, without compilation.
         speedup: of the latencies.
         cosine: mean cosine similarity between the final features of the two.
-        difference: of the two results, by the model's own measure (0..1), mean over the pixels.
+        mae: mean absolute error of the results, as the model measures their difference (0..1 at every pixel).
         agreement: share of the pixels for which the model decides the same; None if it decides nothing.
     """
 
@@ -36,7 +36,7 @@ class Figures:
     latency_ms_expedited: float
     speedup: float
     cosine: float
-    difference: float
+    mae: float
     agreement: float | None
 
 
@@ -110,7 +110,7 @@ def compare(
             latency_ms_expedited=1e3 * fast_time.median,
             speedup=slow_time.median / fast_time.median,
             cosine=float(cosine_similarity(fast_features, features)[0]),
-            difference=float(difference.mean()),
+            mae=float(difference.mean()),
             agreement=_agreement(model, result, fast_result),
         )
         assignment = _assignment(expedite(model.backbone, replace(plan, beta=None, reconstruct="logits")), batch)
