@@ -1,7 +1,6 @@
 """The tensors of a checkpoint by name, whatever its format: the file itself says which it is."""
 
 import io
-import json
 import mmap
 import re
 from collections.abc import Callable
@@ -9,12 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import safetensors
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.onnx_file import read_onnx
 from checkpoints_convert.torch_file import read_torch, tensors, zip_records
-from hourglass_jax.models.storage import DTYPES
+from hourglass_jax.models.storage import read_safetensors
 
 _OTHERS = {
     b"<": "what looks like a web page",
@@ -87,20 +85,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    with safetensors.safe_open(path, framework="numpy"):
-        pass  # the library compares the places of all tensors with their shapes and the file's size
-    with path.open("rb") as file:
-        data = _mapped(file)
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8:start]))
-    header.pop("__metadata__", None)
-    arrays = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in DTYPES:
-            raise CheckpointError(f"expected {name!r} to be of {', '.join(DTYPES)}, got {entry['dtype']}")
-        place = start + entry["data_offsets"][0]
-        arrays[name] = np.ndarray(entry["shape"], DTYPES[entry["dtype"]], data, place)
-    return arrays
+    return read_safetensors(path)[0]
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -7,13 +7,15 @@ import typing
 from collections.abc import Mapping
 from importlib import import_module, metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 from flax import nnx
 
-from hourglass_jax.models.storage import write_safetensors
+from hourglass_jax.models.storage import read_safetensors, write_safetensors
 
 FORMAT = "hourglass_jax"
 
@@ -31,6 +33,9 @@ PRETRAINED = {"dinov2-vits14-saliency": "DINOv2 ViT-S/14 with a saliency decoder
 def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
     """Loads a converted model.
 
+    On CPU the parameters are views of the file, which must not be changed in place while the model is in use; what
+    this library writes replaces an older file instead.
+
     Args:
         source: a file that `checkpoints_convert` wrote, or a name of `PRETRAINED`, which is converted on first use
             into the user's cache directory.
@@ -46,23 +51,22 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> n
     if not path.is_file():
         raise ValueError(f"{source}: no such file, and not one of the known models: {', '.join(PRETRAINED)}")
     try:
-        with safetensors.safe_open(path, framework="flax") as file:
-            notes = file.metadata() or {}
-            if notes.get("format") != FORMAT:
-                raise ValueError(
-                    f"{path} is a safetensors file but no converted {FORMAT} model; "
-                    "convert the official weights first: python -m checkpoints_convert"
-                )
-            name, config = notes.get("model"), notes.get("config")
-            if name not in MODELS:
-                raise ValueError(f"{path} holds a model {name!r}; this version knows {', '.join(MODELS)}")
-            try:
-                model = abstract_model(name, json.loads(config), dtype=dtype)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} holds no config of a {name} model: {error}") from None
-            fill(model, {name: file.get_tensor(name) for name in file.keys()}, str(path))  # noqa: SIM118
+        tensors, notes = read_safetensors(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+    if notes.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is a safetensors file but no converted {FORMAT} model; "
+            "convert the official weights first: hourglass convert"
+        )
+    name, config = notes.get("model"), notes.get("config")
+    if name not in MODELS:
+        raise ValueError(f"{path} holds a model {name!r}; this version knows {', '.join(MODELS)}")
+    try:
+        model = abstract_model(name, json.loads(config), dtype=dtype)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no config of a {name} model: {error}") from None
+    fill(model, tensors, str(path))
     return model
 
 
@@ -106,7 +110,10 @@ def abstract_model(name: str, config: Mapping[str, object], *, dtype: jnp.dtype 
     module_name, class_name, config_name = MODELS[name]
     module = import_module(module_name)
     config = _config(getattr(module, config_name), config)
-    return nnx.eval_shape(lambda: getattr(module, class_name)(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    # The initial values are never computed: one key does for all, and no stream of keys has to be traced.
+    key = jax.random.key(0)
+    rngs = SimpleNamespace(params=lambda: key)
+    return nnx.eval_shape(lambda: getattr(module, class_name)(config, dtype=dtype, rngs=rngs))
 
 
 def flat_parameters(model: nnx.Module) -> dict[str, jax.Array]:
@@ -118,8 +125,8 @@ def flat_parameters(model: nnx.Module) -> dict[str, jax.Array]:
     }
 
 
-def fill(model: nnx.Module, parameters: Mapping[str, jax.Array], source: str) -> None:
-    """Gives `model` its parameters, all of them and no others.
+def fill(model: nnx.Module, parameters: Mapping[str, np.ndarray], source: str) -> None:
+    """Gives `model` its parameters, all of them and no others; on CPU without a copy where they are aligned for it.
 
     Raises:
         ValueError: names or shapes differ; the message names both sides.
@@ -136,7 +143,7 @@ def fill(model: nnx.Module, parameters: Mapping[str, jax.Array], source: str) ->
     state = nnx.state(model)
     leaves, structure = jax.tree_util.tree_flatten(state)
     assert len(leaves) == len(wanted)
-    nnx.update(model, jax.tree_util.tree_unflatten(structure, [jnp.asarray(parameters[n]) for n in wanted]))
+    nnx.update(model, jax.tree_util.tree_unflatten(structure, jax.device_put([parameters[n] for n in wanted])))
 
 
 def _config(cls: type, values: Mapping[str, object]) -> object:

@@ -1,12 +1,13 @@
-"""Writes safetensors files one tensor at a time: a model need not be in memory twice, nor even once.
+"""Safetensors files, read as views and written one tensor at a time: a model need not be in memory even once.
 
 A file (huggingface/safetensors, README.md) is the length of its header, as a little-endian uint64; the header, JSON
-with the dtype, shape and place of every tensor, filled with spaces to a multiple of 8 bytes; and the tensors
-without gaps. The largest item size comes first: so each tensor is aligned to its own.
+with the dtype, shape and place of every tensor, filled with spaces; and the tensors without gaps. Here the largest
+item size comes first, and of one size the tensors that keep the next ones aligned to `ALIGNMENT`.
 """
 
 import json
 import math
+import mmap
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import BinaryIO, Protocol
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
 DTYPES = {
     code: np.dtype(getattr(ml_dtypes, name, name))
@@ -28,6 +30,9 @@ DTYPES = {
 }  # fmt: skip
 """Name of a dtype in the format -> dtype in NumPy."""
 
+ALIGNMENT = 64
+"""Bytes: JAX takes arrays that are aligned so as they are, without copying them."""
+
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -36,6 +41,37 @@ class Shaped(Protocol):
 
     shape: tuple[int, ...]
     dtype: np.dtype
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Maps a safetensors file into memory: nothing is read before it is used.
+
+    Args:
+        path: the file. It must not be changed in place while its tensors are in use; `write_safetensors` replaces
+            it.
+
+    Returns:
+        Read-only views of the tensors by name, and the metadata.
+
+    Raises:
+        safetensors.SafetensorError: the file is of another kind, cut short or damaged.
+        ValueError: a tensor is of a dtype that NumPy and ml_dtypes do not have.
+        OSError: the file cannot be opened.
+    """
+    with safetensors.safe_open(path, framework="numpy"):
+        pass  # the library has compared the places of all tensors with their shapes and the file's size
+    with open(path, "rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:start]))
+    metadata = header.pop("__metadata__", None) or {}
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"expected {name!r} to be of {', '.join(DTYPES)}, got {entry['dtype']}")
+        place = start + entry["data_offsets"][0]
+        tensors[name] = np.ndarray(entry["shape"], DTYPES[entry["dtype"]], data, place)
+    return tensors, metadata
 
 
 def write_safetensors(
@@ -61,7 +97,8 @@ def write_safetensors(
             something other than texts.
     """
     path = Path(path)
-    names = sorted(shapes, key=lambda name: -np.dtype(shapes[name].dtype).itemsize)
+    names = sorted(shapes, key=lambda name: _size(shapes[name]) % ALIGNMENT > 0)
+    names.sort(key=lambda name: -np.dtype(shapes[name].dtype).itemsize)
     header = _header({name: shapes[name] for name in names}, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -76,6 +113,10 @@ def write_safetensors(
     return path
 
 
+def _size(expected: Shaped) -> int:
+    return math.prod(expected.shape) * np.dtype(expected.dtype).itemsize
+
+
 def _header(shapes: Mapping[str, Shaped], metadata: Mapping[str, str]) -> bytes:
     for name, text in metadata.items():
         if not isinstance(text, str):
@@ -86,10 +127,10 @@ def _header(shapes: Mapping[str, Shaped], metadata: Mapping[str, str]) -> bytes:
         dtype = np.dtype(expected.dtype).newbyteorder("=")
         if dtype not in _CODES:
             raise ValueError(f"{name} must have a dtype that safetensors files know, got {dtype}")
-        start, end = end, end + math.prod(expected.shape) * dtype.itemsize
+        start, end = end, end + _size(expected)
         header[name] = {"dtype": _CODES[dtype], "shape": expected.shape, "data_offsets": (start, end)}
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
     return len(encoded).to_bytes(8, "little") + encoded
 
 

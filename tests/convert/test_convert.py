@@ -341,7 +341,9 @@ def backbone(**fields: object) -> ViTConfig:
 
 
 def encoder_config(vit_config: ViTConfig, statistics: Mapping[str, tuple[float, ...]] = IMAGENET) -> EncoderConfig:
-    return EncoderConfig(vit_config, Preprocessing(size=SIDE, multiple=PATCH, **statistics))
+    return EncoderConfig(
+        vit_config, Preprocessing(size=SIDE, multiple=PATCH, interpolation="bicubic", **statistics)
+    )
 
 
 def segmenter_config(
