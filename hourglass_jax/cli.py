@@ -1,4 +1,4 @@
-"""The command line: hourglass models | predict | compare | flops | bench | convert | demo."""
+"""The command line: hourglass models | predict | compare | flops | bench | convert | eval | demo."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ class ModelOptions:
 class PlanOptions:
     """The plan: a preset, its fields, or both (fields win)."""
 
-    preset: str | None = None
+    preset: Annotated[str | None, tyro.conf.arg(aliases=["--plan"])] = None
     """A plan by name; `hourglass models` lists them."""
     alpha: int | None = None
     """Blocks before the clustering."""
@@ -428,8 +428,9 @@ def _print_json(value: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `hourglass`: errors are one line on stderr and exit status 2."""
     from checkpoints_convert.command import convert
+    from hourglass_jax.evaluation.command import eval
 
-    commands = {each.__name__: each for each in (models, predict, compare, flops, bench, convert, demo)}
+    commands = {each.__name__: each for each in (models, predict, compare, flops, bench, convert, eval, demo)}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,

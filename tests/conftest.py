@@ -14,9 +14,7 @@ from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.inference.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 
-
-os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
-"""Tests compile for themselves, and leave nothing in the user's cache."""
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests compile for themselves, and leave nothing in the user's cache
 
 
 @pytest.fixture(scope="module")

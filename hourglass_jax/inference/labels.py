@@ -3,7 +3,9 @@
 They are facts of three data sets: ADE20K (https://ade20k.csail.mit.edu, the 150 classes of its scene parsing
 benchmark), Cityscapes (https://www.cityscapes-dataset.com, the 19 classes that are evaluated) and PASCAL-Context
 (https://cs.stanford.edu/~roozbeh/pascal-context, the background and the 59 most frequent classes). Names (of
-synonyms the first), colours and order are those of segm/data/config in https://github.com/rstrudel/segmenter.
+synonyms the first), colours and order are those of segm/data/config in https://github.com/rstrudel/segmenter; only
+the names of PASCAL-Context are in the order of the labels that models are trained on, mmsegmentation's (upstream's
+list has another).
 """
 
 import json

@@ -233,7 +233,7 @@ def test_a_truncated_pil_image_is_an_error_too(tmp_path: Path) -> None:
         (None, "image must be a path, a PIL image or an array, got NoneType"),
         ([[0, 1]], "image must be a path, a PIL image or an array, got list"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_bad_array_is_one_clear_error(source: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}") as raised:

@@ -23,7 +23,7 @@ def test_every_class_has_a_plain_name_of_its_own_and_a_color(dataset: str) -> No
 
 @pytest.mark.parametrize(
     ("dataset", "repeated"),
-    [("ade20k", {"road", "skyscraper"}), ("cityscapes", set()), ("pascal_context", {"bus", "shelves"})],
+    [("ade20k", {"road", "skyscraper"}), ("cityscapes", set()), ("pascal_context", {"bicycle", "snow"})],
 )
 def test_few_classes_share_a_color(dataset: str, repeated: set[str]) -> None:
     labels = labels_of(dataset, CLASSES[dataset])
@@ -45,8 +45,8 @@ def test_few_classes_share_a_color(dataset: str, repeated: set[str]) -> None:
         ("cityscapes", 13, "car", (0, 0, 142)),
         ("cityscapes", 18, "bicycle", (119, 11, 32)),
         ("pascal_context", 0, "background", (120, 120, 120)),
-        ("pascal_context", 15, "person", (255, 6, 82)),
-        ("pascal_context", 50, "sky", (20, 255, 0)),
+        ("pascal_context", 15, "cat", (255, 6, 82)),
+        ("pascal_context", 50, "table", (20, 255, 0)),
         ("pascal_context", 59, "wood", (31, 0, 255)),
     ],
 )

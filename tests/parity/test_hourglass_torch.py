@@ -1,51 +1,13 @@
-"""The hourglass against its composition from PyTorch's own operators, as the official repositories do it.
-
-Source: Expedit-Segmenter, mmseg/ops/cluster.py and mmseg/ops/reconstruction.py.
-There the temperature is a multiplier.
-"""
+"""The hourglass against its composition from PyTorch's own operators, as the official repositories do it."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from hourglass_jax import Hourglass, cluster_tokens, expedite, reconstruct_tokens
+from tests.parity.hourglasses import Grid, torch_clusters, torch_tokens
 from tests.parity.vits import TIMM, channels_first, config_of_timm, features, ours, random_images, randomize
-
-Grid = tuple[int, int]
-
-
-def torch_clusters(
-    z: torch.Tensor, token_grid: Grid, cluster_grid: Grid, *, window: int, iterations: int, multiplier: float
-) -> torch.Tensor:
-    """Equations 2 and 3 with a dense mask of candidates: [B, H*W, C] to [B, h*w, C]."""
-    image = z.transpose(1, 2).unflatten(2, token_grid)
-    s = functional.adaptive_avg_pool2d(image, cluster_grid).flatten(2).transpose(1, 2)
-
-    numbers = torch.arange(s.shape[1])
-    numbers_as_image = numbers.reshape(1, 1, *cluster_grid).double()
-    home = functional.interpolate(numbers_as_image, size=token_grid, mode="nearest").long().flatten()
-    columns = cluster_grid[1]
-    rows_apart = (home[:, None] // columns - numbers // columns).abs()
-    columns_apart = (home[:, None] % columns - numbers % columns).abs()
-    is_candidate = torch.maximum(rows_apart, columns_apart) <= window // 2
-
-    for _ in range(iterations):
-        logits = -multiplier * torch.cdist(z, s) ** 2
-        weights = logits.masked_fill(~is_candidate, -torch.inf).softmax(dim=2)
-        s = weights.transpose(1, 2) @ z / weights.sum(dim=1)[..., None].clamp(min=1e-16)
-    return s
-
-
-def torch_tokens(
-    refined: torch.Tensor, z: torch.Tensor, s: torch.Tensor, *, neighbors: int, multiplier: float, norm: int
-) -> torch.Tensor:
-    """Equation 4 with weights of unit `norm` (2 there, 1 in the paper): [B, h*w, C] to [B, H*W, C]."""
-    weights = (-multiplier * torch.cdist(z, s) ** 2).exp()
-    kth = torch.topk(weights, min(neighbors, s.shape[1]), dim=2).values[..., -1:]
-    weights = functional.normalize(weights * (weights >= kth), p=norm, dim=2, eps=0)
-    return weights @ refined
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

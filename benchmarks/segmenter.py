@@ -1,0 +1,269 @@
+"""Segmenter from a photograph to its label map, against the official code: speed, memory and cold start.
+
+    python benchmarks/segmenter.py [--json] [--repeats N] [--model vit-s16|vit-l16] [--only speed|memory|cold]
+
+The peer is an equivalent of the official PyTorch code (tests/parity/segmenters.py): eager, attention not fused, the
+distances of all tokens to all clusters. Weights are random, the photograph has 640 x 640 pixels, the plan is the
+paper's for ViT-L/16, with half its alpha for ViT-S/16.
+
+"speed": the runs of all candidates alternate, and medians are compared; "ours_over_official" is how many times as
+fast ours is. "memory", on Linux only: the largest resident set, in GiB, of a process that loads the model from its
+file, as the official code loads it, then of its first prediction, and their ratios. "cold": a process that starts,
+loads the model and predicts twice under the plan, first with an empty compilation cache, then with what it left
+there. Run it on an idle machine.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from tests.parity.segmenters import TorchSegmenter
+
+SIDE, CLASSES, PATCH_SIZE = 640, 150, 16
+MODELS = {
+    "vit-s16": {"width": 384, "depth": 12, "heads": 6},
+    "vit-l16": {"width": 1024, "depth": 24, "heads": 16},
+}
+CANDIDATES = ("official", "official_hourglass", "ours", "ours_hourglass")
+OURS, THEIRS = "segmenter.safetensors", "checkpoint.pth"
+
+Plan = dict[str, object]
+"""The fields of a `hourglass_jax.Hourglass`. What weighs or times a process imports JAX or PyTorch only there."""
+Result = TypeVar("Result")
+
+
+def alone(function: Callable[..., Result], *arguments: object) -> Result:
+    """Calls a function of this file in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def photograph() -> np.ndarray:
+    from hourglass_jax.inference.photographs import photographs
+
+    return np.asarray(Image.open(photographs()["astronaut"]).convert("RGB").resize((SIDE, SIDE)))
+
+
+def write_ours(name: str, folder: Path) -> None:
+    """Our model with random weights."""
+    from flax import nnx
+
+    import hourglass_jax as hj
+    from hourglass_jax.backbones.vit import ViTConfig
+    from hourglass_jax.inference.windows import SlidingWindow
+    from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
+
+    backbone = ViTConfig(
+        **MODELS[name],
+        patch_size=PATCH_SIZE,
+        position_grid=(SIDE // PATCH_SIZE, SIDE // PATCH_SIZE),
+        position_resize="bilinear",
+        norm_epsilon=1e-5,
+    )
+    config = SegmenterConfig(backbone, classes=CLASSES, window=SlidingWindow(SIDE, SIDE))
+    hj.save(Segmenter(config, rngs=nnx.Rngs(0)), folder / OURS)
+
+
+def new_peer(name: str) -> "TorchSegmenter":
+    from tests.parity.segmenters import Net, TorchSegmenter
+
+    shape = MODELS[name]
+    net = Net(
+        d_model=shape["width"],
+        n_layers=shape["depth"],
+        n_heads=shape["heads"],
+        n_cls=CLASSES,
+        image_size=(SIDE, SIDE),
+        patch_size=PATCH_SIZE,
+    )
+    return TorchSegmenter(net).eval()
+
+
+def write_peer(name: str, folder: Path) -> None:
+    """The peer with random weights."""
+    import torch
+
+    torch.save({"model": new_peer(name).state_dict()}, folder / THEIRS)
+
+
+def load_peer(name: str, folder: Path) -> Callable[[np.ndarray, Plan | None], np.ndarray]:
+    """The peer as the official code loads it: a photograph and a plan to the label map."""
+    import torch
+
+    from tests.parity.segmenters import inference, prepare
+
+    model = new_peer(name)
+    model.load_state_dict(torch.load(folder / THEIRS)["model"])
+
+    def predict(photo: np.ndarray, plan: Plan | None) -> np.ndarray:
+        hourglass = None if plan is None else SimpleNamespace(**plan)
+        run = partial(model, plan=hourglass, norm=2)
+        return inference(run, prepare(photo, "vit"), (SIDE, SIDE)).argmax(dim=0).numpy()
+
+    return predict
+
+
+def speed(name: str, folder: Path, plan: Plan, repeats: int) -> dict[str, float]:
+    import jax
+    import jax.numpy as jnp
+    from tqdm import tqdm
+
+    import hourglass_jax as hj
+    from hourglass_jax.analysis.flops import count_function_macs
+    from hourglass_jax.analysis.latency import measure
+
+    photo = photograph()
+    peer = load_peer(name, folder)
+    original = hj.load(folder / OURS)
+    fast = hj.expedite(original, hj.Hourglass(**plan))
+    predictors = [hj.Predictor(model) for model in (original, fast)]
+    functions = [
+        lambda: peer(photo, None),
+        lambda: peer(photo, plan),
+        *(partial(predictor, photo) for predictor in predictors),
+    ]
+    with tqdm(total=len(functions) * (repeats + 1), desc=name, disable=not sys.stderr.isatty()) as bar:
+        times = measure(functions, repeats=repeats, on_call=bar.update)
+    seconds = {key: each.median for key, each in zip(CANDIDATES, times, strict=True)}
+
+    image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+    macs = [
+        sum(count_function_macs(lambda model, image: model.coarse(image), model, image).values())
+        for model in (original, fast)
+    ]
+    speedup, flops_ratio = seconds["ours"] / seconds["ours_hourglass"], macs[0] / macs[1]
+    return {
+        **{f"{key}_s": value for key, value in seconds.items()},
+        "ours_over_official": seconds["official"] / seconds["ours"],
+        "ours_over_official_hourglass": seconds["official_hourglass"] / seconds["ours_hourglass"],
+        "official_speedup": seconds["official"] / seconds["official_hourglass"],
+        "speedup": speedup,
+        "flops_ratio": flops_ratio,
+        "speedup_of_flops_ratio": speedup / flops_ratio,
+        "gmacs": macs[0] / 1e9,
+        "gmacs_hourglass": macs[1] / 1e9,
+    }
+
+
+def peaks(candidate: str, name: str, folder: Path, plan: Plan) -> tuple[float, float]:
+    """GiB at most while this process imports and loads, and while it predicts."""
+    photo = photograph()
+    used = plan if candidate.endswith("hourglass") else None
+    if candidate.startswith("official"):
+        predict = partial(load_peer(name, folder), plan=used)
+    else:
+        import hourglass_jax as hj
+
+        hourglass = None if used is None else hj.Hourglass(**used)
+        predict = hj.Predictor(hj.expedite(hj.load(folder / OURS), hourglass))
+    loading = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    predict(photo)
+    predicting = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return loading / 2**20, predicting / 2**20
+
+
+def memory(name: str, folder: Path, plan: Plan) -> dict[str, float]:
+    found = {candidate: alone(peaks, candidate, name, folder, plan) for candidate in CANDIDATES}
+    results = {}
+    for index, phase in enumerate(("loading", "predicting")):
+        gib = {candidate: peak[index] for candidate, peak in found.items()}
+        results |= {f"{candidate}_{phase}_gib": value for candidate, value in gib.items()}
+        results[f"ours_over_official_{phase}"] = gib["ours"] / gib["official"]
+        results[f"ours_over_official_hourglass_{phase}"] = gib["ours_hourglass"] / gib["official_hourglass"]
+    return results
+
+
+def phases(folder: Path, plan: Plan, cache: str) -> dict[str, float]:
+    """Seconds from the import to the second prediction."""
+    photo = photograph()
+    times = [time.perf_counter()]
+
+    def lap() -> None:
+        times.append(time.perf_counter())
+
+    import jax
+
+    import hourglass_jax as hj
+    import hourglass_jax.models.segmenter
+
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    load, predictor = hj.load, hj.Predictor
+    lap()
+    model = hj.expedite(load(folder / OURS), hj.Hourglass(**plan))
+    lap()
+    predict = predictor(model)
+    for _ in range(2):
+        predict(photo)
+        lap()
+    names = ("import_s", "load_s", "first_prediction_s", "second_prediction_s")
+    return dict(zip(names, np.diff(times).tolist(), strict=True))
+
+
+def cold(folder: Path, plan: Plan) -> dict[str, float]:
+    results = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for state in ("empty", "filled"):
+            started = time.perf_counter()
+            found = alone(phases, folder, plan, cache)
+            found["total_s"] = time.perf_counter() - started
+            results |= {f"{state}_{key}": value for key, value in found.items()}
+    first = "first_prediction_s"
+    return {**results, "first_prediction_empty_over_filled": results[f"empty_{first}"] / results[f"filled_{first}"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print machine-readable results")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--model", choices=MODELS, default="vit-l16")
+    parser.add_argument("--only", choices=("speed", "memory", "cold"), help="one section instead of all")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from hourglass_jax.presets import preset
+
+    name = arguments.model
+    plan = dict(vars(preset("segmenter-vit-l16-ade20k").plan))
+    plan["alpha"] = plan["alpha"] * MODELS[name]["depth"] // MODELS["vit-l16"]["depth"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        alone(write_ours, name, folder)
+        alone(write_peer, name, folder)
+        sections = {
+            "speed": lambda: alone(speed, name, folder, plan, arguments.repeats),
+            "memory": lambda: memory(name, folder, plan),
+            "cold": lambda: cold(folder, plan),
+        }
+        results = {key: run() for key, run in sections.items() if arguments.only in (None, key)}
+    if arguments.json:
+        print(json.dumps({name: results}, indent=2))
+        return
+    for section, figures in results.items():
+        table = Table("", section, title=name)
+        for figure, value in figures.items():
+            table.add_row(figure, f"{value:.3f}")
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

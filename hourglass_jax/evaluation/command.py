@@ -1,0 +1,149 @@
+"""The command `hourglass eval`."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.table import Table
+from tqdm import tqdm
+
+from hourglass_jax.cli import (
+    ModelOptions,
+    Models,
+    Output,
+    PlanOptions,
+    Plans,
+    _check_folder,
+    _console,
+    _describe,
+    _expedite,
+    _load,
+    _print_json,
+    _quiet,
+)
+
+
+def eval(
+    dataset: Literal["ade20k", "cityscapes", "pascal_context"],
+    data_dir: Path,
+    model: Models = ModelOptions(),  # noqa: B008
+    plan: Plans = PlanOptions(),  # noqa: B008
+    split: Literal["val", "train"] = "val",
+    original: bool = True,
+    hourglass: bool = True,
+    limit: int | None = None,
+    batch: int = 8,
+    output: Output = Path("out"),
+    distributed: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Measures the accuracy of a segmentation model on a data set, with the hourglass beside it if a plan is given.
+
+    Unless --size is given, images are scaled as for published figures: their shorter side to 1024 pixels for
+    Cityscapes, 520 for PASCAL-Context and the model's own for ADE20K. What is counted is kept: a run that was ended
+    goes on when the same command is given again.
+
+    Example: hourglass eval --model seg.safetensors --dataset ade20k --data-dir data/ --alpha 10 --clusters 28 28
+
+    Args:
+        dataset: Whose labels.
+        data_dir: Folder of the published files, or the data_dir of tensorflow-datasets, built as array_record.
+        split: Part of the data set.
+        original: Evaluate the model without the hourglass.
+        hourglass: Evaluate it with the hourglass, if a plan is given.
+        limit: Only so many images, the first ones.
+        batch: Images at once.
+        output: Folder of the journals and of result.json.
+        distributed: Share the images with the other processes that Slurm, Open MPI or a TPU pod started.
+    """
+    import jax
+
+    from hourglass_jax.evaluation.datasets import open_dataset
+    from hourglass_jax.evaluation.evaluate import check_fit, evaluate, file_hash, input_size
+
+    _check_folder(output)
+    data = open_dataset(dataset, data_dir, split)
+    if distributed:
+        jax.distributed.initialize()
+    loaded, _, chosen = _load(model, plan, default_preset=False)
+    check_fit(loaded, data)
+    plans = {"original": None} if original else {}
+    if hourglass and chosen is not None:
+        plans["expedited"] = chosen
+    if not plans:
+        raise ValueError(
+            "nothing is left to evaluate: expected a plan (--plan, or --alpha and --clusters), got none"
+        )
+    models = {name: _expedite(loaded, each) for name, each in plans.items()}
+    if "expedited" in plans:
+        _check_window(loaded, chosen)
+    weights = file_hash(model.model) if Path(model.model).is_file() else model.model
+    images = len(data.keys[:limit])
+    mine = len(range(images)[jax.process_index() :: jax.process_count()])
+    found = {}
+    try:
+        for name, each in models.items():
+            with tqdm(total=mine, desc=name, unit="image", disable=_quiet()) as bar:
+
+                def show(added, running, bar=bar):
+                    bar.update(added)
+                    bar.set_postfix(mIoU=_percent(running.miou))
+
+                found[name] = evaluate(
+                    each,
+                    data,
+                    output / name,
+                    weights=weights,
+                    size=model.size,
+                    limit=limit,
+                    batch_size=batch,
+                    on_progress=show,
+                )
+    except KeyboardInterrupt:
+        print(f"interrupted: {output} keeps what was counted; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    if jax.process_index() > 0:
+        return
+    size = input_size(loaded, data, model.size)
+    result = {
+        "model": model.model,
+        "dataset": dataset,
+        "split": split,
+        "images": images,
+        "size": size,
+        "plan": None if chosen is None else dataclasses.asdict(chosen),
+        **{name: _figures(each, data.labels.names) for name, each in found.items()},
+    }
+    (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    if model.json:
+        _print_json(result)
+        return
+    table = Table(
+        *("", "mIoU", "mean accuracy", "pixel accuracy"),
+        title=f"{dataset} {split}, {images} images, shorter side {size}; percent",
+    )
+    for name, each in found.items():
+        described = name if plans[name] is None else f"{name}: {_describe(plans[name])}"
+        table.add_row(described, *map(_percent, (each.miou, each.mean_accuracy, each.pixel_accuracy)))
+    _console().print(table)
+    _console().print(f"Every class: {output / 'result.json'}")
+
+
+def _check_window(model, plan) -> None:
+    """Finds a plan with more clusters than the tokens of a window before the long work."""
+    window, side = getattr(model.config, "window", None), model.config.backbone.patch_size
+    if window is not None:
+        plan.check(model.backbone.depth, (-(-window.size // side),) * 2)
+
+
+def _figures(found, names: Sequence[str]) -> dict[str, object]:
+    """Scores as JSON has them: there is no NaN."""
+    values = {**found._asdict(), "iou": dict(zip(names, found.iou.tolist(), strict=True))}
+    return json.loads(json.dumps(values), parse_constant=lambda name: None)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"

@@ -1,0 +1,174 @@
+"""Evaluates a model on a data set, image by image, so that a run that was killed can be continued."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hourglass_jax.evaluation.datasets import Dataset
+from hourglass_jax.evaluation.journal import Journal, add_rows, read_journals, rows_of
+from hourglass_jax.evaluation.metrics import Scores, confusion, scores
+from hourglass_jax.inference.predictor import Predictor
+
+
+class SharingPredictor(Predictor):
+    """A `Predictor` whose batches are shared out among the devices of this process."""
+
+    def __init__(self, model: nnx.Module, **options: object) -> None:
+        super().__init__(model, **options)
+        devices = jax.local_devices()
+        mesh = Mesh(np.array(devices), ("batch",))
+        self.model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
+        shared, run = NamedSharding(mesh, PartitionSpec("batch")), self._run
+
+        def run_shared(model: nnx.Module, images: np.ndarray) -> jax.Array:
+            filling = [(0, -len(images) % len(devices)), *[(0, 0)] * (images.ndim - 1)]
+            return run(model, jax.device_put(np.pad(images, filling), shared))[: len(images)]
+
+        self._run = run_shared
+
+
+def evaluate(
+    model: nnx.Module,
+    dataset: Dataset,
+    folder: str | os.PathLike[str],
+    *,
+    weights: str,
+    size: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    on_progress: Callable[[int, Scores], None] = lambda images, running: None,
+) -> Scores:
+    """Labels the images of a data set and compares with the truth; goes on where an earlier run ended.
+
+    Every image's counts are journalled, and the figures come from the journals alone. With several processes
+    (`jax.distributed`) each takes every n-th image and has its own journal in the folder they share.
+
+    Args:
+        model: a model that labels pixels, under any plan.
+        dataset: with the model's classes.
+        folder: for the journals of this evaluation.
+        weights: what tells the model's weights from others: `file_hash` of its file.
+        size: see `input_size`.
+        limit: only so many images, the first ones.
+        batch_size: images that are read, and views of them that are run, at once.
+        on_progress: called with the number of images that were added, at first those of an earlier run, and the
+            figures so far, both of this process.
+
+    Returns:
+        The figures of all images.
+
+    Raises:
+        ValueError: the model labels no pixels or has other classes, an argument is out of range, the journals are
+            of another evaluation, or an image cannot be read.
+    """
+    check_fit(model, dataset)
+    for name, value in (("limit", limit), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    preprocessing = model.config.preprocessing.at(input_size(model, dataset, size))
+    predictor_class = SharingPredictor if jax.local_device_count() > 1 else Predictor
+    predictor = predictor_class(model, preprocessing=preprocessing, batch_size=batch_size)
+
+    folder, keys = Path(folder), dataset.keys[:limit]
+    header = _header(model, dataset, weights, preprocessing.size)
+    mine = range(len(keys))[jax.process_index() :: jax.process_count()]
+    running = np.zeros((dataset.classes, dataset.classes), np.int64)
+    with Journal(folder, jax.process_index(), header) as journal, ThreadPoolExecutor() as readers:
+        known = read_journals(folder, header)
+        earlier = [keys[index] for index in mine if keys[index] in known]
+        for key in earlier:
+            add_rows(running, known[key])
+        on_progress(len(earlier), scores(running))
+        # A batch that was cut short is run again as it was: how images are batched may round them differently.
+        for start in range(0, len(mine), batch_size):
+            batch = mine[start : start + batch_size]
+            if all(keys[index] in known for index in batch):
+                continue
+            _, images, labels = zip(*readers.map(dataset.__getitem__, batch), strict=True)
+            counted = {
+                keys[index]: confusion(prediction, label, dataset.classes)
+                for index, prediction, label in zip(batch, predictor(images), labels, strict=True)
+                if keys[index] not in known
+            }
+            journal.append({key: rows_of(counts) for key, counts in counted.items()})
+            running += sum(counted.values())
+            on_progress(len(counted), scores(running))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("all images are journalled")
+    return _total(folder, header, keys, dataset.classes)
+
+
+def check_fit(model: nnx.Module, dataset: Dataset) -> None:
+    """Raises ValueError unless the model labels pixels with the classes of the data set."""
+    classes = getattr(model.config, "classes", None)
+    if classes is None:
+        raise ValueError(f"expected a model that labels pixels, got {type(model).__name__}")
+    named = model.config.dataset
+    if classes != dataset.classes or named not in (None, dataset.name):
+        raise ValueError(
+            f"the model must tell the {dataset.classes} classes of {dataset.name} apart, "
+            f"got one for {classes} classes" + (f" of {named}" if named else "")
+        )
+
+
+def input_size(model: nnx.Module, dataset: Dataset, size: int | None = None) -> int:
+    """What images are scaled to, as published figures have it.
+
+    Args:
+        model: a model that labels pixels.
+        dataset: with the model's classes.
+        size: something else that is wanted.
+
+    Returns:
+        Pixels of the side that the model's preprocessing scales, the shorter one for a model that sees windows:
+        then by default the data set's, otherwise the model's own.
+    """
+    preprocessing = model.config.preprocessing
+    if size is not None:
+        return size
+    return (dataset.size if preprocessing.resize == "none" else None) or preprocessing.size
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _header(model: nnx.Module, dataset: Dataset, weights: str, size: int) -> dict[str, object]:
+    """What is evaluated, as JSON keeps it."""
+    plan = model.backbone.plan
+    header = {
+        "model": weights,
+        "plan": None if plan is None else dataclasses.asdict(plan),
+        "dataset": dataset.name,
+        "source": dataset.source.kind,
+        "split": dataset.split,
+        "images": len(dataset),
+        "size": size,
+    }
+    return json.loads(json.dumps(header))
+
+
+def _total(folder: Path, header: dict[str, object], keys: Sequence[str], classes: int) -> Scores:
+    known = read_journals(folder, header)
+    missing = [key for key in keys if key not in known]
+    if missing:
+        raise ValueError(
+            f"the journals in {folder} must hold {len(keys)} images, and {len(missing)} are missing: "
+            "do all processes write to this folder?"
+        )
+    total = np.zeros((classes, classes), np.int64)
+    for key in keys:
+        add_rows(total, known[key])
+    return scores(total)

@@ -1,0 +1,82 @@
+"""How well labels agree with the truth: counts that can be added up over images, and figures from their sum.
+
+Source: open-mmlab/mmsegmentation, mmseg/core/evaluation/metrics.py (intersect_and_union, total_area_to_metrics).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+IGNORED = 255
+"""The label of pixels that do not count."""
+
+
+class Scores(NamedTuple):
+    """Figures of a whole data set, in 0..1; NaN where there is nothing to compare.
+
+    Attributes:
+        miou: mean of `iou` over the classes that occur, in the labels or the predictions.
+        mean_accuracy: mean over the classes that occur in the labels of the share of their pixels that are found.
+        pixel_accuracy: share of the labelled pixels that are right.
+        iou: float64 [classes], intersection over union.
+    """
+
+    miou: float
+    mean_accuracy: float
+    pixel_accuracy: float
+    iou: np.ndarray
+
+
+def confusion(prediction: np.ndarray, label: np.ndarray, classes: int, ignore: int = IGNORED) -> np.ndarray:
+    """Counts the pixels of an image by what they are and what they are taken for.
+
+    Args:
+        prediction: int [H, W], classes.
+        label: int [H, W], classes, or `ignore` where a pixel does not count.
+        classes: number of them.
+        ignore: the label that does not count.
+
+    Returns:
+        int64 [classes, classes]: row is the label, column the prediction.
+
+    Raises:
+        ValueError: another shape or type, or a class out of range.
+    """
+    for name, values in (("prediction", prediction), ("label", label)):
+        if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"{name} must be integers [H, W], got {values.dtype} {list(values.shape)}")
+    if prediction.shape != label.shape:
+        raise ValueError(
+            f"prediction must have the label's shape {list(label.shape)}, got {list(prediction.shape)}"
+        )
+    counted = label != ignore
+    truth, found = label[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    for name, values in (("prediction", found), ("label", truth)):
+        if values.size and not 0 <= values.min() <= values.max() < classes:
+            raise ValueError(f"{name} must lie in 0..{classes - 1}, got {values.min()} to {values.max()}")
+    return np.bincount(truth * classes + found, minlength=classes**2).reshape(classes, classes)
+
+
+def scores(counts: np.ndarray) -> Scores:
+    """The figures of a data set.
+
+    Args:
+        counts: int [classes, classes], the sum of the `confusion` of all its images.
+
+    Returns:
+        Its `Scores`.
+    """
+    right, labels, predictions = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+    iou = _share(right, labels + predictions - right)
+    accuracy = _share(right, labels)
+    return Scores(_mean(iou), _mean(accuracy), float(_share(right.sum(), labels.sum())), iou)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.divide(part, whole)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
