@@ -14,7 +14,7 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q --ignore=tests/parity
+	$(BIN)/python -m pytest -q --numprocesses auto --ignore=tests/parity
 
 parity: .venv/parity
 	$(BIN)/python -m pytest -q tests/parity
