@@ -1,4 +1,4 @@
-"""The command line: hourglass models | predict | compare | flops | bench | convert | eval | demo."""
+"""The command line: hourglass models | predict | compare | flops | bench | ablate | convert | eval | demo."""
 
 import contextlib
 import dataclasses
@@ -428,9 +428,11 @@ def _print_json(value: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `hourglass`: errors are one line on stderr and exit status 2."""
     from checkpoints_convert.command import convert
+    from hourglass_jax.analysis.command import ablate
     from hourglass_jax.evaluation.command import eval
 
-    commands = {each.__name__: each for each in (models, predict, compare, flops, bench, convert, eval, demo)}
+    functions = (models, predict, compare, flops, bench, ablate, convert, eval, demo)
+    commands = {each.__name__: each for each in functions}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
