@@ -22,6 +22,8 @@ parity: .venv/parity
 bench: .venv/parity
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/segmenter.py
+	$(BIN)/python benchmarks/paper_gflops.py
 
 lint: .venv/dev
 	$(BIN)/ruff check --fix .
@@ -40,9 +42,9 @@ clean:
 	touch $@
 
 .venv/dev: .venv/demo
-	$(PIP) --editable ".[demo,dev]"
+	$(PIP) --editable ".[demo,eval,dev]"
 	touch $@
 
 .venv/parity: .venv/dev
-	$(PIP) --editable ".[demo,dev,parity]"
+	$(PIP) --editable ".[demo,eval,dev,parity]"
 	touch $@
