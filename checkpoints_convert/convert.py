@@ -1,6 +1,5 @@
 """From a file that the authors published to a file that `hourglass_jax.load` reads."""
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
 from checkpoints_convert.settings import read_settings
+from hourglass_jax.files import file_hash
 from hourglass_jax.models.registry import abstract_model, flat_parameters, header
 from hourglass_jax.models.storage import write_safetensors
 
@@ -92,7 +92,7 @@ def convert(
         }
         found = recipes(chosen, tensors, wanted)
         superfluous = dropped(chosen, tensors, found)
-        notes = {"source": source.name, "source_sha256": _sha256(source), "family": chosen.name}
+        notes = {"source": source.name, "source_sha256": file_hash(source), "family": chosen.name}
         total, done = sum(each.size * each.dtype.itemsize for each in wanted.values()), 0
 
         def tensor(name: str) -> np.ndarray:
@@ -154,11 +154,6 @@ def _beside(source: Path, family: Family) -> Settings:
     if family.settings_file is None or not (source.parent / family.settings_file).is_file():
         return {}
     return read_settings(source.parent / family.settings_file)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(summary: Summary) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from hourglass_jax.analysis.fidelity import cosine_similarity
 from hourglass_jax.analysis.flops import count_function_macs
 from hourglass_jax.hourglass import Hourglass, TokenReduction, Tokens, expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
+from hourglass_jax.journal import Journal
 from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.pooling import upsample_tokens
@@ -166,6 +167,9 @@ class Ablation:
             raise ValueError("expected at least one photograph, got none")
         if self.plan.alpha < 1:
             raise ValueError("alpha must be at least 1 for an ablation, got 0")
+        # Studies share points, points an input size and all of them the original.
+        self._images = functools.cache(self._images)
+        self._gflops = functools.cache(self._gflops)
         images = self._images(self.size)
         self._header = {
             "model": weights,
@@ -221,19 +225,14 @@ class Ablation:
         unknown = sorted(set(names) - set(STUDIES))
         if unknown:
             raise ValueError(f"unknown study {unknown[0]!r}; known: {', '.join(STUDIES)}")
-        journal = Path(journal)
-        known, intact = _read(journal, self._header)
-        measured = {
-            _work(point): known[name, point.series, point.label]
-            for name, study in self.studies.items()
-            for point in study.points
-            if (name, point.series, point.label) in known
-        }
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        with journal.open("ab") as file:
-            file.truncate(intact)
-            if not intact:
-                _append(file, self._header)
+        with Journal(Path(journal), self._header, _entry, "of another ablation") as kept:
+            known = dict(kept.entries)
+            measured = {
+                _work(point): known[name, point.series, point.label]
+                for name, study in self.studies.items()
+                for point in study.points
+                if (name, point.series, point.label) in known
+            }
             for name in (each for each in STUDIES if each in names):
                 for point in self.studies[name].points:
                     work = _work(point)
@@ -241,7 +240,7 @@ class Ablation:
                         measured[work] = self.measure(point)
                     if (name, point.series, point.label) not in known:
                         place = {"study": name, "series": point.series, "label": point.label}
-                        _append(file, place | asdict(measured[work]))
+                        kept.append([place | asdict(measured[work])])
                     yield name, point, measured[work]
 
     def _images(self, side: int) -> list[np.ndarray]:
@@ -397,29 +396,6 @@ def _work(point: Point) -> tuple[object, ...]:
     return point.plan, point.block, point.side
 
 
-def _append(file: BinaryIO, line: Mapping[str, object]) -> None:
-    """The line is on the disk when this returns."""
-    file.write(json.dumps(line).encode() + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _read(path: Path, header: Mapping[str, object]) -> tuple[dict[tuple[str, str, str], Figures], int]:
-    """Figures by study, series and label, and how many bytes of the journal are whole lines."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    if not lines:
-        return {}, 0
-    try:
-        first, *points = map(json.loads, lines)
-        found = {(each.pop("study"), each.pop("series"), each.pop("label")): Figures(**each) for each in points}
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
-        raise ValueError(f"{path} must be lines of JSON, and one is damaged: {problem!r}") from None
-    if first != header:
-        theirs = first if isinstance(first, dict) else {}
-        name = next(name for name in {**header, **theirs} if theirs.get(name) != header.get(name))
-        raise ValueError(
-            f"{path} is of another ablation: expected {name} {header.get(name)}, got {theirs.get(name)}"
-        )
-    return found, sum(map(len, lines))
+def _entry(line: dict[str, object]) -> tuple[tuple[str, str, str], Figures]:
+    """The study, series and label of a point, and its figures."""
+    return (line.pop("study"), line.pop("series"), line.pop("label")), Figures(**line)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -10,22 +9,24 @@ from typing import TYPE_CHECKING, Literal, get_args
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.cli import (
+from hourglass_jax.options import (
     ModelOptions,
     Models,
     Output,
     Photos,
     PlanOptions,
     Plans,
-    _by,
-    _check_folder,
-    _check_paths,
-    _console,
-    _describe,
-    _load,
-    _naming,
-    _print_json,
-    _quiet,
+    by,
+    check_folder,
+    check_paths,
+    console,
+    describe,
+    interruptible,
+    load_model,
+    naming,
+    print_json,
+    quiet,
+    weights_of,
 )
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ Points = Sequence[tuple["Point", "Figures"]]
 def ablate(
     photos: Photos = (),
     output: Output = Path("ablation"),
-    model: Models = ModelOptions(),  # noqa: B008
-    plan: Plans = PlanOptions(iterations=5, representative="mean"),  # noqa: B008
+    model: Models = ModelOptions(),
+    plan: Plans = PlanOptions(iterations=5, representative="mean"),
     studies: tuple[Name, ...] = get_args(Name),
 ) -> None:
     """Changes one part of a plan at a time: how close the final features stay to the original's, and the GFLOPs.
@@ -76,7 +77,6 @@ def ablate(
         studies: Only these.
     """
     from hourglass_jax.analysis.ablation import Ablation
-    from hourglass_jax.evaluation.evaluate import file_hash
     from hourglass_jax.inference.images import read_image, write_image
     from hourglass_jax.inference.photographs import photographs
 
@@ -85,33 +85,25 @@ def ablate(
     if not studies:
         raise ValueError("expected at least one study, got none")
     if photos:
-        _check_paths(photos, output)
-    _check_folder(output)
+        check_paths(photos, output)
+    check_folder(output)
     paths = {photo.stem: photo for photo in photos} or photographs()
     images = {}
     for name, path in paths.items():
-        with _naming(name):
+        with naming(name):
             images[name] = read_image(path)
-    loaded, preprocessing, chosen = _load(model, plan)
-    weights = file_hash(model.model) if Path(model.model).is_file() else model.model
-    ablation = Ablation(loaded, images, chosen, weights=weights, preprocessing=preprocessing)
+    loaded, preprocessing, chosen = load_model(model, plan)
+    ablation = Ablation(loaded, images, chosen, weights=weights_of(model), preprocessing=preprocessing)
     found: dict[str, list[tuple[Point, Figures]]] = {name: [] for name in ablation.studies if name in studies}
     picture = output / "ablation.png"
-    try:
-        with tqdm(
-            total=sum(len(ablation.studies[name].points) for name in found), desc="points", disable=_quiet()
-        ) as bar:
-            for name, point, figures in ablation.run(output / "ablation.jsonl", studies):
-                found[name].append((point, figures))
-                bar.update()
-    except KeyboardInterrupt:
-        print(
-            f"interrupted: {output} keeps what was measured; the same command goes on from there", file=sys.stderr
-        )
-        sys.exit(130)
+    total = sum(len(ablation.studies[name].points) for name in found)
+    with interruptible(output, "measured"), tqdm(total=total, desc="points", disable=quiet()) as bar:
+        for name, point, figures in ablation.run(output / "ablation.jsonl", studies):
+            found[name].append((point, figures))
+            bar.update()
     write_image(picture, plots(ablation.studies, found, ablation.plan))
     if model.json:
-        _print_json(
+        print_json(
             {
                 "model": model.model,
                 "size": ablation.size,
@@ -134,9 +126,9 @@ def ablate(
         )
         return
     for name, points in found.items():
-        _console().print(_table(name, ablation.studies[name], points, ablation.plan))
-    _console().print(
-        f"{len(images)} photographs at {_by((ablation.size,) * 2)}; * is the plan, {_describe(ablation.plan)}. "
+        console().print(_table(name, ablation.studies[name], points, ablation.plan))
+    console().print(
+        f"{len(images)} photographs at {by((ablation.size,) * 2)}; * is the plan, {describe(ablation.plan)}. "
         "Cosines are of the encoder's final features with the original's, unless a block is named. GFLOPs are 10^9 "
         f"multiply-accumulates of the encoder. Picture: {picture}"
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,27 +10,30 @@ import tyro
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.cli import (
+import hourglass_jax as hj
+from hourglass_jax.files import replacing
+from hourglass_jax.options import (
     ModelOptions,
     Models,
     Output,
     PlanOptions,
     Plans,
-    _check_folder,
-    _console,
-    _describe,
-    _expedite,
-    _load,
-    _print_json,
-    _quiet,
+    check_folder,
+    console,
+    describe,
+    interruptible,
+    load_model,
+    print_json,
+    quiet,
+    weights_of,
 )
 
 
 def eval(
     dataset: Literal["ade20k", "cityscapes", "pascal_context"],
     data_dir: Path,
-    model: Models = ModelOptions(),  # noqa: B008
-    plan: Plans = PlanOptions(),  # noqa: B008
+    model: Models = ModelOptions(),
+    plan: Plans = PlanOptions(),
     split: Literal["val", "train"] = "val",
     original: bool = True,
     hourglass: bool = True,
@@ -62,13 +64,13 @@ def eval(
     import jax
 
     from hourglass_jax.evaluation.datasets import open_dataset
-    from hourglass_jax.evaluation.evaluate import check_fit, evaluate, file_hash, input_size
+    from hourglass_jax.evaluation.evaluate import check_fit, evaluate, input_size
 
-    _check_folder(output)
+    check_folder(output)
     data = open_dataset(dataset, data_dir, split)
     if distributed:
         jax.distributed.initialize()
-    loaded, _, chosen = _load(model, plan, default_preset=False)
+    loaded, _, chosen = load_model(model, plan, default_preset=False)
     check_fit(loaded, data)
     plans = {"original": None} if original else {}
     if hourglass and chosen is not None:
@@ -77,16 +79,16 @@ def eval(
         raise ValueError(
             "nothing is left to evaluate: expected a plan (--plan, or --alpha and --clusters), got none"
         )
-    models = {name: _expedite(loaded, each) for name, each in plans.items()}
+    models = {name: hj.expedite(loaded, each) for name, each in plans.items()}
     if "expedited" in plans:
         _check_window(loaded, chosen)
-    weights = file_hash(model.model) if Path(model.model).is_file() else model.model
+    weights = weights_of(model)
     images = len(data.keys[:limit])
     mine = len(range(images)[jax.process_index() :: jax.process_count()])
     found = {}
-    try:
+    with interruptible(output, "counted"):
         for name, each in models.items():
-            with tqdm(total=mine, desc=name, unit="image", disable=_quiet()) as bar:
+            with tqdm(total=mine, desc=name, unit="image", disable=quiet()) as bar:
 
                 def show(added, running, bar=bar):
                     bar.update(added)
@@ -102,9 +104,6 @@ def eval(
                     batch_size=batch,
                     on_progress=show,
                 )
-    except KeyboardInterrupt:
-        print(f"interrupted: {output} keeps what was counted; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
     if jax.process_index() > 0:
         return
     size = input_size(loaded, data, model.size)
@@ -117,19 +116,20 @@ def eval(
         "plan": None if chosen is None else dataclasses.asdict(chosen),
         **{name: _figures(each, data.labels.names) for name, each in found.items()},
     }
-    (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    with replacing(output / "result.json") as file:
+        file.write_text(json.dumps(result, indent=2) + "\n")
     if model.json:
-        _print_json(result)
+        print_json(result)
         return
     table = Table(
         *("", "mIoU", "mean accuracy", "pixel accuracy"),
         title=f"{dataset} {split}, {images} images, shorter side {size}; percent",
     )
     for name, each in found.items():
-        described = name if plans[name] is None else f"{name}: {_describe(plans[name])}"
+        described = name if plans[name] is None else f"{name}: {describe(plans[name])}"
         table.add_row(described, *map(_percent, (each.miou, each.mean_accuracy, each.pixel_accuracy)))
-    _console().print(table)
-    _console().print(f"Every class: {output / 'result.json'}")
+    console().print(table)
+    console().print(f"Every class: {output / 'result.json'}")
 
 
 def _check_window(model, plan) -> None:

@@ -1,7 +1,6 @@
 """Evaluates a model on a data set, image by image, so that a run that was killed can be continued."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hourglass_jax.evaluation.datasets import Dataset
-from hourglass_jax.evaluation.journal import Journal, add_rows, read_journals, rows_of
+from hourglass_jax.evaluation.journal import add_rows, line_of, open_journal, read_journals
 from hourglass_jax.evaluation.metrics import Scores, confusion, scores
 from hourglass_jax.inference.predictor import Predictor
 
@@ -57,7 +56,7 @@ def evaluate(
         model: a model that labels pixels, under any plan.
         dataset: with the model's classes.
         folder: for the journals of this evaluation.
-        weights: what tells the model's weights from others: `file_hash` of its file.
+        weights: what tells the model's weights from others: `files.file_hash` of its file.
         size: see `input_size`.
         limit: only so many images, the first ones.
         batch_size: images that are read, and views of them that are run, at once.
@@ -83,7 +82,7 @@ def evaluate(
     header = _header(model, dataset, weights, preprocessing.size)
     mine = range(len(keys))[jax.process_index() :: jax.process_count()]
     running = np.zeros((dataset.classes, dataset.classes), np.int64)
-    with Journal(folder, jax.process_index(), header) as journal, ThreadPoolExecutor() as readers:
+    with open_journal(folder, jax.process_index(), header) as journal, ThreadPoolExecutor() as readers:
         known = read_journals(folder, header)
         earlier = [keys[index] for index in mine if keys[index] in known]
         for key in earlier:
@@ -100,7 +99,7 @@ def evaluate(
                 for index, prediction, label in zip(batch, predictor(images), labels, strict=True)
                 if keys[index] not in known
             }
-            journal.append({key: rows_of(counts) for key, counts in counted.items()})
+            journal.append(line_of(*each) for each in counted.items())
             running += sum(counted.values())
             on_progress(len(counted), scores(running))
     if jax.process_count() > 1:
@@ -137,12 +136,6 @@ def input_size(model: nnx.Module, dataset: Dataset, size: int | None = None) -> 
     if size is not None:
         return size
     return (dataset.size if preprocessing.resize == "none" else None) or preprocessing.size
-
-
-def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _header(model: nnx.Module, dataset: Dataset, weights: str, size: int) -> dict[str, object]:

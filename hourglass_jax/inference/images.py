@@ -1,13 +1,14 @@
 """Images in and out: any file, PIL image or array as uint8 RGB, a model's preprocessing, safe writing."""
 
 import os
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hourglass_jax.files import replacing
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -166,14 +167,9 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
     if options is None:
         raise ValueError(f"{path} must end in {', '.join(_WRITERS)}, got {path.suffix or 'no suffix'!r}")
     check_rgb("array", array[..., None].repeat(3, axis=2) if np.ndim(array) == 2 else array)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as temporary:
             Image.fromarray(array).save(temporary, **options)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -9,7 +9,6 @@ import json
 import math
 import mmap
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,6 +16,8 @@ from typing import BinaryIO, Protocol
 import ml_dtypes
 import numpy as np
 import safetensors
+
+from hourglass_jax.files import replacing
 
 DTYPES = {
     code: np.dtype(getattr(ml_dtypes, name, name))
@@ -100,16 +101,13 @@ def write_safetensors(
     names = sorted(shapes, key=lambda name: _size(shapes[name]) % ALIGNMENT > 0)
     names.sort(key=lambda name: -np.dtype(shapes[name].dtype).itemsize)
     header = _header({name: shapes[name] for name in names}, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as file:
-            file.write(header)
-            for name in names:
-                _write(file, name, tensor(name), shapes[name])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as file,
+    ):
+        file.write(header)
+        for name in names:
+            _write(file, name, tensor(name), shapes[name])
     return path
 
 

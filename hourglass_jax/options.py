@@ -1,0 +1,172 @@
+"""What the commands share: their options, what is loaded for them, and how they print."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from hourglass_jax.files import file_hash
+
+DEFAULT_MODEL = "dinov2-vits14-saliency"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how large its input is."""
+
+    model: str = DEFAULT_MODEL
+    """A converted file (.safetensors) or a name that `hourglass models` lists."""
+    size: int | None = None
+    """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows of an
+    image. By default the model's own."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print machine-readable results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """The plan: a preset, its fields, or both (fields win)."""
+
+    preset: Annotated[str | None, tyro.conf.arg(aliases=["--plan"])] = None
+    """A plan by name; `hourglass models` lists them."""
+    alpha: int | None = None
+    """Blocks before the clustering."""
+    beta: int | None = None
+    """Blocks on the clusters; by default all that remain."""
+    clusters: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
+    """Rows and columns of the cluster grid."""
+    window: int | None = None
+    """Side of the square of clusters that a token may join; odd."""
+    iterations: int | None = None
+    """k-means iterations (kappa)."""
+    temperature: float | Literal["auto"] | None = None
+    """tau, in units of squared feature distance, or auto."""
+    neighbors: int | None = None
+    """Clusters that a token is reconstructed from (k)."""
+    representative: Literal["mean", "medoid"] | None = None
+    """What stands for a cluster: its mean, or the real token nearest to it."""
+    reconstruct: Literal["tokens", "logits"] | None = None
+    """Where the full grid comes back: after the blocks, or in the head."""
+
+
+Photos = tyro.conf.Positional[tuple[Path, ...]]
+Output = Annotated[Path, tyro.conf.arg(name="output", aliases=["-o"])]
+Models = tyro.conf.OmitArgPrefixes[ModelOptions]
+Plans = tyro.conf.OmitArgPrefixes[PlanOptions]
+
+
+def load_model(model: ModelOptions, plan: PlanOptions, *, default_preset: bool = True):
+    """The unexpedited model, its preprocessing at the wanted size, and the plan (None only without a default)."""
+    from hourglass_jax.models.registry import load
+
+    _keep_compilations()
+    loaded = load(model.model)
+    chosen = _plan(plan, model.model if default_preset else None)
+    preprocessing = loaded.config.preprocessing
+    if model.size is not None:
+        preprocessing = preprocessing.at(model.size)
+    return loaded, preprocessing, chosen
+
+
+def _keep_compilations() -> None:
+    """Keeps compiled functions for later processes, unless the user's environment says where JAX keeps them."""
+    import jax
+    import platformdirs
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path(platformdirs.user_cache_dir("hourglass_jax")) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def weights_of(model: ModelOptions) -> str:
+    """What tells a model's weights from others: the hash of its file, or its name."""
+    return file_hash(model.model) if Path(model.model).is_file() else model.model
+
+
+def _plan(options: PlanOptions, default_preset: str | None):
+    from hourglass_jax.hourglass import Hourglass
+    from hourglass_jax.presets import PRESETS, preset
+
+    given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
+    name = given.pop("preset", None)
+    if name is None and "alpha" not in given and default_preset in PRESETS:
+        name = default_preset
+    if name is not None:
+        return dataclasses.replace(preset(name).plan, **given)
+    if not given and default_preset is None:
+        return None
+    missing = [f"--{field}" for field in ("alpha", "clusters") if field not in given]
+    if missing:
+        raise ValueError(f"a plan needs --preset, or --alpha and --clusters: {' and '.join(missing)} missing")
+    return Hourglass(**given)
+
+
+def check_paths(photos: Sequence[Path], output: Path) -> None:
+    """Finds what would go wrong when the results are written, before the long work."""
+    if not photos:
+        raise ValueError("expected at least one image file, got none")
+    named: dict[str, Path] = {}
+    for photo in photos:
+        other = named.setdefault(photo.stem, photo)
+        if other is not photo:
+            raise ValueError(f"results are named after the photographs: {other} and {photo} would share theirs")
+    check_folder(output)
+
+
+def check_folder(output: Path) -> None:
+    """Raises ValueError if no folder can be made there."""
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"output must be a folder, but {existing} is a file")
+
+
+@contextlib.contextmanager
+def naming(photo: object) -> Iterator[None]:
+    """Says which photograph an error is about."""
+    try:
+        yield
+    except ValueError as problem:
+        raise ValueError(f"{photo}: {problem}") from problem
+
+
+@contextlib.contextmanager
+def interruptible(output: Path, what: str) -> Iterator[None]:
+    """Work that Ctrl-C ends: `output` keeps `what` was done, and the exit status is 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: {output} keeps what was {what}; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def describe(plan) -> str:
+    """A plan in a few words."""
+    end = "the last block" if plan.beta is None else f"block {plan.alpha + plan.beta}"
+    return f"{by(plan.clusters)} clusters after block {plan.alpha}, to {end}"
+
+
+def by(pair: Sequence[int]) -> str:
+    """rows x columns"""
+    return " x ".join(map(str, pair))
+
+
+def quiet(items: Sequence[object] = (0, 0)) -> bool:
+    """Whether no progress is shown: of a single item, or where nobody looks."""
+    return len(items) < 2 or not sys.stderr.isatty()
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+
+
+def print_json(value: object) -> None:
+    """Prints machine-readable results."""
+    print(json.dumps(value, indent=2))
