@@ -157,7 +157,7 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
     Args:
         path: of the file, with the suffix .png, .jpg or .jpeg; missing parent folders are made.
-        array: uint8 [H, W, 3] or [H, W].
+        array: uint8 [H, W, 3] or [H, W]; for PNG also uint16 [H, W].
 
     Raises:
         ValueError: another suffix, another type or shape, or the file system refuses.
@@ -166,7 +166,8 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
     options = _WRITERS.get(path.suffix.lower())
     if options is None:
         raise ValueError(f"{path} must end in {', '.join(_WRITERS)}, got {path.suffix or 'no suffix'!r}")
-    check_rgb("array", array[..., None].repeat(3, axis=2) if np.ndim(array) == 2 else array)
+    if not (options["format"] == "PNG" and np.ndim(array) == 2 and array.dtype == np.uint16 and array.size):
+        check_rgb("array", array[..., None].repeat(3, axis=2) if np.ndim(array) == 2 else array)
     try:
         with replacing(path) as temporary:
             Image.fromarray(array).save(temporary, **options)

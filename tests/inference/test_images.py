@@ -354,6 +354,14 @@ def test_a_written_png_reads_the_same(array: np.ndarray, tmp_path: Path) -> None
     assert read_image(path).shape[0] == 1
 
 
+def test_labels_of_16_bits_are_written_as_they_are(tmp_path: Path) -> None:
+    write_image(tmp_path / "labels.png", SIXTEEN_BITS)
+    with Image.open(tmp_path / "labels.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), SIXTEEN_BITS)
+    with pytest.raises(ValueError, match=r"array must be uint8 \[H, W, 3\], got uint16"):
+        write_image(tmp_path / "labels.jpg", SIXTEEN_BITS)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG"])
 def test_a_written_jpeg_is_one(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"image.{suffix}"
