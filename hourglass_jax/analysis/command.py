@@ -23,7 +23,6 @@ from hourglass_jax.options import (
     describe,
     interruptible,
     load_model,
-    naming,
     print_json,
     quiet,
     weights_of,
@@ -88,10 +87,7 @@ def ablate(
         check_paths(photos, output)
     check_folder(output)
     paths = {photo.stem: photo for photo in photos} or photographs()
-    images = {}
-    for name, path in paths.items():
-        with naming(name):
-            images[name] = read_image(path)
+    images = {name: read_image(path) for name, path in paths.items()}
     loaded, preprocessing, chosen = load_model(model, plan)
     ablation = Ablation(loaded, images, chosen, weights=weights_of(model), preprocessing=preprocessing)
     found: dict[str, list[tuple[Point, Figures]]] = {name: [] for name in ablation.studies if name in studies}

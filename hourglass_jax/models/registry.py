@@ -53,7 +53,10 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> n
     try:
         tensors, notes = read_safetensors(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+        raise ValueError(
+            f"{path} is not a readable safetensors file: {error}; "
+            "official weights are converted first: hourglass convert"
+        ) from None
     if notes.get("format") != FORMAT:
         raise ValueError(
             f"{path} is a safetensors file but no converted {FORMAT} model; "
