@@ -74,6 +74,11 @@ class ViTFeatures(NamedTuple):
     token_grid: Grid
     intermediates: tuple[jax.Array, ...]
 
+    def maps(self) -> dict[str, jax.Array]:
+        """The final features of the full grid by name, [B, H, W, C]."""
+        tokens = self.tokens.restore(self.tokens.values)
+        return {"features": tokens.reshape(len(tokens), *self.token_grid, -1)}
+
 
 class PatchEmbedding(nnx.Module):
     """Non-overlapping patches, flattened and projected: a strided convolution written as one matrix product."""
@@ -107,10 +112,9 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        width, hidden = config.width, round(config.width * config.mlp_ratio)
-        self.gated = config.mlp == "swiglu"
-        self.expand = nnx.Linear(width, 2 * hidden if self.gated else hidden, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, gated: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.gated = gated
+        self.expand = nnx.Linear(width, 2 * hidden if gated else hidden, dtype=dtype, rngs=rngs)
         self.contract = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -130,7 +134,8 @@ class Block(nnx.Module):
         self.norm1 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
         self.attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
         self.norm2 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        hidden = round(width * config.mlp_ratio)
+        self.mlp = MLP(width, hidden, gated=config.mlp == "swiglu", dtype=dtype, rngs=rngs)
         self.scale1 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
         self.scale2 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
 
@@ -171,6 +176,10 @@ class ViT(nnx.Module):
     def depth(self) -> int:
         """Number of blocks."""
         return self.config.depth
+
+    def check_plan(self, plan: TokenReduction, size: tuple[int, int] | None = None) -> None:
+        """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
+        plan.check(self.depth, None if size is None else self.token_grid(*size))
 
     def token_grid(self, rows: int, columns: int) -> Grid:
         """(H, W) for an image of `rows` x `columns` pixels.
