@@ -1,7 +1,7 @@
 """One model with and without a plan, on photographs: cost, speed, fidelity."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class Comparison:
         first_seconds: of the first calls, with compilation, if this size was new.
         result, result_expedited: of the two models, at the model's input size.
         difference: of the results, [rows, columns] in 0..1.
-        assignment: the cluster of every token, [H, W].
+        assignment: the cluster of every token of the clustered map, [H, W].
     """
 
     figures: Figures
@@ -87,8 +87,8 @@ def compare(
     macs: dict[tuple[int, int], tuple[int, int]] = {}
     for image in images:
         size = image.shape[:2]
-        grid = model.backbone.token_grid(*size)
-        plan.check(model.backbone.depth, grid)
+        fast.backbone.check_plan(plan, size)
+        tokens, clusters = fast.backbone.token_counts(*size)
         if size not in macs:
             macs[size] = (count_macs(model, size)["total"], count_macs(fast, size)["total"])
         batch = jnp.asarray(image)[None]
@@ -102,8 +102,8 @@ def compare(
         result, fast_result = np.asarray(result[0]), np.asarray(fast_result[0])
         difference = model.difference(result, fast_result)
         figures = Figures(
-            tokens=grid[0] * grid[1],
-            clusters=plan.clusters[0] * plan.clusters[1],
+            tokens=tokens,
+            clusters=clusters,
             gflops=macs[size][0] / 1e9,
             gflops_expedited=macs[size][1] / 1e9,
             latency_ms=1e3 * slow_time.median,
@@ -113,23 +113,24 @@ def compare(
             mae=float(difference.mean()),
             agreement=_agreement(model, result, fast_result),
         )
-        assignment = _assignment(expedite(model.backbone, replace(plan, beta=None, reconstruct="logits")), batch)
+        assignment = _assignment(fast.backbone, batch)[0]
         yield Comparison(
             figures,
             (slow_time.first, fast_time.first),
             result,
             fast_result,
             difference,
-            np.asarray(assignment).reshape(grid),
+            np.asarray(assignment),
         )
 
 
 @jax.jit
 def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Final features restored to the full grid, [B, H*W, C], and the model's result."""
+    """The last map of features, as [B, H*W, C], and the model's result."""
     features = model.backbone(images)
     output = model.decode(features, images.shape[1:3])
-    return features.tokens.restore(features.tokens.values), model.result(output)
+    *_, last = features.maps().values()
+    return last.reshape(len(last), -1, last.shape[-1]), model.result(output)
 
 
 def _agreement(model: nnx.Module, a: np.ndarray, b: np.ndarray) -> float | None:
@@ -138,7 +139,4 @@ def _agreement(model: nnx.Module, a: np.ndarray, b: np.ndarray) -> float | None:
 
 @jax.jit
 def _assignment(backbone: nnx.Module, images: jax.Array) -> jax.Array:
-    """The nearest cluster of every token, [H*W], of a backbone that leaves the reconstruction to its head."""
-    tokens = backbone(images).tokens
-    identity = jnp.eye(tokens.values.shape[1])[None]
-    return jnp.argmax(tokens.restore(identity)[0], axis=-1)
+    return backbone.assignment(images)

@@ -4,14 +4,14 @@ The backbone knows of a plan only that it may change the tokens before a block, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hourglass_jax.hourglass import TokenReduction, Tokens
+from hourglass_jax.hourglass import TokenReduction, Tokens, expedite
 from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
@@ -180,6 +180,18 @@ class ViT(nnx.Module):
     def check_plan(self, plan: TokenReduction, size: tuple[int, int] | None = None) -> None:
         """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
         plan.check(self.depth, None if size is None else self.token_grid(*size))
+
+    def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
+        """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
+        counts = self.plan.counts(self.depth, self.token_grid(rows, columns))
+        return max(counts), min(counts)
+
+    def assignment(self, images: jax.Array) -> jax.Array:
+        """The nearest cluster of every token under the plan, int [B, H, W]."""
+        features = expedite(self, replace(self.plan, beta=None, reconstruct="logits"))(images)
+        tokens = features.tokens
+        identity = jnp.broadcast_to(jnp.eye(tokens.values.shape[1]), (len(images), *tokens.values.shape[1:2] * 2))
+        return jnp.argmax(tokens.restore(identity), axis=-1).reshape(-1, *features.token_grid)
 
     def token_grid(self, rows: int, columns: int) -> Grid:
         """(H, W) for an image of `rows` x `columns` pixels.
