@@ -31,7 +31,7 @@ class ViTConfig:
         special_tokens: class, distillation and register tokens, in this order, in front of the image's.
         position_grid: (rows, columns) of the stored position embedding.
         position_resize: how it is resized to another grid: "bicubic" (DINOv2), "bicubic-antialias" (timm, DINOv2
-            with registers), "bilinear" (Segmenter).
+            with registers), "bilinear" (Segmenter), "bicubic-align-corners" (SWAG).
         position_offset: added to the target's sides where the scale is computed: 0.1 in DINOv2's first release.
         layer_scale: whether blocks scale their branches.
         norm_epsilon: of every LayerNorm.
