@@ -16,13 +16,14 @@ from flax import nnx
 
 from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, final_features
 from hourglass_jax.analysis.flops import count_function_macs
-from hourglass_jax.hourglass import Hourglass, TokenReduction, Tokens, expedite
+from hourglass_jax.hourglass import Hourglass, expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
 from hourglass_jax.journal import Journal
 from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.pooling import upsample_tokens
 from hourglass_jax.ops.reconstruction import unpool_tokens
+from hourglass_jax.tokens import TokenReduction, Tokens
 
 STUDIES = (
     *("beta", "alpha", "clusters", "representative", "window", "iterations", "temperature", "neighbors"),
@@ -32,7 +33,7 @@ STUDIES = (
 
 
 @dataclass(frozen=True)
-class Layers:
+class Layers(TokenReduction):
     """A plan with the paper's baselines in place of its layers (Tables 4 and 5).
 
     Attributes:
