@@ -89,6 +89,8 @@ def predict(
 ) -> None:
     """Predicts photographs and writes what the model says of each as PNG; without a plan unless one is given.
 
+    What a classifier says is printed, too: the five most probable classes.
+
     Example: hourglass predict photo.jpg -o out/ --preset dinov2-vits14-saliency
 
     Args:
@@ -112,11 +114,15 @@ def predict(
             files[kind] = str(output / f"{photo.stem}_{kind}.png")
             write_image(files[kind], picture)
         written.append({"photo": str(photo), "files": files})
+        if hasattr(loaded, "top"):
+            written[-1]["top"] = [each._asdict() for each in loaded.top(result)]
     if model.json:
         print_json({"images": written})
     else:
         for row in written:
             print(f"{row['photo']}: {', '.join(row['files'].values())}")
+            for guess in row.get("top", ()):
+                print(f"  {guess['probability']:6.1%}  {guess['name']}")
 
 
 def compare(
@@ -252,6 +258,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         preprocessing.at(preprocessing.size), multiple=loaded.config.backbone.patch_size
     )
     prepared = []
+    photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
     for name, photo in photos.items():
         with naming(name):
             prepared.append(preprocessing(photo))

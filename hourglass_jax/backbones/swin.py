@@ -14,11 +14,12 @@ import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.vit import MLP, PatchEmbedding
-from hourglass_jax.hourglass import Hourglass, TokenReduction, Tokens
+from hourglass_jax.hourglass import Hourglass
 from hourglass_jax.ops.attention import window_attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import resize
 from hourglass_jax.ops.windows import merge, partition, relative_positions, shifted_regions, window_grid
+from hourglass_jax.tokens import TokenReduction, Tokens
 
 SIZES = {
     "tiny": (96, (2, 2, 6, 2)),

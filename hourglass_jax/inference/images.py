@@ -61,7 +61,8 @@ class Preprocessing:
             trained at.
         multiple: what the sides of the input are multiples of, in pixels: the patch size; 1 for a model that pads.
         resize: "longest" and "shortest" scale that side to `size` and keep the aspect ratio, "square" stretches
-            both, "none" keeps the image as it is.
+            both, "crop" scales the shorter side and keeps the square in the middle (torchvision's Resize and
+            CenterCrop), "none" keeps the image as it is.
         mean: of red, green and blue in 0..1, subtracted.
         std: of red, green and blue in 0..1, divided by.
         interpolation: "bilinear" or "bicubic", antialiased when shrinking, on 8-bit values (Pillow's).
@@ -72,7 +73,7 @@ class Preprocessing:
 
     size: int = 518
     multiple: int = 14
-    resize: Literal["longest", "shortest", "square", "none"] = "longest"
+    resize: Literal["longest", "shortest", "square", "crop", "none"] = "longest"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -92,7 +93,7 @@ class Preprocessing:
             self.size >= self.multiple and self.size % self.multiple == 0,
             f"a positive multiple of {self.multiple}",
         )
-        methods = ("longest", "shortest", "square", "none")
+        methods = ("longest", "shortest", "square", "crop", "none")
         require("resize", self.resize in methods, "one of " + ", ".join(map(repr, methods)))
         require("interpolation", self.interpolation in ("bilinear", "bicubic"), "'bilinear' or 'bicubic'")
 
@@ -109,7 +110,7 @@ class Preprocessing:
         """
         if self.resize == "none":
             return rows, columns
-        if self.resize == "square":
+        if self.resize in ("square", "crop"):
             return self.size, self.size
         unit = self.multiple * (min if self.resize == "shortest" else max)(rows, columns)
         multiples = ((2 * side * self.size + unit) // (2 * unit) for side in (rows, columns))
@@ -119,6 +120,10 @@ class Preprocessing:
     def at(self, size: int) -> "Preprocessing":
         """The same for another `size`; an image that was kept as it is has its shorter side scaled to it."""
         return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
+
+    def seen(self, image: np.ndarray) -> np.ndarray:
+        """The part of an image, uint8 [H, W, 3], that the model sees."""
+        return center_crop_square(image) if self.resize == "crop" else image
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The model's input.
@@ -138,9 +143,13 @@ class Preprocessing:
             raise ValueError(
                 f"image must be at least {self.multiple} x {self.multiple} pixels, got {rows} x {columns}"
             )
-        height, width = self.target_size(rows, columns)
+        height, width = target = self.target_size(rows, columns)
+        if self.resize == "crop":
+            height, width = (self.size * side // min(rows, columns) for side in (rows, columns))
         resample = Image.Resampling[self.interpolation.upper()]
         resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
+        top, left = (round((side - kept) / 2) for side, kept in zip((height, width), target, strict=True))
+        resized = resized[top : top + target[0], left : left + target[1]]
         return (resized / 255 - np.float32(self.mean)) / np.float32(self.std)
 
 

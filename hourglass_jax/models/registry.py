@@ -22,6 +22,7 @@ FORMAT = "hourglass_jax"
 MODELS = {
     "saliency": ("hourglass_jax.models.saliency", "Saliency", "SaliencyConfig"),
     "segmenter": ("hourglass_jax.models.segmenter", "Segmenter", "SegmenterConfig"),
+    "swag": ("hourglass_jax.models.swag", "Swag", "SwagConfig"),
     "encoder": ("hourglass_jax.models.encoder", "Encoder", "EncoderConfig"),
 }
 """Model name in the metadata -> module, class and config class."""
