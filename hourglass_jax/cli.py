@@ -1,4 +1,4 @@
-"""The command line: hourglass models | predict | compare | flops | bench | ablate | convert | eval | demo."""
+"""The command line: hourglass models, predict, compare, features, flops, bench, ablate, convert, eval, demo."""
 
 import dataclasses
 import sys
@@ -307,8 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from checkpoints_convert.command import convert
     from hourglass_jax.analysis.command import ablate
     from hourglass_jax.evaluation.command import eval
+    from hourglass_jax.inference.command import features
 
-    functions = (models, predict, compare, flops, bench, ablate, convert, eval, demo)
+    functions = (models, predict, compare, features, flops, bench, ablate, convert, eval, demo)
     commands = {each.__name__: each for each in functions}
     try:
         tyro.extras.subcommand_cli_from_dict(
