@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.paper_gflops import (
+    SYSTEMS,
     dpt_flops,
     executed_macs,
     hourglass,
@@ -76,6 +77,15 @@ def test_the_documentation_shows_what_is_executed() -> None:
     _, original, expedited = documented()["Segmenter ViT-B/16, ADE20K, 512 px"]
     assert float(original[5]) == pytest.approx(executed_macs(config, 512, None) / 1e9, rel=0.01)
     assert float(expedited[5]) == pytest.approx(executed_macs(config, 512, hourglass(7, 22)) / 1e9, rel=0.01)
+
+
+def test_the_documentation_shows_what_is_executed_of_a_swin() -> None:
+    system = next(each for each in SYSTEMS if each.name.startswith("Mask2Former"))
+    table = documented()[system.name][1:]
+    for cells, row in [*zip(table, system.rows, strict=True)][:2]:
+        executed = system.executed(row.plan) / 1e9
+        assert float(cells[5]) == pytest.approx(executed, abs=0.006)
+        assert executed == pytest.approx(row.gflops, rel=0.002)
 
 
 def test_a_block_of_segmenter_is_what_is_executed_and_its_elementwise_work() -> None:

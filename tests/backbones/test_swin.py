@@ -160,7 +160,7 @@ def test_an_encoder_ends_with_the_last_stage(swin: Swin) -> None:
         (Hourglass(5, (2, 2)), r"alpha must be less than the backbone's 5 blocks, got 5"),
         (
             Hourglass(0, (2, 2), beta=2),
-            r"must lie inside one stage: blocks 0 to 1 are not, with stages of 1, 4 blo",
+            r"inside one stage: blocks 0 to 1 are not, with stages of 1, 4 blocks",
         ),
         (Hourglass(2, (4, 4)), r"k at most the window's side: got 4 x 4 for windows of 3 x 3 tokens"),
         (Hourglass(2, (2, 1)), r"clusters must be k x k .* got 2 x 1"),
