@@ -2,8 +2,20 @@
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from hourglass_jax.backbones.vit import ViT
+
+
+def final_features(backbone: nnx.Module, images: jax.Array) -> jax.Array:
+    """What fidelity is measured on: the features after the final norm, of all tokens, [B, H*W, C].
+
+    Args:
+        backbone: under any plan.
+        images: [B, rows, columns, 3], normalised.
+    """
+    tokens = backbone(images).tokens
+    return tokens.restore(tokens.values)
 
 
 def cosine_similarity(features: jax.Array, original: jax.Array) -> jax.Array:
