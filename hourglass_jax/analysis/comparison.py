@@ -96,12 +96,14 @@ def compare(
         if size not in macs:
             macs[size] = [count_macs(each, size)["total"] for each in models]
         batch = jnp.asarray(image)[None]
-        times = measure([functools.partial(_run, each, batch) for each in models], repeats=repeats, on_call=on_call)
-        features, result = _run(model, batch)
+        times = measure(
+            [functools.partial(run_model, each, batch) for each in models], repeats=repeats, on_call=on_call
+        )
+        features, result = run_model(model, batch)
         result = np.asarray(result[0])
         found = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
-            fast_features, fast_result = _run(fast, batch)
+            fast_features, fast_result = run_model(fast, batch)
             fast_result = np.asarray(fast_result[0])
             difference = model.difference(result, fast_result)
             figures = Figures(
@@ -123,7 +125,7 @@ def compare(
 
 
 @jax.jit
-def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def run_model(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Final features restored to the full grid, [B, H*W, C], and the model's result."""
     features = model.backbone(images)
     output = model.decode(features, images.shape[1:3])
