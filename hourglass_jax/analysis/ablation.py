@@ -158,9 +158,9 @@ class Ablation:
     ) -> None:
         preprocessing = preprocessing or model.config.preprocessing
         self._backbone, side = model.backbone, model.config.backbone.patch_size
-        self._preprocessing = replace(preprocessing.at(preprocessing.size), multiple=side)
+        self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)
         self._squares = [center_crop_square(photo) for photo in photographs.values()]
-        self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.size
+        self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.side
         self._grid = self._backbone.token_grid(self.size, self.size)
         self.plan.check(self._backbone.depth, self._grid)
         if not self._squares:
@@ -388,7 +388,7 @@ def _features(
     features = backbone(images, intermediates=blocks)
     tokens = features.tokens.restore(features.tokens.values)
     resized = upsample_tokens(tokens, cluster_grid=features.token_grid, token_grid=grid)
-    return resized, features.intermediates
+    return resized, tuple(each.tokens for each in features.intermediates)
 
 
 def _work(point: Point) -> tuple[object, ...]:

@@ -127,7 +127,7 @@ def compare(
 @jax.jit
 def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Final features restored to the full grid, [B, H*W, C], and the model's result."""
-    features = model.backbone(images)
+    features = model.features(images) if hasattr(model, "features") else model.backbone(images)
     output = model.decode(features, images.shape[1:3])
     return features.tokens.restore(features.tokens.values), model.result(output)
 
