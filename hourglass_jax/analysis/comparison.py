@@ -128,7 +128,7 @@ def compare(
 @jax.jit
 def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The final features that the head reads, [B, N, C], and the model's result."""
-    features = model.backbone(images)
+    features = model.features(images) if hasattr(model, "features") else model.backbone(images)
     output = model.decode(features, images.shape[1:3])
     return final_features(model)(features), model.result(output)
 

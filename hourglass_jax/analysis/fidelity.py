@@ -49,4 +49,4 @@ def cosine_by_block(fast: ViT, original: ViT, images: jax.Array) -> jax.Array:
         original(images, intermediates=every).intermediates,
         strict=True,
     )
-    return jnp.stack([cosine_similarity(a, b) for a, b in pairs])
+    return jnp.stack([cosine_similarity(a.tokens, b.tokens) for a, b in pairs])
