@@ -4,8 +4,8 @@
 
 No weights are needed. The repositories count with four different programs, and none counts what this library
 executes: products are left out, and elementwise work and biases are in. So the rules are here and not in
-`analysis.flops`; `--executed` adds its count to the rows of Segmenter and SWAG. docs/paper.md names the rows that are not
-reproduced.
+`analysis.flops`; `--executed` adds its count to the rows of Segmenter and SWAG. docs/paper.md names the rows that
+are not reproduced.
 """
 
 import argparse
@@ -494,9 +494,7 @@ def describe(plan: Hourglass, remark: str = "") -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print machine-readable results")
-    parser.add_argument(
-        "--executed", action="store_true", help="add what this library executes, for Segmenter and SWAG"
-    )
+    parser.add_argument("--executed", action="store_true", help="add what this library executes, where it can")
     arguments = parser.parse_args()
     results = reproduce(arguments.executed)
     if arguments.json:
