@@ -273,7 +273,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     for name, photo in photos.items():
         with naming(name):
             prepared.append(preprocessing(photo))
-            chosen.check(loaded.backbone.depth, loaded.backbone.token_grid(*prepared[-1].shape[:2]))
+            loaded.backbone.check_plan(chosen, prepared[-1].shape[:2])
     results, first = [], None
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=quiet()) as bar:
         compared = run(loaded, chosen, prepared, repeats=repeats, on_call=bar.update)

@@ -4,7 +4,7 @@ The backbone knows of a plan only that it embeds the image, runs the blocks, and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from flax import nnx
 
 from hourglass_jax.backbones.prediction import PredictionModule
 from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
+from hourglass_jax.hourglass import expedite
 from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
@@ -94,6 +95,11 @@ class ViTFeatures(NamedTuple):
     intermediates: tuple[BlockFeatures, ...]
     stem: tuple[jax.Array, ...] = ()
 
+    def maps(self) -> dict[str, jax.Array]:
+        """The final features of the full grid by name, [B, H, W, C]."""
+        tokens = self.tokens.restore(self.tokens.values)
+        return {"features": tokens.reshape(len(tokens), *self.token_grid, -1)}
+
 
 class PatchEmbedding(nnx.Module):
     """Non-overlapping patches, flattened and projected: a strided convolution written as one matrix product."""
@@ -139,10 +145,9 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        width, hidden = config.width, round(config.width * config.mlp_ratio)
-        self.gated = config.mlp == "swiglu"
-        self.expand = nnx.Linear(width, 2 * hidden if self.gated else hidden, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, gated: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.gated = gated
+        self.expand = nnx.Linear(width, 2 * hidden if gated else hidden, dtype=dtype, rngs=rngs)
         self.contract = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -170,7 +175,8 @@ class Block(nnx.Module):
         self.norm1 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
         self.attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
         self.norm2 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        hidden = round(width * config.mlp_ratio)
+        self.mlp = MLP(width, hidden, gated=config.mlp == "swiglu", dtype=dtype, rngs=rngs)
         self.scale1 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
         self.scale2 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
         self.predictor = PredictionModule(width, dtype=dtype, rngs=rngs) if predictor else None
@@ -233,6 +239,23 @@ class ViT(nnx.Module):
     def depth(self) -> int:
         """Number of blocks."""
         return self.config.depth
+
+    def check_plan(self, plan: TokenReduction, size: tuple[int, int] | None = None) -> None:
+        """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
+        plan.check(self.depth, None if size is None else self.token_grid(*size))
+        plan.check_backbone(self)
+
+    def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
+        """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
+        counts = self.plan.counts(self.depth, self.token_grid(rows, columns))
+        return max(counts), min(counts)
+
+    def assignment(self, images: jax.Array) -> jax.Array:
+        """The nearest cluster of every token under the plan, int [B, H, W]."""
+        features = expedite(self, replace(self.plan, beta=None, reconstruct="logits"))(images)
+        tokens = features.tokens
+        identity = jnp.broadcast_to(jnp.eye(tokens.values.shape[1]), (len(images), *tokens.values.shape[1:2] * 2))
+        return jnp.argmax(tokens.restore(identity), axis=-1).reshape(-1, *features.token_grid)
 
     def token_grid(self, rows: int, columns: int) -> Grid:
         """(H, W) for an image of `rows` x `columns` pixels.
