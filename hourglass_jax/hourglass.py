@@ -97,14 +97,14 @@ class Hourglass(TokenReduction):
         """See `TokenReduction.before_block`."""
         if index == self.alpha:
             return self._cluster(tokens, token_grid)
-        if index == self._end(depth) and self.reconstruct == "tokens":
+        if index == self.end(depth) and self.reconstruct == "tokens":
             return Tokens(tokens.restore(tokens.values))
         return tokens
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `TokenReduction.counts`."""
         full, reduced = int(np.prod(token_grid)), int(np.prod(self.clusters))
-        end = self._end(depth) if self.reconstruct == "tokens" else depth + 1
+        end = self.end(depth) if self.reconstruct == "tokens" else depth + 1
         return [reduced if self.alpha <= index < end else full for index in range(depth + 1)]
 
     @classmethod
@@ -112,7 +112,8 @@ class Hourglass(TokenReduction):
         """Clusters for a share of the tokens after a third of the blocks; see `TokenReduction.scaled`."""
         return cls(depth // 3, shrunk(token_grid, share))
 
-    def _end(self, depth: int) -> int:
+    def end(self, depth: int) -> int:
+        """alpha + beta: the block before which the grid is restored, `depth` where beta is None."""
         return depth if self.beta is None else self.alpha + self.beta
 
     def _cluster(self, tokens: Tokens, token_grid: Grid) -> Tokens:
@@ -156,7 +157,6 @@ def expedite(model: Model, plan: TokenReduction | None) -> Model:
     if not hasattr(backbone, "plan"):
         raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
     if plan is not None:
-        plan.check(backbone.depth)
-        plan.check_backbone(backbone)
+        backbone.check_plan(plan)
     backbone.plan = plan
     return fast

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,9 @@ class ModelOptions:
 
     model: str = DEFAULT_MODEL
     """A converted file (.safetensors) or a name that `hourglass models` lists."""
-    size: int | None = None
+    size: Annotated[int | tuple[int, int] | None, tyro.conf.arg(metavar="PX [PX]")] = None
     """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows of an
-    image. By default the model's own."""
+    image. Rows and columns for a model whose images have another shape. By default the model's own."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print machine-readable results."""
 
@@ -78,6 +79,12 @@ def load_model(model: ModelOptions, plan: PlanOptions, *, default_preset: bool =
     if model.size is not None:
         preprocessing = preprocessing.at(model.size)
     return loaded, preprocessing, chosen
+
+
+def square_input(model, preprocessing):
+    """The preprocessing for squares, with as many pixels as the model is used to and whole patches."""
+    multiple = math.lcm(preprocessing.multiple, model.config.backbone.patch_size)
+    return dataclasses.replace(preprocessing.at(preprocessing.side), multiple=multiple)
 
 
 def _keep_compilations() -> None:

@@ -61,9 +61,9 @@ class TokenReduction:
     def check_backbone(self, backbone: ViT) -> None:
         """Raises ValueError if the backbone lacks something that the plan needs beyond its blocks."""
 
-    def embed(self, images: jax.Array, backbone: ViT) -> Tokens:
-        """The tokens of normalised images [B, rows, columns, 3]."""
-        return Tokens(backbone.embed(images))
+    def embed(self, pixels: jax.Array, backbone: ViT) -> Tokens:
+        """The tokens of normalised images [B, rows, columns, 3], or of the last map of the backbone's stem."""
+        return Tokens(backbone.embed(pixels))
 
     def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
         """The tokens that enter block `index` (0-based; `depth` stands for the end of the last block)."""

@@ -22,6 +22,7 @@ from hourglass_jax.inference.windows import SlidingWindow
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
 from hourglass_jax.models.registry import PRETRAINED
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
+from hourglass_jax.models.swag import Swag, SwagConfig
 from hourglass_jax.plans import plan_fields, plan_of
 from hourglass_jax.presets import PRESETS
 
@@ -173,6 +174,53 @@ def test_an_encoder_writes_its_principal_components(
     mean = json.loads(printed[printed.index("{") :])["mean"]
     assert mean["agreement"] is None and mean["mae"] > 0
     main(["compare", str(photo), "-o", str(out), "--model", model, *PLAN, "--repeats", "1"])
+
+
+@pytest.fixture(scope="module")
+def classifier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ImageNet's classes, of the square in the middle."""
+    config = SwagConfig(
+        ViTConfig(patch_size=8, width=64, depth=2, heads=1, position_grid=(4, 4)),
+        dataset="imagenet2012",
+        preprocessing=Preprocessing(size=32, multiple=8, resize="crop"),
+    )
+    model = Swag(config, rngs=nnx.Rngs(0))
+    return hj.save(model, tmp_path_factory.mktemp("model") / "classifier.safetensors")
+
+
+def test_a_classifier_prints_five_classes_and_draws_them(
+    classifier_file: Path, photo: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(photo), "-o", str(out), "--model", str(classifier_file)]
+    main([*command, "--json"])
+    [row] = json.loads(capsys.readouterr().out)["images"]
+    names, probabilities = labels_of("imagenet2012", 1000).names, [each["probability"] for each in row["top"]]
+    assert len(row["top"]) == 5
+    assert all(each["name"] == names[each["label"]] for each in row["top"])
+    assert probabilities == sorted(probabilities, reverse=True) and 1e-3 < sum(probabilities) < 1
+    assert list(row["files"]) == ["overlay"]
+    assert size(row["files"]["overlay"])[0] == 240
+    main(command)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{photo}: ")
+    assert [line.split("%  ")[1] for line in lines] == [each["name"] for each in row["top"]]
+    main([*command, *PLAN, "--json"])
+    [other] = json.loads(capsys.readouterr().out)["images"]
+    assert other["top"] != row["top"]
+
+
+def test_a_classifier_is_compared_and_counted(
+    classifier_file: Path, photo: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(classifier_file), *PLAN]
+    main(["compare", str(photo), "-o", str(out), *options, "--repeats", "1", "--json"])
+    [image] = json.loads(capsys.readouterr().out)["images"]
+    assert (image["tokens"], image["clusters"]) == (16, 9)
+    assert 0 < image["mae"] < 1 and image["agreement"] in (0, 1) and 0 < image["cosine"] < 1
+    assert min(size(image["picture"])) > 100
+    main(["flops", *options, "--json"])
+    counted = json.loads(capsys.readouterr().out)["expedited"]
+    assert counted["reconstruction"] == 0 < counted["clustering"]
 
 
 def test_predict_prints_json(run: Run, photo: Path, out: Path) -> None:

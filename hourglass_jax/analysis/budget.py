@@ -30,15 +30,18 @@ class Costs:
         token_grid: (H, W) of such an image.
         depth: blocks of the backbone.
         original: multiply-accumulates without a plan.
+
+    Raises:
+        ValueError: the size does not fit the model, or its backbone is no ViT.
     """
 
     def __init__(self, model: nnx.Module, size: tuple[int, int]) -> None:
         backbone = getattr(model, "backbone", model)
+        if not hasattr(backbone, "token_grid"):
+            raise ValueError(f"budgets are shared out among the blocks of a ViT, got a {type(backbone).__name__}")
         self.token_grid, self.depth = backbone.token_grid(*size), backbone.depth
-        self.original = count_encoder_macs(expedite(backbone, None), size)
-        self._share = functools.cache(
-            lambda plan: count_encoder_macs(expedite(backbone, plan), size) / self.original
-        )
+        self.original = count_encoder_macs(expedite(model, None), size)
+        self._share = functools.cache(lambda plan: count_encoder_macs(expedite(model, plan), size) / self.original)
 
     def __call__(self, plan: TokenReduction) -> float:
         """The share that a plan costs; clustering, merging and reconstruction included."""

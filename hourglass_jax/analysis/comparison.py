@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.analysis.fidelity import cosine_similarity
+from hourglass_jax.analysis.fidelity import cosine_similarity, head_input
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.groups import find_groups
 from hourglass_jax.analysis.latency import measure
@@ -26,9 +26,10 @@ class Figures:
         gflops, gflops_expedited: 10^9 multiply-accumulates, the paper's unit.
         latency_ms, latency_ms_expedited: medians, without compilation.
         speedup: of the latencies.
-        cosine: mean cosine similarity between the final features of the two.
-        mae: mean absolute error of the results, as the model measures their difference (0..1 at every pixel).
-        agreement: share of the pixels for which the model decides the same; None if it decides nothing.
+        cosine: mean cosine similarity between the final features of the two, as far as their heads read them.
+        mae: mean absolute error of the results, as the model measures their difference (0..1 at every pixel, or of
+            the whole image).
+        agreement: share of the pixels (or images) for which the model decides the same; None if it decides nothing.
     """
 
     tokens: float
@@ -51,7 +52,7 @@ class Comparison:
         figures: what was measured.
         first_seconds: of the first calls, with compilation, if this size was new.
         result, result_expedited: of the two models, at the model's input size.
-        difference: of the results, [rows, columns] in 0..1.
+        difference: of the results, [rows, columns] in 0..1; without axes if they are no maps.
         groups: which tokens are one where they are fewest, [H, W]; see `find_groups`.
     """
 
@@ -90,9 +91,8 @@ def compare(
     macs: dict[tuple[int, int], list[int]] = {}
     for image in images:
         size = image.shape[:2]
-        grid = model.backbone.token_grid(*size)
-        for plan in plans:
-            plan.check(model.backbone.depth, grid)
+        for each in models[1:]:
+            each.backbone.check_plan(each.backbone.plan, size)
         if size not in macs:
             macs[size] = [count_macs(each, size)["total"] for each in models]
         batch = jnp.asarray(image)[None]
@@ -103,12 +103,13 @@ def compare(
         result = np.asarray(result[0])
         found = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
+            tokens, clusters = fast.backbone.token_counts(*size)
             fast_features, fast_result = run_model(fast, batch)
             fast_result = np.asarray(fast_result[0])
             difference = model.difference(result, fast_result)
             figures = Figures(
-                tokens=grid[0] * grid[1],
-                clusters=min(plan.counts(model.backbone.depth, grid)),
+                tokens=tokens,
+                clusters=clusters,
                 gflops=macs[size][0] / 1e9,
                 gflops_expedited=cost / 1e9,
                 latency_ms=1e3 * times[0].median,
@@ -126,10 +127,10 @@ def compare(
 
 @jax.jit
 def run_model(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Final features restored to the full grid, [B, H*W, C], and the model's result."""
-    features = model.backbone(images)
+    """The final features that the head reads, [B, N, C], and the model's result."""
+    features = model.features(images) if hasattr(model, "features") else model.backbone(images)
     output = model.decode(features, images.shape[1:3])
-    return features.tokens.restore(features.tokens.values), model.result(output)
+    return head_input(model)(features), model.result(output)
 
 
 def _agreement(model: nnx.Module, a: np.ndarray, b: np.ndarray) -> float | None:

@@ -1,21 +1,37 @@
 """How close an expedited model stays to the original one; no labels are needed."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hourglass_jax.backbones.vit import ViT
+from hourglass_jax.backbones.swin import SwinFeatures
+from hourglass_jax.backbones.vit import ViT, ViTFeatures
+
+Features = ViTFeatures | SwinFeatures
+Read = Callable[[Features], jax.Array]
 
 
-def final_features(backbone: nnx.Module, images: jax.Array) -> jax.Array:
-    """What fidelity is measured on: the features after the final norm, of all tokens, [B, H*W, C].
+def every_token(features: Features) -> jax.Array:
+    """The last map of features after its norm, restored to the full grid, [B, H*W, C]."""
+    *_, last = features.maps().values()
+    return last.reshape(len(last), -1, last.shape[-1])
+
+
+def head_input(model: nnx.Module) -> Read:
+    """What a model's head reads, [B, N, C]: every token of the image, unless the model says otherwise (`final`)."""
+    return getattr(model, "final", every_token)
+
+
+def final_features(model: nnx.Module, images: jax.Array) -> jax.Array:
+    """What fidelity is measured on: the features after the final norm that the model's head reads, [B, N, C].
 
     Args:
-        backbone: under any plan.
+        model: or a backbone, under any plan.
         images: [B, rows, columns, 3], normalised.
     """
-    tokens = backbone(images).tokens
-    return tokens.restore(tokens.values)
+    return head_input(model)(getattr(model, "backbone", model)(images))
 
 
 def cosine_similarity(features: jax.Array, original: jax.Array) -> jax.Array:
@@ -46,4 +62,4 @@ def cosine_by_block(fast: ViT, original: ViT, images: jax.Array) -> jax.Array:
         original(images, intermediates=every).intermediates,
         strict=True,
     )
-    return jnp.stack([cosine_similarity(a, b) for a, b in pairs])
+    return jnp.stack([cosine_similarity(a.tokens, b.tokens) for a, b in pairs])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hourglass_jax.backbones.swin import Swin
 from hourglass_jax.backbones.vit import Block, ViT
 from hourglass_jax.hourglass import expedite
 from hourglass_jax.ops.grids import Grid
@@ -39,7 +40,7 @@ class Unrestored(TokenReduction):
         return self.plan.run_block(index, block, special, tokens, depth=depth, token_grid=token_grid)
 
 
-def find_groups(backbone: ViT, plan: TokenReduction, images: jax.Array) -> np.ndarray:
+def find_groups(backbone: ViT | Swin, plan: TokenReduction, images: jax.Array) -> np.ndarray:
     """For every token of an image, which of the plan's fewest tokens it is restored from most.
 
     Args:
@@ -48,8 +49,10 @@ def find_groups(backbone: ViT, plan: TokenReduction, images: jax.Array) -> np.nd
         images: [1, rows, columns, 3], normalised.
 
     Returns:
-        int [H, W]; equal numbers are one token.
+        int [H, W]; equal numbers are one token. Of a Swin, for the stage that the plan is about.
     """
+    if isinstance(backbone, Swin):
+        return np.asarray(_window_groups(expedite(backbone, plan), images)[0])
     if getattr(plan, "restore", None) == "reuse":
         plan = replace(plan, restore="reconstruction")  # what reuses features can restore nothing else
     groups = _groups(expedite(backbone, Unrestored(plan)), images)
@@ -61,3 +64,8 @@ def _groups(backbone: ViT, images: jax.Array) -> jax.Array:
     tokens = backbone(images).tokens
     identity = jnp.eye(tokens.values.shape[1])[None]
     return jnp.argmax(tokens.restore(identity)[0], axis=-1)
+
+
+@jax.jit
+def _window_groups(backbone: Swin, images: jax.Array) -> jax.Array:
+    return backbone.assignment(images)

@@ -24,11 +24,13 @@ from flax import nnx
 
 from hourglass_jax.analysis.budget import Costs
 from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
+from hourglass_jax.analysis.inspection import look
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.hourglass import expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
 from hourglass_jax.journal import Journal
 from hourglass_jax.ops.clustering import auto_temperature
+from hourglass_jax.options import square_input
 from hourglass_jax.plans import plan_fields
 from hourglass_jax.reductions import REDUCTIONS
 from hourglass_jax.tokens import TokenReduction
@@ -179,12 +181,9 @@ class Tuner:
     ) -> None:
         if len(photographs) < 2:
             raise ValueError(f"expected at least 2 photographs, as some are held out; got {len(photographs)}")
-        preprocessing = preprocessing or model.config.preprocessing
-        preprocessing = replace(preprocessing.at(preprocessing.size), multiple=model.config.backbone.patch_size)
-        self.model, self.size, self._on_plan = model, preprocessing.size, on_plan
-        self._images = {
-            name: preprocessing.at(self.size)(center_crop_square(each))[None] for name, each in photographs.items()
-        }
+        preprocessing = square_input(model, preprocessing or model.config.preprocessing)
+        self.model, self.size, self._on_plan = expedite(model, None), preprocessing.size, on_plan
+        self._images = {name: preprocessing(center_crop_square(each))[None] for name, each in photographs.items()}
         names = list(photographs)
         self.tuned_on, self.held_out = tuple(names[::2]), tuple(names[1::2])
         self.costs = Costs(model, (self.size, self.size))
@@ -195,7 +194,7 @@ class Tuner:
         }
         self._journal = Journal(journal, header, _entry, "of another search")
         self._known = dict(self._journal.entries)
-        self._original = functools.cache(lambda name: _features(expedite(model.backbone, None), self._images[name]))
+        self._original = functools.cache(lambda name: _features(self.model, self._images[name]))
         self.candidates: dict[TokenReduction, Candidate] = {}
 
     def __enter__(self) -> Self:
@@ -216,7 +215,7 @@ class Tuner:
 
     def _cosines(self, plan: TokenReduction, names: Sequence[str]) -> dict[str, float]:
         self._on_plan(plan)
-        fast, cosines = expedite(self.model.backbone, plan), {}
+        fast, cosines = expedite(self.model, plan), {}
         for name in names:
             [cosines[name]] = self._once(
                 {"plan": plan_fields(plan), "photograph": name},
@@ -459,22 +458,22 @@ class Tuner:
             lambda: [
                 float(each)
                 for each in _slope(
-                    self.model.backbone, plan, jnp.float32(position), self._images[name], self._original(name)
+                    self.model, plan, jnp.float32(position), self._images[name], self._original(name)
                 )
             ],
         )
 
     def _auto_temperature(self, plan: TokenReduction, name: str) -> float:
-        [found] = self._once(
-            {"plan": plan_fields(plan), "photograph": name, "auto": True},
-            lambda: [float(_auto_temperature(self.model.backbone, self._first_reduced(plan), self._images[name]))],
-        )
-        return found
-
-    def _first_reduced(self, plan: TokenReduction) -> int:
-        """The first block that works on fewer tokens."""
+        """What "auto" measures of a photograph where the plan begins to reduce its tokens."""
         counts = plan.counts(self.costs.depth, self.costs.token_grid)
-        return next(index for index, count in enumerate(counts) if count < counts[-1])
+        block = next(index for index, count in enumerate(counts) if count < max(counts))
+
+        def measure() -> list[float]:
+            seen = look(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
+            return [float(auto_temperature(seen.entering[None], self.costs.token_grid)[0])]
+
+        [found] = self._once({"photograph": name, "auto_before": block}, measure)
+        return found
 
     def _time(self, plan: TokenReduction) -> float:
         image = self._images[self.tuned_on[0]]
@@ -522,28 +521,18 @@ def _run(model: nnx.Module, images: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _cosine(backbone: nnx.Module, images: jax.Array, original: jax.Array) -> jax.Array:
-    return cosine_similarity(final_features(backbone, images), original)[0]
+def _cosine(model: nnx.Module, images: jax.Array, original: jax.Array) -> jax.Array:
+    return cosine_similarity(final_features(model, images), original)[0]
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _slope(
-    backbone: nnx.Module, plan: TokenReduction, position: jax.Array, images: jax.Array, original: jax.Array
+    model: nnx.Module, plan: TokenReduction, position: jax.Array, images: jax.Array, original: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """One minus the cosine at exp(position) as the plan's temperature, and its derivative by the position."""
 
     def loss(position: jax.Array) -> jax.Array:
-        fast = expedite(backbone, replace(plan, temperature=jnp.exp(position)))
+        fast = expedite(model, replace(plan, temperature=jnp.exp(position)))
         return 1 - cosine_similarity(final_features(fast, images), original)[0]
 
     return jax.jvp(loss, (position,), (jnp.ones_like(position),))
-
-
-@functools.partial(jax.jit, static_argnames="block")
-def _auto_temperature(backbone: nnx.Module, block: int, images: jax.Array) -> jax.Array:
-    """What "auto" measures of one image before a block."""
-    if block == 0:
-        tokens = backbone.embed(images)
-    else:
-        [tokens] = backbone(images, intermediates=(block - 1,)).intermediates
-    return auto_temperature(tokens, backbone.token_grid(*images.shape[1:3]))[0]

@@ -1,6 +1,7 @@
 """The command `hourglass visualize`: the paper's Figures 13 and 14 of one's own photographs."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,18 +69,19 @@ def visualize(
     loaded, preprocessing, chosen = load_model(model, plan)
     if not isinstance(chosen, hj.Hourglass):
         raise ValueError(f"clusters are drawn of an Hourglass, got a plan of {type(chosen).__name__}")
+    if not hasattr(loaded.backbone, "token_grid"):
+        raise ValueError(f"attention is drawn of a ViT, got a {type(loaded.backbone).__name__}")
     block = chosen.alpha + 1 if block is None else block
     depth = loaded.backbone.depth
     chosen.check(depth)
-    end = depth if chosen.beta is None else chosen.alpha + chosen.beta
+    end = chosen.end(depth)
     if block not in range(chosen.alpha + 1, end + 1):
         raise ValueError(f"block must be one on clusters, {chosen.alpha + 1} to {end}, got {block}")
-    preprocessing = dataclasses.replace(
-        preprocessing.at(preprocessing.size), multiple=loaded.config.backbone.patch_size
-    )
+    multiple = math.lcm(preprocessing.multiple, loaded.config.backbone.patch_size)
+    preprocessing = dataclasses.replace(preprocessing.at(preprocessing.size), multiple=multiple)
     written = []
     for path in tqdm(photos, desc="photographs", disable=quiet(photos)):
-        photo = read_image(path)
+        photo = preprocessing.seen(read_image(path))
         with naming(path):
             image = preprocessing(photo)[None]
             grid = loaded.backbone.token_grid(*image.shape[1:3])
@@ -119,7 +121,7 @@ def _predictions(model, plan: hj.Hourglass, grids: "list[Grid]", photo: "np.ndar
     from hourglass_jax.inference.pictures import sheet, stretched
 
     def drawn(result: np.ndarray) -> np.ndarray:
-        return model.pictures(photo, stretched(np.asarray(result[0]), photo.shape[:2]))["overlay"]
+        return [*model.pictures(photo, stretched(np.asarray(result[0]), photo.shape[:2])).values()][-1]
 
     features, result = run_model(model, image)
     panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", drawn(result))]

@@ -25,7 +25,7 @@ IMAGES = np.random.default_rng(0).normal(size=(1, 70, 70, 3)).astype(np.float32)
 @jax.jit
 def tokens_before_block_2(model: Saliency) -> jax.Array:
     [tokens] = model.backbone(IMAGES, intermediates=(0,)).intermediates
-    return tokens
+    return tokens.tokens
 
 
 def test_attention_is_that_of_the_tokens(tiny_model: Saliency) -> None:
