@@ -182,6 +182,26 @@ def transformers_dinov2(prefix: str = "") -> Names:
     )
 
 
+def transformers_dpt(prefix: str = "dpt.", *, hybrid: bool = False) -> Names:
+    """The names of Hugging Face's DPT.
+
+    Source: huggingface/transformers, src/transformers/models/dpt/modeling_dpt.py.
+    """
+    layer = f"{prefix}encoder.layer.*."
+    return Names(
+        patches=f"{prefix}embeddings.{'' if hybrid else 'patch_embeddings.'}projection",
+        positions=f"{prefix}embeddings.position_embeddings",
+        special=(f"{prefix}embeddings.cls_token",),
+        norm1=f"{layer}layernorm_before",
+        qkv=tuple(f"{layer}attention.attention.{part}." for part in ("query", "key", "value")),
+        projection=f"{layer}attention.output.dense",
+        norm2=f"{layer}layernorm_after",
+        expand=f"{layer}intermediate.dense",
+        contract=f"{layer}output.dense",
+        norm=f"{prefix}layernorm",
+    )
+
+
 def _encoder(
     names: Names, *, mean: tuple[float, ...], std: tuple[float, ...], offset: float = 0.0, antialias: bool = True
 ):
@@ -199,7 +219,7 @@ def _encoder(
             backbone["position_resize"] = "bicubic-antialias"
         else:
             backbone |= {"position_resize": "bicubic", "position_offset": offset}
-        seen_mean, seen_std = _normalisation(settings)
+        seen_mean, seen_std = normalisation(settings)
         preprocessing = {
             "size": backbone["position_grid"][0] * backbone["patch_size"],
             "multiple": backbone["patch_size"],
@@ -212,7 +232,7 @@ def _encoder(
     return configure
 
 
-def _normalisation(settings: Settings) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def normalisation(settings: Settings) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Mean and standard deviation of timm's config.json, where it is given."""
     seen = settings.get("pretrained_cfg")
     seen = seen if isinstance(seen, dict) else {}
@@ -223,7 +243,7 @@ def _plain(*, imagenet: bool):
     """Whether a checkpoint is a ViT without LayerScale, whose settings, if any, have ImageNet's mean or another."""
 
     def fits(tensors: Tensors, settings: Settings) -> bool:
-        mean, _ = _normalisation(settings)
+        mean, _ = normalisation(settings)
         return BLOCK in tensors and SCALE not in tensors and (mean is None or (mean == IMAGENET_MEAN) == imagenet)
 
     return fits

@@ -1,6 +1,7 @@
 """The command line: hourglass models | predict | compare | flops | bench | ablate | convert | eval | demo."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,10 @@ def predict(
     plan: Plans = PlanOptions(),
     whole: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Predicts photographs and writes what the model says of each as PNG; without a plan unless one is given.
+    """Predicts photographs and writes what the model says of each; without a plan unless one is given.
+
+    Labels, saliency and features are PNG files. Depth is a PNG in 16 bits, a .npy file in the unit that its name
+    tells (metres, or relative inverse depth), and a PNG in colours with a bar that tells them.
 
     What a classifier says is printed, too: the five most probable classes.
 
@@ -98,7 +102,7 @@ def predict(
         output: Folder to write to.
         whole: Run on whole images, even if the model is one that sees windows.
     """
-    from hourglass_jax.inference.images import read_image, write_image
+    from hourglass_jax.inference.images import read_image, write_array, write_image
     from hourglass_jax.inference.predictor import Predictor
 
     check_paths(photos, output)
@@ -113,16 +117,22 @@ def predict(
         for kind, picture in loaded.pictures(image, result).items():
             files[kind] = str(output / f"{photo.stem}_{kind}.png")
             write_image(files[kind], picture)
+        for kind, values in loaded.arrays(result).items() if hasattr(loaded, "arrays") else ():
+            files[f"{kind}_npy"] = str(output / f"{photo.stem}_{kind}.npy")
+            write_array(files[f"{kind}_npy"], values)
         written.append({"photo": str(photo), "files": files})
         if hasattr(loaded, "top"):
             written[-1]["top"] = [each._asdict() for each in loaded.top(result)]
     if model.json:
-        print_json({"images": written})
+        units = {"units": loaded.units} if hasattr(loaded, "units") else {}
+        print_json({"images": written, **units})
     else:
         for row in written:
             print(f"{row['photo']}: {', '.join(row['files'].values())}")
             for guess in row.get("top", ()):
                 print(f"  {guess['probability']:6.1%}  {guess['name']}")
+        if hasattr(loaded, "units"):
+            print(f"_depth.png: {loaded.units}")
 
 
 def compare(
@@ -170,14 +180,14 @@ def demo(
 
 
 def flops(model: Models = ModelOptions(), plan: Plans = PlanOptions()) -> None:
-    """Counts the multiply-accumulates that are really executed, by part, for a square image.
+    """Counts the multiply-accumulates that are really executed, by part, for an image of the model's input size.
 
     Example: hourglass flops --alpha 4 --clusters 26 26 --size 518
     """
     from hourglass_jax.analysis.flops import count_macs
 
     loaded, preprocessing, chosen = load_model(model, plan)
-    size = (preprocessing.size, preprocessing.size)
+    size = preprocessing.shape
     original, expedited = count_macs(loaded, size), count_macs(hj.expedite(loaded, chosen), size)
     if model.json:
         print_json({"size": size, "plan": dataclasses.asdict(chosen), "original": original, "expedited": expedited})
@@ -196,7 +206,7 @@ def bench(
     batch: int = 1,
     repeats: int = 10,
 ) -> None:
-    """Measures the latency with and without the hourglass on a square image of noise.
+    """Measures the latency with and without the hourglass on noise of the model's input size.
 
     Example: hourglass bench --alpha 4 --clusters 26 26 --size 518
 
@@ -214,7 +224,7 @@ def bench(
         raise ValueError(f"batch and repeats must be at least 1, got {batch} and {repeats}")
     loaded, preprocessing, chosen = load_model(model, plan)
     fast = hj.expedite(loaded, chosen)
-    size = (preprocessing.size, preprocessing.size)
+    size = preprocessing.shape
     macs = [count_macs(each, size)["total"] for each in (loaded, fast)]
     run = jax.jit(lambda model, images: model(images))
     images = jax.numpy.asarray(np.random.default_rng(0).standard_normal((batch, *size, 3)), "float32")
@@ -255,21 +265,22 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     loaded, preprocessing, chosen = load_model(model, plan)
     preprocessing = dataclasses.replace(
-        preprocessing.at(preprocessing.size), multiple=loaded.config.backbone.patch_size
+        preprocessing.at(preprocessing.size),
+        multiple=math.lcm(preprocessing.multiple, loaded.config.backbone.patch_size),
     )
     prepared = []
     photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
     for name, photo in photos.items():
         with naming(name):
             prepared.append(preprocessing(photo))
-            chosen.check(loaded.backbone.depth, loaded.backbone.token_grid(*prepared[-1].shape[:2]))
+            loaded.backbone.check_plan(chosen, prepared[-1].shape[:2])
     results, first = [], None
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=quiet()) as bar:
         compared = run(loaded, chosen, prepared, repeats=repeats, on_call=bar.update)
         for (name, photo), result in zip(photos.items(), compared, strict=True):
             path = output / f"{name}_comparison.png"
             overlays = [
-                loaded.pictures(photo, stretched(each, photo.shape[:2]))["overlay"]
+                [*loaded.pictures(photo, stretched(each, photo.shape[:2])).values()][-1]
                 for each in (result.result, result.result_expedited)
             ]
             picture = comparison_picture(

@@ -1,56 +1,24 @@
-"""Plans: where a backbone works on fewer tokens, and how it gets back to all of them."""
+"""The paper's plan, the hourglass, and `expedite`, which gives a model any plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, Self, TypeVar
 
 import jax
 import numpy as np
 from flax import nnx
 
 from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
-from hourglass_jax.ops.grids import Grid, check_grid
+from hourglass_jax.ops.grids import Grid, check_grid, shrunk
 from hourglass_jax.ops.reconstruction import reconstruct_tokens
+from hourglass_jax.tokens import TokenReduction, Tokens
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-def _unchanged(values: jax.Array) -> jax.Array:
-    return values
-
-
-class Tokens(NamedTuple):
-    """The image's tokens on their way through the blocks, all of them or fewer.
-
-    Attributes:
-        values: [B, M, C]; no class or register tokens.
-        restore: spreads values of the M tokens, [B, M, any], over the full grid, [B, H*W, any].
-        sizes: [B, M], how many tokens of the grid each one stands for, or None where that plays no part. Attention
-            adds log(sizes) to the logits of its keys.
-    """
-
-    values: jax.Array
-    restore: Callable[[jax.Array], jax.Array] = _unchanged
-    sizes: jax.Array | None = None
-
-
-class TokenReduction(Protocol):
-    """What a backbone knows of a plan: `Hourglass` is one. Implementations are frozen, hashable dataclasses."""
-
-    def check(self, depth: int, token_grid: Grid | None = None) -> None:
-        """Raises ValueError if the plan fits no backbone of `depth` blocks, or not this grid of tokens."""
-
-    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
-        """The tokens that enter block `index` (0-based; `depth` stands for the end of the last block)."""
-
-    def counts(self, depth: int, token_grid: Grid) -> list[int]:
-        """How many tokens `before_block` leaves at index 0 .. depth."""
-
-
 @dataclass(frozen=True)
-class Hourglass:
+class Hourglass(TokenReduction):
     """The plan of arXiv 2210.01035: cluster after block alpha, reconstruct after block alpha + beta.
 
     Attributes:
@@ -126,17 +94,23 @@ class Hourglass:
         """See `TokenReduction.before_block`."""
         if index == self.alpha:
             return self._cluster(tokens, token_grid)
-        if index == self._end(depth) and self.reconstruct == "tokens":
+        if index == self.end(depth) and self.reconstruct == "tokens":
             return Tokens(tokens.restore(tokens.values))
         return tokens
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `TokenReduction.counts`."""
         full, reduced = int(np.prod(token_grid)), int(np.prod(self.clusters))
-        end = self._end(depth) if self.reconstruct == "tokens" else depth + 1
+        end = self.end(depth) if self.reconstruct == "tokens" else depth + 1
         return [reduced if self.alpha <= index < end else full for index in range(depth + 1)]
 
-    def _end(self, depth: int) -> int:
+    @classmethod
+    def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
+        """Clusters for a share of the tokens after a third of the blocks; see `TokenReduction.scaled`."""
+        return cls(depth // 3, shrunk(token_grid, share))
+
+    def end(self, depth: int) -> int:
+        """alpha + beta: the block before which the grid is restored, `depth` where beta is None."""
         return depth if self.beta is None else self.alpha + self.beta
 
     def _cluster(self, tokens: Tokens, token_grid: Grid) -> Tokens:
@@ -167,7 +141,7 @@ def expedite(model: Model, plan: TokenReduction | None) -> Model:
 
     Args:
         model: a model with a `backbone`, or a backbone itself.
-        plan: an `Hourglass`, or None for the unexpedited model.
+        plan: an `Hourglass` or another member of `reductions.REDUCTIONS`; None for the unexpedited model.
 
     Returns:
         A new model of the same class; `model` itself stays as it is.
@@ -180,6 +154,6 @@ def expedite(model: Model, plan: TokenReduction | None) -> Model:
     if not hasattr(backbone, "plan"):
         raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
     if plan is not None:
-        plan.check(backbone.depth)
+        backbone.check_plan(plan)
     backbone.plan = plan
     return fast

@@ -16,13 +16,14 @@ from flax import nnx
 
 from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, final_features
 from hourglass_jax.analysis.flops import count_function_macs
-from hourglass_jax.hourglass import Hourglass, TokenReduction, Tokens, expedite
+from hourglass_jax.hourglass import Hourglass, expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
 from hourglass_jax.journal import Journal
 from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.pooling import upsample_tokens
 from hourglass_jax.ops.reconstruction import unpool_tokens
+from hourglass_jax.tokens import TokenReduction, Tokens
 
 STUDIES = (
     *("beta", "alpha", "clusters", "representative", "window", "iterations", "temperature", "neighbors"),
@@ -32,7 +33,7 @@ STUDIES = (
 
 
 @dataclass(frozen=True)
-class Layers:
+class Layers(TokenReduction):
     """A plan with the paper's baselines in place of its layers (Tables 4 and 5).
 
     Attributes:
@@ -160,9 +161,9 @@ class Ablation:
         preprocessing = preprocessing or model.config.preprocessing
         self._backbone, side = model.backbone, model.config.backbone.patch_size
         self._final = final_features(model)
-        self._preprocessing = replace(preprocessing.at(preprocessing.size), multiple=side)
+        self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)
         self._squares = [center_crop_square(photo) for photo in photographs.values()]
-        self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.size
+        self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.side
         self._grid = self._backbone.token_grid(self.size, self.size)
         self.plan.check(self._backbone.depth, self._grid)
         if not self._squares:
@@ -392,7 +393,7 @@ def _features(
     found = final(features)
     if final is every_token:
         found = upsample_tokens(found, cluster_grid=features.token_grid, token_grid=grid)
-    return found, features.intermediates
+    return found, tuple(each.tokens for each in features.intermediates)
 
 
 def _work(point: Point) -> tuple[object, ...]:

@@ -1,7 +1,7 @@
 """One model with and without a plan, on photographs: cost, speed, fidelity."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Comparison:
         first_seconds: of the first calls, with compilation, if this size was new.
         result, result_expedited: of the two models, at the model's input size.
         difference: of the results, [rows, columns] in 0..1; without axes if they are no maps.
-        assignment: the cluster of every token, [H, W].
+        assignment: the cluster of every token of the clustered map, [H, W].
     """
 
     figures: Figures
@@ -88,8 +88,8 @@ def compare(
     macs: dict[tuple[int, int], tuple[int, int]] = {}
     for image in images:
         size = image.shape[:2]
-        grid = model.backbone.token_grid(*size)
-        plan.check(model.backbone.depth, grid)
+        fast.backbone.check_plan(plan, size)
+        tokens, clusters = fast.backbone.token_counts(*size)
         if size not in macs:
             macs[size] = (count_macs(model, size)["total"], count_macs(fast, size)["total"])
         batch = jnp.asarray(image)[None]
@@ -103,8 +103,8 @@ def compare(
         result, fast_result = np.asarray(result[0]), np.asarray(fast_result[0])
         difference = model.difference(result, fast_result)
         figures = Figures(
-            tokens=grid[0] * grid[1],
-            clusters=plan.clusters[0] * plan.clusters[1],
+            tokens=tokens,
+            clusters=clusters,
             gflops=macs[size][0] / 1e9,
             gflops_expedited=macs[size][1] / 1e9,
             latency_ms=1e3 * slow_time.median,
@@ -114,21 +114,21 @@ def compare(
             mae=float(difference.mean()),
             agreement=_agreement(model, result, fast_result),
         )
-        assignment = _assignment(expedite(model.backbone, replace(plan, beta=None, reconstruct="logits")), batch)
+        assignment = _assignment(fast.backbone, batch)[0]
         yield Comparison(
             figures,
             (slow_time.first, fast_time.first),
             result,
             fast_result,
             difference,
-            np.asarray(assignment).reshape(grid),
+            np.asarray(assignment),
         )
 
 
 @jax.jit
 def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The final features that the head reads, [B, N, C], and the model's result."""
-    features = model.backbone(images)
+    features = model.features(images) if hasattr(model, "features") else model.backbone(images)
     output = model.decode(features, images.shape[1:3])
     return final_features(model)(features), model.result(output)
 
@@ -139,7 +139,4 @@ def _agreement(model: nnx.Module, a: np.ndarray, b: np.ndarray) -> float | None:
 
 @jax.jit
 def _assignment(backbone: nnx.Module, images: jax.Array) -> jax.Array:
-    """The nearest cluster of every token, [H*W], of a backbone that leaves the reconstruction to its head."""
-    tokens = backbone(images).tokens
-    identity = jnp.eye(tokens.values.shape[1])[None]
-    return jnp.argmax(tokens.restore(identity)[0], axis=-1)
+    return backbone.assignment(images)

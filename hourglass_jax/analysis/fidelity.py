@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hourglass_jax.backbones.swin import SwinFeatures
 from hourglass_jax.backbones.vit import ViT, ViTFeatures
 
-Read = Callable[[ViTFeatures], jax.Array]
+Features = ViTFeatures | SwinFeatures
+Read = Callable[[Features], jax.Array]
 
 
-def every_token(features: ViTFeatures) -> jax.Array:
-    """The image's tokens after the final norm, restored to the full grid, [B, H*W, C]."""
-    return features.tokens.restore(features.tokens.values)
+def every_token(features: Features) -> jax.Array:
+    """The last map of features after its norm, restored to the full grid, [B, H*W, C]."""
+    *_, last = features.maps().values()
+    return last.reshape(len(last), -1, last.shape[-1])
 
 
 def final_features(model: nnx.Module) -> Read:
@@ -49,4 +52,4 @@ def cosine_by_block(fast: ViT, original: ViT, images: jax.Array) -> jax.Array:
         original(images, intermediates=every).intermediates,
         strict=True,
     )
-    return jnp.stack([cosine_similarity(a, b) for a, b in pairs])
+    return jnp.stack([cosine_similarity(a.tokens, b.tokens) for a, b in pairs])

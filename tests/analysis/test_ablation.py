@@ -130,7 +130,7 @@ def test_blocks_are_compared_after_the_reconstruction(
     @jax.jit
     def run(model: Saliency, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = model.backbone(images, intermediates=[1])
-        return found.tokens.values, found.intermediates[0]
+        return found.tokens.values, found.intermediates[0].tokens
 
     images = prepared(tiny_model, photographs)
     found, original = run(hj.expedite(tiny_model, replace(PLAN, beta=1)), images), run(tiny_model, images)
