@@ -20,6 +20,8 @@ _PUBLIC = {
     "Pooling": "reductions",
     "Downsampling": "reductions",
     "expedite": "hourglass",
+    "load_plan": "plans",
+    "save_plan": "plans",
     "PRESETS": "presets",
     "preset": "presets",
     "Predictor": "inference.predictor",

@@ -4,7 +4,7 @@ The backbone knows of a plan only that it embeds the image, runs the blocks, and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,7 +13,6 @@ from flax import nnx
 
 from hourglass_jax.backbones.prediction import PredictionModule
 from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
-from hourglass_jax.hourglass import expedite
 from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
@@ -249,13 +248,6 @@ class ViT(nnx.Module):
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
         counts = self.plan.counts(self.depth, self.token_grid(rows, columns))
         return max(counts), min(counts)
-
-    def assignment(self, images: jax.Array) -> jax.Array:
-        """The nearest cluster of every token under the plan, int [B, H, W]."""
-        features = expedite(self, replace(self.plan, beta=None, reconstruct="logits"))(images)
-        tokens = features.tokens
-        identity = jnp.broadcast_to(jnp.eye(tokens.values.shape[1]), (len(images), *tokens.values.shape[1:2] * 2))
-        return jnp.argmax(tokens.restore(identity), axis=-1).reshape(-1, *features.token_grid)
 
     def token_grid(self, rows: int, columns: int) -> Grid:
         """(H, W) for an image of `rows` x `columns` pixels.

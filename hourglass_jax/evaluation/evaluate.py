@@ -1,6 +1,5 @@
 """Evaluates a model on a data set, image by image, so that a run that was killed can be continued."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from hourglass_jax.evaluation.datasets import Dataset
 from hourglass_jax.evaluation.journal import add_rows, line_of, open_journal, read_journals
 from hourglass_jax.evaluation.metrics import Metric
 from hourglass_jax.inference.predictor import Predictor
+from hourglass_jax.plans import plan_fields
 
 
 class SharingPredictor(Predictor):
@@ -144,7 +144,7 @@ def _header(model: nnx.Module, dataset: Dataset, weights: str, size: int) -> dic
     plan = model.backbone.plan
     header = {
         "model": weights,
-        "plan": None if plan is None else dataclasses.asdict(plan),
+        "plan": None if plan is None else plan_fields(plan),
         "dataset": dataset.name,
         "source": dataset.source.kind,
         "split": dataset.split,

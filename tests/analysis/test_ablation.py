@@ -397,7 +397,7 @@ def test_an_interrupted_command_says_how_to_go_on(
 
 
 def test_a_missing_matplotlib_is_named_before_the_work(run: Run, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'plots need matplotlib.*pip install "hourglass-jax\[demo\]"'):
         run()
     assert not (tmp_path / "out").exists()
