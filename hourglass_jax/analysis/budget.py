@@ -35,10 +35,8 @@ class Costs:
     def __init__(self, model: nnx.Module, size: tuple[int, int]) -> None:
         backbone = getattr(model, "backbone", model)
         self.token_grid, self.depth = backbone.token_grid(*size), backbone.depth
-        self.original = count_encoder_macs(expedite(backbone, None), size)
-        self._share = functools.cache(
-            lambda plan: count_encoder_macs(expedite(backbone, plan), size) / self.original
-        )
+        self.original = count_encoder_macs(expedite(model, None), size)
+        self._share = functools.cache(lambda plan: count_encoder_macs(expedite(model, plan), size) / self.original)
 
     def __call__(self, plan: TokenReduction) -> float:
         """The share that a plan costs; clustering, merging and reconstruction included."""
