@@ -1,10 +1,11 @@
 """Segmenter from a photograph to its label map, against the official code: speed, memory and cold start.
 
     python benchmarks/segmenter.py [--json] [--repeats N] [--model vit-s16|vit-l16] [--only speed|memory|cold]
+                                   [--preset segmenter-vit-l16-ade20k]
 
 The peer is an equivalent of the official PyTorch code (tests/parity/segmenters.py): eager, attention not fused, the
-distances of all tokens to all clusters. Weights are random, the photograph has 640 x 640 pixels, the plan is the
-paper's for ViT-L/16, with half its alpha for ViT-S/16.
+distances of all tokens to all clusters. Weights are random; the preset names the plan, the photograph's size and
+the classes; ViT-S/16 takes half its alpha.
 
 "speed": the runs of all candidates alternate, and medians are compared; "ours_over_official" is how many times as
 fast ours is. "memory", on Linux only: the largest resident set, in GiB, of a process that loads the model from its
@@ -25,7 +26,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -33,7 +34,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from tests.parity.segmenters import TorchSegmenter
 
-SIDE, CLASSES, PATCH_SIZE = 640, 150, 16
+PATCH_SIZE = 16
+CLASSES = {"ade20k": 150, "cityscapes": 19, "pascal-context": 60}
 MODELS = {
     "vit-s16": {"width": 384, "depth": 12, "heads": 6},
     "vit-l16": {"width": 1024, "depth": 24, "heads": 16},
@@ -46,19 +48,28 @@ Plan = dict[str, object]
 Result = TypeVar("Result")
 
 
+class Case(NamedTuple):
+    """What is measured: the shape of the ViT (of `MODELS`), the side of the photograph in pixels, and the plan."""
+
+    shape: dict[str, int]
+    side: int
+    classes: int
+    plan: Plan
+
+
 def alone(function: Callable[..., Result], *arguments: object) -> Result:
     """Calls a function of this file in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def photograph() -> np.ndarray:
+def photograph(side: int) -> np.ndarray:
     from hourglass_jax.inference.photographs import photographs
 
-    return np.asarray(Image.open(photographs()["astronaut"]).convert("RGB").resize((SIDE, SIDE)))
+    return np.asarray(Image.open(photographs()["astronaut"]).convert("RGB").resize((side, side)))
 
 
-def write_ours(name: str, folder: Path) -> None:
+def write_ours(case: Case, folder: Path) -> None:
     """Our model with random weights."""
     from flax import nnx
 
@@ -68,56 +79,55 @@ def write_ours(name: str, folder: Path) -> None:
     from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
 
     backbone = ViTConfig(
-        **MODELS[name],
+        **case.shape,
         patch_size=PATCH_SIZE,
-        position_grid=(SIDE // PATCH_SIZE, SIDE // PATCH_SIZE),
+        position_grid=(case.side // PATCH_SIZE, case.side // PATCH_SIZE),
         position_resize="bilinear",
         norm_epsilon=1e-5,
     )
-    config = SegmenterConfig(backbone, classes=CLASSES, window=SlidingWindow(SIDE, SIDE))
+    config = SegmenterConfig(backbone, classes=case.classes, window=SlidingWindow(case.side, case.side))
     hj.save(Segmenter(config, rngs=nnx.Rngs(0)), folder / OURS)
 
 
-def new_peer(name: str) -> "TorchSegmenter":
+def new_peer(case: Case) -> "TorchSegmenter":
     from tests.parity.segmenters import Net, TorchSegmenter
 
-    shape = MODELS[name]
     net = Net(
-        d_model=shape["width"],
-        n_layers=shape["depth"],
-        n_heads=shape["heads"],
-        n_cls=CLASSES,
-        image_size=(SIDE, SIDE),
+        d_model=case.shape["width"],
+        n_layers=case.shape["depth"],
+        n_heads=case.shape["heads"],
+        n_cls=case.classes,
+        image_size=(case.side, case.side),
         patch_size=PATCH_SIZE,
     )
     return TorchSegmenter(net).eval()
 
 
-def write_peer(name: str, folder: Path) -> None:
+def write_peer(case: Case, folder: Path) -> None:
     """The peer with random weights."""
     import torch
 
-    torch.save({"model": new_peer(name).state_dict()}, folder / THEIRS)
+    torch.save({"model": new_peer(case).state_dict()}, folder / THEIRS)
 
 
-def load_peer(name: str, folder: Path) -> Callable[[np.ndarray, Plan | None], np.ndarray]:
+def load_peer(case: Case, folder: Path) -> Callable[[np.ndarray, Plan | None], np.ndarray]:
     """The peer as the official code loads it: a photograph and a plan to the label map."""
     import torch
 
     from tests.parity.segmenters import inference, prepare
 
-    model = new_peer(name)
+    model = new_peer(case)
     model.load_state_dict(torch.load(folder / THEIRS)["model"])
 
     def predict(photo: np.ndarray, plan: Plan | None) -> np.ndarray:
         hourglass = None if plan is None else SimpleNamespace(**plan)
         run = partial(model, plan=hourglass, norm=2)
-        return inference(run, prepare(photo, "vit"), (SIDE, SIDE)).argmax(dim=0).numpy()
+        return inference(run, prepare(photo, "vit"), (case.side, case.side)).argmax(dim=0).numpy()
 
     return predict
 
 
-def speed(name: str, folder: Path, plan: Plan, repeats: int) -> dict[str, float]:
+def speed(case: Case, folder: Path, repeats: int) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
     from tqdm import tqdm
@@ -126,21 +136,21 @@ def speed(name: str, folder: Path, plan: Plan, repeats: int) -> dict[str, float]
     from hourglass_jax.analysis.flops import count_function_macs
     from hourglass_jax.analysis.latency import measure
 
-    photo = photograph()
-    peer = load_peer(name, folder)
+    photo = photograph(case.side)
+    peer = load_peer(case, folder)
     original = hj.load(folder / OURS)
-    fast = hj.expedite(original, hj.Hourglass(**plan))
+    fast = hj.expedite(original, hj.Hourglass(**case.plan))
     predictors = [hj.Predictor(model) for model in (original, fast)]
     functions = [
         lambda: peer(photo, None),
-        lambda: peer(photo, plan),
+        lambda: peer(photo, case.plan),
         *(partial(predictor, photo) for predictor in predictors),
     ]
-    with tqdm(total=len(functions) * (repeats + 1), desc=name, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(functions) * (repeats + 1), desc="speed", disable=not sys.stderr.isatty()) as bar:
         times = measure(functions, repeats=repeats, on_call=bar.update)
     seconds = {key: each.median for key, each in zip(CANDIDATES, times, strict=True)}
 
-    image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, case.side, case.side, 3), jnp.float32)
     macs = [
         sum(count_function_macs(lambda model, image: model.coarse(image), model, image).values())
         for model in (original, fast)
@@ -159,12 +169,12 @@ def speed(name: str, folder: Path, plan: Plan, repeats: int) -> dict[str, float]
     }
 
 
-def peaks(candidate: str, name: str, folder: Path, plan: Plan) -> tuple[float, float]:
+def peaks(candidate: str, case: Case, folder: Path) -> tuple[float, float]:
     """GiB at most while this process imports and loads, and while it predicts."""
-    photo = photograph()
-    used = plan if candidate.endswith("hourglass") else None
+    photo = photograph(case.side)
+    used = case.plan if candidate.endswith("hourglass") else None
     if candidate.startswith("official"):
-        predict = partial(load_peer(name, folder), plan=used)
+        predict = partial(load_peer(case, folder), plan=used)
     else:
         import hourglass_jax as hj
 
@@ -177,8 +187,8 @@ def peaks(candidate: str, name: str, folder: Path, plan: Plan) -> tuple[float, f
     return loading / 2**20, predicting / 2**20
 
 
-def memory(name: str, folder: Path, plan: Plan) -> dict[str, float]:
-    found = {candidate: alone(peaks, candidate, name, folder, plan) for candidate in CANDIDATES}
+def memory(case: Case, folder: Path) -> dict[str, float]:
+    found = {candidate: alone(peaks, candidate, case, folder) for candidate in CANDIDATES}
     results = {}
     for index, phase in enumerate(("loading", "predicting")):
         gib = {candidate: peak[index] for candidate, peak in found.items()}
@@ -188,9 +198,9 @@ def memory(name: str, folder: Path, plan: Plan) -> dict[str, float]:
     return results
 
 
-def phases(folder: Path, plan: Plan, cache: str) -> dict[str, float]:
+def phases(case: Case, folder: Path, cache: str) -> dict[str, float]:
     """Seconds from the import to the second prediction."""
-    photo = photograph()
+    photo = photograph(case.side)
     times = [time.perf_counter()]
 
     def lap() -> None:
@@ -206,7 +216,7 @@ def phases(folder: Path, plan: Plan, cache: str) -> dict[str, float]:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     load, predictor = hj.load, hj.Predictor
     lap()
-    model = hj.expedite(load(folder / OURS), hj.Hourglass(**plan))
+    model = hj.expedite(load(folder / OURS), hj.Hourglass(**case.plan))
     lap()
     predict = predictor(model)
     for _ in range(2):
@@ -216,12 +226,12 @@ def phases(folder: Path, plan: Plan, cache: str) -> dict[str, float]:
     return dict(zip(names, np.diff(times).tolist(), strict=True))
 
 
-def cold(folder: Path, plan: Plan) -> dict[str, float]:
+def cold(case: Case, folder: Path) -> dict[str, float]:
     results = {}
     with tempfile.TemporaryDirectory() as cache:
         for state in ("empty", "filled"):
             started = time.perf_counter()
-            found = alone(phases, folder, plan, cache)
+            found = alone(phases, case, folder, cache)
             found["total_s"] = time.perf_counter() - started
             results |= {f"{state}_{key}": value for key, value in found.items()}
     first = "first_prediction_s"
@@ -233,6 +243,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print machine-readable results")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model", choices=MODELS, default="vit-l16")
+    parser.add_argument("--preset", default="segmenter-vit-l16-ade20k", help="a published plan of Segmenter")
     parser.add_argument("--only", choices=("speed", "memory", "cold"), help="one section instead of all")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -242,24 +253,27 @@ def main() -> None:
 
     from hourglass_jax.presets import preset
 
-    name = arguments.model
-    plan = dict(vars(preset("segmenter-vit-l16-ade20k").plan))
-    plan["alpha"] = plan["alpha"] * MODELS[name]["depth"] // MODELS["vit-l16"]["depth"]
+    chosen = preset(arguments.preset)
+    shape = MODELS[arguments.model]
+    plan = dict(vars(chosen.plan))
+    plan["alpha"] = plan["alpha"] * shape["depth"] // MODELS["vit-l16"]["depth"]
+    classes = next(count for dataset, count in CLASSES.items() if dataset in arguments.preset)
+    case = Case(shape, chosen.size[0], classes, plan)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        alone(write_ours, name, folder)
-        alone(write_peer, name, folder)
+        alone(write_ours, case, folder)
+        alone(write_peer, case, folder)
         sections = {
-            "speed": lambda: alone(speed, name, folder, plan, arguments.repeats),
-            "memory": lambda: memory(name, folder, plan),
-            "cold": lambda: cold(folder, plan),
+            "speed": lambda: alone(speed, case, folder, arguments.repeats),
+            "memory": lambda: memory(case, folder),
+            "cold": lambda: cold(case, folder),
         }
         results = {key: run() for key, run in sections.items() if arguments.only in (None, key)}
     if arguments.json:
-        print(json.dumps({name: results}, indent=2))
+        print(json.dumps({arguments.model: results}, indent=2))
         return
     for section, figures in results.items():
-        table = Table("", section, title=name)
+        table = Table("", section, title=f"{arguments.model}, {arguments.preset}")
         for figure, value in figures.items():
             table.add_row(figure, f"{value:.3f}")
         Console().print(table)

@@ -12,7 +12,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from checkpoints_convert import dpt, saliency, segmenter, vit
+from checkpoints_convert import dpt, saliency, segmenter, swag, vit
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
@@ -21,7 +21,13 @@ from hourglass_jax.files import file_hash
 from hourglass_jax.models.registry import abstract_model, flat_parameters, header
 from hourglass_jax.models.storage import write_safetensors
 
-FAMILIES: tuple[Family, ...] = (saliency.FAMILY, *segmenter.FAMILIES, *dpt.FAMILIES, *vit.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    saliency.FAMILY,
+    *segmenter.FAMILIES,
+    *dpt.FAMILIES,
+    *swag.FAMILIES,
+    *vit.FAMILIES,
+)
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of all names that DistributedDataParallel and torch.compile leave, in any order."""
 

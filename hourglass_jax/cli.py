@@ -93,6 +93,8 @@ def predict(
     Labels, saliency and features are PNG files. Depth is a PNG in 16 bits, a .npy file in the unit that its name
     tells (metres, or relative inverse depth), and a PNG in colours with a bar that tells them.
 
+    What a classifier says is printed, too: the five most probable classes.
+
     Example: hourglass predict photo.jpg -o out/ --preset dinov2-vits14-saliency
 
     Args:
@@ -119,12 +121,16 @@ def predict(
             files[f"{kind}_npy"] = str(output / f"{photo.stem}_{kind}.npy")
             write_array(files[f"{kind}_npy"], values)
         written.append({"photo": str(photo), "files": files})
+        if hasattr(loaded, "top"):
+            written[-1]["top"] = [each._asdict() for each in loaded.top(result)]
     if model.json:
         units = {"units": loaded.units} if hasattr(loaded, "units") else {}
         print_json({"images": written, **units})
     else:
         for row in written:
             print(f"{row['photo']}: {', '.join(row['files'].values())}")
+            for guess in row.get("top", ()):
+                print(f"  {guess['probability']:6.1%}  {guess['name']}")
         if hasattr(loaded, "units"):
             print(f"_depth.png: {loaded.units}")
 
@@ -263,6 +269,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         multiple=math.lcm(preprocessing.multiple, loaded.config.backbone.patch_size),
     )
     prepared = []
+    photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
     for name, photo in photos.items():
         with naming(name):
             prepared.append(preprocessing(photo))

@@ -1,56 +1,24 @@
-"""Plans: where a backbone works on fewer tokens, and how it gets back to all of them."""
+"""The paper's plan, the hourglass, and `expedite`, which gives a model any plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, Self, TypeVar
 
 import jax
 import numpy as np
 from flax import nnx
 
 from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
-from hourglass_jax.ops.grids import Grid, check_grid
+from hourglass_jax.ops.grids import Grid, check_grid, shrunk
 from hourglass_jax.ops.reconstruction import reconstruct_tokens
+from hourglass_jax.tokens import TokenReduction, Tokens
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-def _unchanged(values: jax.Array) -> jax.Array:
-    return values
-
-
-class Tokens(NamedTuple):
-    """The image's tokens on their way through the blocks, all of them or fewer.
-
-    Attributes:
-        values: [B, M, C]; no class or register tokens.
-        restore: spreads values of the M tokens, [B, M, any], over the full grid, [B, H*W, any].
-        sizes: [B, M], how many tokens of the grid each one stands for, or None where that plays no part. Attention
-            adds log(sizes) to the logits of its keys.
-    """
-
-    values: jax.Array
-    restore: Callable[[jax.Array], jax.Array] = _unchanged
-    sizes: jax.Array | None = None
-
-
-class TokenReduction(Protocol):
-    """What a backbone knows of a plan: `Hourglass` is one. Implementations are frozen, hashable dataclasses."""
-
-    def check(self, depth: int, token_grid: Grid | None = None) -> None:
-        """Raises ValueError if the plan fits no backbone of `depth` blocks, or not this grid of tokens."""
-
-    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
-        """The tokens that enter block `index` (0-based; `depth` stands for the end of the last block)."""
-
-    def counts(self, depth: int, token_grid: Grid) -> list[int]:
-        """How many tokens `before_block` leaves at index 0 .. depth."""
-
-
 @dataclass(frozen=True)
-class Hourglass:
+class Hourglass(TokenReduction):
     """The plan of arXiv 2210.01035: cluster after block alpha, reconstruct after block alpha + beta.
 
     Attributes:
@@ -136,6 +104,11 @@ class Hourglass:
         end = self._end(depth) if self.reconstruct == "tokens" else depth + 1
         return [reduced if self.alpha <= index < end else full for index in range(depth + 1)]
 
+    @classmethod
+    def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
+        """Clusters for a share of the tokens after a third of the blocks; see `TokenReduction.scaled`."""
+        return cls(depth // 3, shrunk(token_grid, share))
+
     def _end(self, depth: int) -> int:
         return depth if self.beta is None else self.alpha + self.beta
 
@@ -167,7 +140,7 @@ def expedite(model: Model, plan: TokenReduction | None) -> Model:
 
     Args:
         model: a model with a `backbone`, or a backbone itself.
-        plan: an `Hourglass`, or None for the unexpedited model.
+        plan: an `Hourglass` or another member of `reductions.REDUCTIONS`; None for the unexpedited model.
 
     Returns:
         A new model of the same class; `model` itself stays as it is.
@@ -181,5 +154,6 @@ def expedite(model: Model, plan: TokenReduction | None) -> Model:
         raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
     if plan is not None:
         plan.check(backbone.depth)
+        plan.check_backbone(backbone)
     backbone.plan = plan
     return fast

@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.analysis.fidelity import cosine_similarity
+from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, final_features
 from hourglass_jax.analysis.flops import count_function_macs
-from hourglass_jax.hourglass import Hourglass, TokenReduction, Tokens, expedite
+from hourglass_jax.hourglass import Hourglass, expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
 from hourglass_jax.journal import Journal
 from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.pooling import upsample_tokens
 from hourglass_jax.ops.reconstruction import unpool_tokens
+from hourglass_jax.tokens import TokenReduction, Tokens
 
 STUDIES = (
     *("beta", "alpha", "clusters", "representative", "window", "iterations", "temperature", "neighbors"),
@@ -32,7 +33,7 @@ STUDIES = (
 
 
 @dataclass(frozen=True)
-class Layers:
+class Layers(TokenReduction):
     """A plan with the paper's baselines in place of its layers (Tables 4 and 5).
 
     Attributes:
@@ -114,7 +115,8 @@ class Figures:
     """What is measured of a point.
 
     Attributes:
-        cosine: between the final features and those of the unexpedited model, mean of the photographs.
+        cosine: between the final features that the model's head reads and those of the unexpedited model, mean of
+            the photographs.
         worst: the same of the worst photograph.
         cosine_at_block: after `Point.block`, mean of the photographs; None if the point has no block.
         gflops: of the encoder, 10^9 multiply-accumulates.
@@ -158,6 +160,7 @@ class Ablation:
     ) -> None:
         preprocessing = preprocessing or model.config.preprocessing
         self._backbone, side = model.backbone, model.config.backbone.patch_size
+        self._final = final_features(model)
         self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)
         self._squares = [center_crop_square(photo) for photo in photographs.values()]
         self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.side
@@ -182,7 +185,8 @@ class Ablation:
         }
         blocks = tuple(range(self.plan.alpha - 1, self._backbone.depth))
         self._original = [
-            jax.tree.map(np.asarray, _features(self._backbone, image[None], self._grid, blocks)) for image in images
+            jax.tree.map(np.asarray, _features(self._backbone, image[None], self._grid, self._final, blocks))
+            for image in images
         ]
         self.studies = self._studies()
 
@@ -191,7 +195,7 @@ class Ablation:
         fast, blocks = expedite(self._backbone, point.plan), () if point.block is None else (point.block,)
         final, at_block = [], []
         for image, (features, kept) in zip(self._images(point.side or self.size), self._original, strict=True):
-            found, found_at_block = _features(fast, image[None], self._grid, blocks)
+            found, found_at_block = _features(fast, image[None], self._grid, self._final, blocks)
             final.append(float(cosine_similarity(found, features)[0]))
             if blocks:
                 original = kept[point.block - self.plan.alpha + 1]
@@ -249,7 +253,7 @@ class Ablation:
 
     def _gflops(self, plan: TokenReduction | None, side: int) -> float:
         images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-        run = functools.partial(_features, grid=self._grid)
+        run = functools.partial(_features, grid=self._grid, final=self._final)
         return sum(count_function_macs(run, expedite(self._backbone, plan), images).values()) / 1e9
 
     def _studies(self) -> dict[str, Study]:
@@ -380,15 +384,16 @@ class Ablation:
         return True
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "blocks"))
+@functools.partial(jax.jit, static_argnames=("grid", "final", "blocks"))
 def _features(
-    backbone: nnx.Module, images: jax.Array, grid: Grid, blocks: tuple[int, ...] = ()
+    backbone: nnx.Module, images: jax.Array, grid: Grid, final: Read, blocks: tuple[int, ...] = ()
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Final features and those after some blocks; the final ones resized to `grid`, [B, H*W, C]."""
+    """Final features, a map of all tokens being resized to `grid`, [B, H*W, C]; and those after some blocks."""
     features = backbone(images, intermediates=blocks)
-    tokens = features.tokens.restore(features.tokens.values)
-    resized = upsample_tokens(tokens, cluster_grid=features.token_grid, token_grid=grid)
-    return resized, tuple(each.tokens for each in features.intermediates)
+    found = final(features)
+    if final is every_token:
+        found = upsample_tokens(found, cluster_grid=features.token_grid, token_grid=grid)
+    return found, tuple(each.tokens for each in features.intermediates)
 
 
 def _work(point: Point) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.analysis.fidelity import cosine_similarity
+from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.hourglass import Hourglass, expedite
@@ -23,9 +23,10 @@ class Figures:
         gflops, gflops_expedited: 10^9 multiply-accumulates, the paper's unit.
         latency_ms, latency_ms_expedited: medians, without compilation.
         speedup: of the latencies.
-        cosine: mean cosine similarity between the final features of the two.
-        mae: mean absolute error of the results, as the model measures their difference (0..1 at every pixel).
-        agreement: share of the pixels for which the model decides the same; None if it decides nothing.
+        cosine: mean cosine similarity between the final features of the two, as far as their heads read them.
+        mae: mean absolute error of the results, as the model measures their difference (0..1 at every pixel, or of
+            the whole image).
+        agreement: share of the pixels (or images) for which the model decides the same; None if it decides nothing.
     """
 
     tokens: float
@@ -48,7 +49,7 @@ class Comparison:
         figures: what was measured.
         first_seconds: of the first calls, with compilation, if this size was new.
         result, result_expedited: of the two models, at the model's input size.
-        difference: of the results, [rows, columns] in 0..1.
+        difference: of the results, [rows, columns] in 0..1; without axes if they are no maps.
         assignment: the cluster of every token, [H, W].
     """
 
@@ -126,10 +127,10 @@ def compare(
 
 @jax.jit
 def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Final features restored to the full grid, [B, H*W, C], and the model's result."""
+    """The final features that the head reads, [B, N, C], and the model's result."""
     features = model.features(images) if hasattr(model, "features") else model.backbone(images)
     output = model.decode(features, images.shape[1:3])
-    return features.tokens.restore(features.tokens.values), model.result(output)
+    return final_features(model)(features), model.result(output)
 
 
 def _agreement(model: nnx.Module, a: np.ndarray, b: np.ndarray) -> float | None:

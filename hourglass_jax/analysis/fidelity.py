@@ -1,9 +1,24 @@
 """How close an expedited model stays to the original one; no labels are needed."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from hourglass_jax.backbones.vit import ViT
+from hourglass_jax.backbones.vit import ViT, ViTFeatures
+
+Read = Callable[[ViTFeatures], jax.Array]
+
+
+def every_token(features: ViTFeatures) -> jax.Array:
+    """The image's tokens after the final norm, restored to the full grid, [B, H*W, C]."""
+    return features.tokens.restore(features.tokens.values)
+
+
+def final_features(model: nnx.Module) -> Read:
+    """What a model's head reads, [B, N, C]: every token of the image, unless the model says otherwise (`final`)."""
+    return getattr(model, "final", every_token)
 
 
 def cosine_similarity(features: jax.Array, original: jax.Array) -> jax.Array:

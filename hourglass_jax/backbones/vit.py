@@ -1,6 +1,6 @@
 """The vision transformer (ViT, DeiT, DINOv2, hybrids), from image to features.
 
-The backbone knows of a plan only that it may change the tokens before a block, and how to get all of them back.
+The backbone knows of a plan only that it embeds the image, runs the blocks, and gets all tokens back.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
-from hourglass_jax.hourglass import TokenReduction, Tokens
 from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
+from hourglass_jax.tokens import NO_REDUCTION, TokenReduction, Tokens
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ViTConfig:
         special_tokens: class, distillation and register tokens, in this order, in front of the image's.
         position_grid: (rows, columns) of the stored position embedding.
         position_resize: how it is resized to another grid: "bicubic" (DINOv2), "bicubic-antialias" (timm, DINOv2
-            with registers), "bilinear" (Segmenter).
+            with registers), "bilinear" (Segmenter), "bicubic-align-corners" (SWAG).
         position_offset: added to the target's sides where the scale is computed: 0.1 in DINOv2's first release.
         layer_scale: whether blocks scale their branches.
         norm_epsilon: of every LayerNorm.
@@ -113,13 +113,25 @@ class Attention(nnx.Module):
         self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.projection = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
+    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """[B, N, C] -> query, key and value, each [B, heads, D, N]."""
         batch, count, width = x.shape
         kernel, bias = self.qkv.kernel[...].astype(x.dtype), self.qkv.bias[...].astype(x.dtype)
         qkv = jnp.einsum("bnc,cd->bdn", x, kernel) + bias[:, None]
         query, key, value = qkv.reshape(batch, 3, self.heads, width // self.heads, count).swapaxes(0, 1)
-        mixed = attention(query, key, value, key_bias=key_bias)
-        return self.projection(mixed.reshape(batch, count, width))
+        return query, key, value
+
+    def keys(self, x: jax.Array, *, mean: bool = False) -> jax.Array:
+        """The keys alone, [B, N, C] -> [B, N, C], those of all heads side by side; or their mean, [B, N, D]."""
+        width = x.shape[-1]
+        kernel, bias = self.qkv.kernel[:, width : 2 * width], self.qkv.bias[width : 2 * width]
+        if mean:
+            kernel, bias = (y.reshape(*y.shape[:-1], self.heads, -1).mean(axis=-2) for y in (kernel, bias))
+        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+    def combine(self, mixed: jax.Array) -> jax.Array:
+        """The output of all heads, [B, N, heads, D] -> [B, N, C]."""
+        return self.projection(mixed.reshape(*mixed.shape[:2], -1))
 
 
 class MLP(nnx.Module):
@@ -156,7 +168,19 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
         """[B, N, C] -> [B, N, C]; `key_bias` [B, N] is added to the attention logits of every key."""
-        x = x + _scaled(self.attention(self.norm1(x), key_bias), self.scale1)
+        query, key, value = self.project(x)
+        return self.feed_forward(self.attend(x, attention(query, key, value, key_bias=key_bias)))
+
+    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Query, key and value of the tokens [B, N, C], each [B, heads, D, N]."""
+        return self.attention.project(self.norm1(x))
+
+    def attend(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
+        """The tokens [B, N, C] with what attention mixed for them, [B, N, heads, D]."""
+        return x + _scaled(self.attention.combine(mixed), self.scale1)
+
+    def feed_forward(self, x: jax.Array) -> jax.Array:
+        """The second half of the block, [B, N, C] -> [B, N, C]."""
         return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
 
 
@@ -226,32 +250,31 @@ class ViT(nnx.Module):
         depth = self.depth
         if any(index not in range(depth) for index in intermediates):
             raise ValueError(f"intermediates must be blocks 0 to {depth - 1}, got {tuple(intermediates)}")
-        if self.plan is not None:
-            self.plan.check(depth, grid)
+        plan = NO_REDUCTION if self.plan is None else self.plan
+        plan.check(depth, grid)
 
         with jax.named_scope("embedding"):
             maps = () if self.stem is None else self.stem(images)
-            pixels = maps[-1] if maps else images.astype(self.dtype)
-            tokens = Tokens(self.patch_embedding(pixels) + self._position_embedding(grid))
-        special_count = self.config.special_tokens
+            tokens = plan.embed(maps[-1] if maps else images.astype(self.dtype), self)
         special = jnp.broadcast_to(
-            self.special_tokens[...].astype(self.dtype), (len(images), special_count, self.config.width)
+            self.special_tokens[...].astype(self.dtype), (len(images), *self.special_tokens.shape)
         )
         kept = {}
         for index, block in enumerate(self.blocks):
-            if self.plan is not None:
-                tokens = self.plan.before_block(index, tokens, depth=depth, token_grid=grid)
-            x = jnp.concatenate([special, tokens.values], axis=1)
-            with jax.named_scope("blocks"):
-                x = block(x, _key_bias(tokens.sizes, special_count))
-            special, tokens = x[:, :special_count], tokens._replace(values=x[:, special_count:])
+            tokens = plan.before_block(index, tokens, depth=depth, token_grid=grid)
+            special, tokens = plan.run_block(index, block, special, tokens, depth=depth, token_grid=grid)
             if index in intermediates:
                 kept[index] = BlockFeatures(special, tokens.restore(tokens.values))
-        if self.plan is not None:
-            tokens = self.plan.before_block(depth, tokens, depth=depth, token_grid=grid)
+        tokens = plan.before_block(depth, tokens, depth=depth, token_grid=grid)
 
         tokens = tokens._replace(values=self.norm(tokens.values))
         return ViTFeatures(self.norm(special), tokens, grid, tuple(kept[index] for index in intermediates), maps)
+
+    def embed(self, pixels: jax.Array) -> jax.Array:
+        """The tokens that enter the first block, [B, H*W, C], of normalised images or of the stem's last map."""
+        side = self.patch_embedding.patch_size
+        grid = pixels.shape[1] // side, pixels.shape[2] // side
+        return self.patch_embedding(pixels) + self._position_embedding(grid)
 
     def _position_embedding(self, grid: Grid) -> jax.Array:
         stored = self.position_embedding[...][None]
@@ -262,8 +285,3 @@ class ViT(nnx.Module):
             scale = tuple((new + offset) / old for new, old in zip(grid, self.config.position_grid, strict=True))
         resized = resize(stored, grid, self.config.position_resize, scale=scale)
         return resized.reshape(1, -1, self.config.width).astype(self.dtype)
-
-
-def _key_bias(sizes: jax.Array | None, special_count: int) -> jax.Array | None:
-    """log(sizes) for attention, special tokens counting as one each."""
-    return None if sizes is None else jnp.pad(jnp.log(sizes), ((0, 0), (special_count, 0)))

@@ -1,1 +1,1 @@
-"""How well models label the pixels of published data sets: reading, counting, and runs that can be resumed."""
+"""How well models do on published data sets: reading, counting, and runs that can be resumed."""

@@ -30,7 +30,7 @@ from hourglass_jax.options import (
 
 
 def eval(
-    dataset: Literal["ade20k", "cityscapes", "pascal_context"],
+    dataset: Literal["ade20k", "cityscapes", "pascal_context", "imagenet2012"],
     data_dir: Path,
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
@@ -42,17 +42,19 @@ def eval(
     output: Output = Path("out"),
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Measures the accuracy of a segmentation model on a data set, with the hourglass beside it if a plan is given.
+    """Measures the accuracy of a model on a data set, with the hourglass beside it if a plan is given.
 
     Unless --size is given, images are scaled as for published figures: their shorter side to 1024 pixels for
-    Cityscapes, 520 for PASCAL-Context and the model's own for ADE20K. What is counted is kept: a run that was ended
-    goes on when the same command is given again.
+    Cityscapes, 520 for PASCAL-Context and the model's own for ADE20K and ImageNet. What is counted is kept: a run
+    that was ended goes on when the same command is given again.
 
     Example: hourglass eval --model seg.safetensors --dataset ade20k --data-dir data/ --alpha 10 --clusters 28 28
 
     Args:
         dataset: Whose labels.
-        data_dir: Folder of the published files, or the data_dir of tensorflow-datasets, built as array_record.
+        data_dir: Folder of the published files, or the data_dir of tensorflow-datasets, built as array_record. For
+            ImageNet, it holds a folder for each class, or val/ and train/ with those, named by the class's WordNet
+            id (n01440764), number (0) or name (tench).
         split: Part of the data set.
         original: Evaluate the model without the hourglass.
         hourglass: Evaluate it with the hourglass, if a plan is given.
@@ -80,8 +82,9 @@ def eval(
             "nothing is left to evaluate: expected a plan (--plan, or --alpha and --clusters), got none"
         )
     models = {name: hj.expedite(loaded, each) for name, each in plans.items()}
+    size = input_size(loaded, data, model.size)
     if "expedited" in plans:
-        _check_window(loaded, chosen)
+        _check_grid(loaded, chosen, size)
     weights = weights_of(model)
     images = len(data.keys[:limit])
     mine = len(range(images)[jax.process_index() :: jax.process_count()])
@@ -92,7 +95,8 @@ def eval(
 
                 def show(added, running, bar=bar):
                     bar.update(added)
-                    bar.set_postfix(mIoU=_percent(running.miou))
+                    heading, text = next(iter(data.metric.shown(running).items()))
+                    bar.set_postfix({heading: text})
 
                 found[name] = evaluate(
                     each,
@@ -106,7 +110,6 @@ def eval(
                 )
     if jax.process_index() > 0:
         return
-    size = input_size(loaded, data, model.size)
     result = {
         "model": model.model,
         "dataset": dataset,
@@ -121,29 +124,30 @@ def eval(
     if model.json:
         print_json(result)
         return
-    table = Table(
-        *("", "mIoU", "mean accuracy", "pixel accuracy"),
-        title=f"{dataset} {split}, {images} images, shorter side {size}; percent",
-    )
-    for name, each in found.items():
+    rows = {name: data.metric.shown(each) for name, each in found.items()}
+    table = Table("", *next(iter(rows.values())), title=f"{dataset} {split}, {images} images, shorter side {size}")
+    for name, texts in rows.items():
         described = name if plans[name] is None else f"{name}: {describe(plans[name])}"
-        table.add_row(described, *map(_percent, (each.miou, each.mean_accuracy, each.pixel_accuracy)))
+        table.add_row(described, *texts.values())
     console().print(table)
     console().print(f"Every class: {output / 'result.json'}")
 
 
-def _check_window(model, plan) -> None:
-    """Finds a plan with more clusters than the tokens of a window before the long work."""
+def _check_grid(model, plan, size: int) -> None:
+    """Finds a plan with more clusters than tokens before the long work, where all inputs are equal squares."""
     window, side = getattr(model.config, "window", None), model.config.backbone.patch_size
     if window is not None:
-        plan.check(model.backbone.depth, (-(-window.size // side),) * 2)
+        size = window.size
+    if window is not None or model.config.preprocessing.resize in ("square", "crop"):
+        plan.check(model.backbone.depth, (-(-size // side),) * 2)
 
 
 def _figures(found, names: Sequence[str]) -> dict[str, object]:
     """Scores as JSON has them: there is no NaN."""
-    values = {**found._asdict(), "iou": dict(zip(names, found.iou.tolist(), strict=True))}
+    import numpy as np
+
+    values = {
+        field: dict(zip(names, value.tolist(), strict=True)) if isinstance(value, np.ndarray) else value
+        for field, value in found._asdict().items()
+    }
     return json.loads(json.dumps(values), parse_constant=lambda name: None)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}"

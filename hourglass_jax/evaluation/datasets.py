@@ -1,4 +1,4 @@
-"""Images with the maps of their classes: published folders, or what tensorflow-datasets made of them.
+"""Images with their truth, a label map or a class: published folders, or what tensorflow-datasets made of them.
 
 Source: open-mmlab/mmsegmentation, mmseg/datasets (the folders, and which labels count); mcordts/cityscapesScripts,
 cityscapesscripts/helpers/labels.py (the 19 classes); rstrudel/segmenter, segm/config.yml (the sizes).
@@ -7,21 +7,26 @@ cityscapesscripts/helpers/labels.py (the 19 classes); rstrudel/segmenter, segm/c
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from hourglass_jax.evaluation.metrics import IGNORED
+from hourglass_jax.evaluation.classification import Classification
+from hourglass_jax.evaluation.metrics import IGNORED, Metric, Segmentation
 from hourglass_jax.inference.images import read_image
-from hourglass_jax.inference.labels import DATASETS, Labels, labels_of
+from hourglass_jax.inference.labels import Labels, labels_of, wordnet_ids
+from hourglass_jax.ops.grids import Grid
 
 Split = Literal["val", "train"]
 File = Path | BytesIO
-Files = tuple[File, File]
-"""An image and its label map."""
+Pair = tuple[File, Any]
+"""An image and what its truth is read from: a label map, or the number of a class."""
+Read = Callable[[Any, Grid], Any]
+"""Makes the truth of an image of (rows, columns) from the second of its `Pair`; ValueError if it is none."""
 
 
 def _encoding(classes: Mapping[int, int]) -> np.ndarray:
@@ -46,23 +51,24 @@ class Source(NamedTuple):
     Attributes:
         kind: "folder" or "tfds".
         keys: names of the images.
-        files: the pair at a place in `keys`.
-        encoding: what the values of the label maps mean (see `_encoding`).
+        pair: the pair at a place in `keys`.
+        read: makes its truth.
     """
 
     kind: str
     keys: Sequence[str]
-    files: Callable[[int], Files]
-    encoding: np.ndarray
+    pair: Callable[[int], Pair]
+    read: Read
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pairs of an image and the map of its classes; `dataset[i]` reads one.
+    """Pairs of an image and its truth; `dataset[i]` reads one.
 
     Attributes:
         name: one of `labels.DATASETS`.
         split: "val" or "train".
+        metric: how results are compared with its truth.
         labels: names and colours of the classes.
         size: what the shorter side of the images is scaled to in published figures; None for the model's own.
         source: where the pairs lie.
@@ -70,6 +76,7 @@ class Dataset:
 
     name: str
     split: str
+    metric: Metric
     labels: Labels
     size: int | None
     source: Source
@@ -87,64 +94,76 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: int) -> tuple[str, np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[str, np.ndarray, Any]:
         """Reads a pair.
 
         Returns:
-            Its key, the image (uint8 [H, W, 3]) and its classes (int16 [H, W], 255 for pixels that do not count).
+            Its key, the image (uint8 [H, W, 3]) and its truth: a label map (int16 [H, W], 255 for pixels that do
+            not count), or the number of its class.
 
         Raises:
             ValueError: a file cannot be read, the two differ in size, or a label is out of range.
         """
         key = self.keys[index]
-        image_file, label_file = self.source.files(index)
+        image_file, truth = self.source.pair(index)
         try:
-            image, label = read_image(_opened("image", image_file)), self._label(_opened("label map", label_file))
-            if label.shape != image.shape[:2]:
-                raise ValueError(
-                    f"the label map must have the image's size {list(image.shape[:2])}, got {list(label.shape)}"
-                )
+            image = read_image(_opened("image", image_file))
+            return key, image, self.source.read(truth, image.shape[:2])
         except ValueError as problem:
             raise ValueError(f"{key} of {self.name}: {problem}") from problem
-        return key, image, label
 
-    def _label(self, image: Image.Image) -> np.ndarray:
-        if image.mode not in ("L", "P", "I", "I;16"):
-            raise ValueError(
-                f"a label map must have one channel of classes, got {image.mode}: colours are none, nor are masks "
-                "of instances such as those of scene_parse150 in tensorflow-datasets"
-            )
-        try:
-            values = np.asarray(image)
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ...
-            raise ValueError(f"the label map cannot be decoded: {error}") from error
-        encoding = self.source.encoding
-        classes = encoding[np.minimum(values, IGNORED)]
-        wrong = (classes < 0) | (values > IGNORED)
-        if wrong.any():
-            highest = np.flatnonzero(encoding[:IGNORED] >= 0).max()
-            known = f"0..{highest}" + (f" or {IGNORED}" if encoding[IGNORED] >= 0 else "")
-            raise ValueError(f"values of a label map must be {known}, got {values[wrong][0]}")
-        return classes
+
+def _read_label_map(file: File, size: Grid, *, encoding: np.ndarray) -> np.ndarray:
+    """The classes of the pixels of an image, by what the values of its label map mean (`_encoding`)."""
+    image = _opened("label map", file)
+    if image.mode not in ("L", "P", "I", "I;16"):
+        raise ValueError(
+            f"a label map must have one channel of classes, got {image.mode}: colours are none, nor are masks "
+            "of instances such as those of scene_parse150 in tensorflow-datasets"
+        )
+    try:
+        values = np.asarray(image)
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ...
+        raise ValueError(f"the label map cannot be decoded: {error}") from error
+    classes = encoding[np.minimum(values, IGNORED)]
+    wrong = (classes < 0) | (values > IGNORED)
+    if wrong.any():
+        highest = np.flatnonzero(encoding[:IGNORED] >= 0).max()
+        known = f"0..{highest}" + (f" or {IGNORED}" if encoding[IGNORED] >= 0 else "")
+        raise ValueError(f"values of a label map must be {known}, got {values[wrong][0]}")
+    if classes.shape != size:
+        raise ValueError(f"the label map must have the image's size {list(size)}, got {list(classes.shape)}")
+    return classes
+
+
+def _label_maps(encoding: np.ndarray) -> Read:
+    return partial(_read_label_map, encoding=encoding)
+
+
+def _read_class(number: int, size: Grid) -> int:
+    """The class of an image, which is known without reading anything."""
+    return int(number)
 
 
 def open_dataset(name: str, data_dir: str | os.PathLike[str], split: Split = "val") -> Dataset:
     """Finds a data set in a folder; nothing is downloaded, and only file names are read.
 
     Args:
-        name: "ade20k" (150 classes), "cityscapes" (19) or "pascal_context" (60).
+        name: "ade20k" (150 classes), "cityscapes" (19), "pascal_context" (60) or "imagenet2012" (1000).
         data_dir: the folder the published archives were unpacked in, or the data_dir of tensorflow-datasets, built
-            as array_record.
+            as array_record. For ImageNet it holds a folder for each class, or val/ and train/ with those: by
+            WordNet id (n01440764), by number in the order of these ids (0), or by name (tench).
         split: "val" or "train".
 
     Returns:
         The data set.
 
     Raises:
-        ValueError: an unknown name or split, a folder without the data set, or images without label maps.
+        ValueError: an unknown name or split, a folder without the data set, images without label maps, or folders
+            that are called by no class.
     """
-    if name not in DATASETS:
-        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
+    if name not in _PUBLISHED:
+        raise ValueError(f"dataset must be one of {', '.join(_PUBLISHED)}, got {name!r}")
     if split not in ("val", "train"):
         raise ValueError(f"split must be 'val' or 'train', got {split!r}")
     data_dir = Path(data_dir)
@@ -157,11 +176,8 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], split: Split = "va
             f"{data_dir} holds no {split} split of {name}: looked for {published.layout}"
             + (f", and {published.built.name}/*/features.json of tensorflow-datasets" if published.built else "")
         )
-    return Dataset(name, split, labels_of(name, published.classes), published.size, source)
-
-
-Pair = tuple[str, Path, Path]
-"""Key, image and label map."""
+    labels = labels_of(name, published.metric.classes)
+    return Dataset(name, split, published.metric, labels, published.size, source)
 
 
 class Built(NamedTuple):
@@ -170,37 +186,42 @@ class Built(NamedTuple):
     name: str
     splits: Mapping[str, str]
     image: str
-    label: str
-    encoding: np.ndarray
+    truth: str
+    read: Read
+
+
+Found = tuple[list[tuple[str, Path, Any]], Read]
+"""The key and the pair of every image, and what makes their truths."""
 
 
 class Published(NamedTuple):
     """A data set as it is published.
 
     Attributes:
-        classes: number of them.
+        metric: see `Dataset`.
         size: see `Dataset`.
         roots: where below a user's folder it may lie.
         layout: of its files, in words.
-        pairs: finds the pairs of a split below a root, and what their label maps mean.
+        find: the images of a split below a root.
         built: in tensorflow-datasets.
     """
 
-    classes: int
+    metric: Metric
     size: int | None
     roots: Sequence[str]
     layout: str
-    pairs: Callable[[Path, str], tuple[list[Pair], np.ndarray]]
+    find: Callable[[Path, str], Found]
     built: Built | None = None
 
 
-def _ade20k(root: Path, split: str) -> tuple[list[Pair], np.ndarray]:
+def _ade20k(root: Path, split: str) -> Found:
     folder = {"val": "validation", "train": "training"}[split]
     images = sorted((root / "images" / folder).glob("*.jpg"))
-    return [(path.stem, path, root / "annotations" / folder / f"{path.stem}.png") for path in images], ADE20K
+    labels = root / "annotations" / folder
+    return [(path.stem, path, labels / f"{path.stem}.png") for path in images], _label_maps(ADE20K)
 
 
-def _cityscapes(root: Path, split: str) -> tuple[list[Pair], np.ndarray]:
+def _cityscapes(root: Path, split: str) -> Found:
     labels = root / "gtFine" / split
     kind, encoding = "labelIds", LABEL_IDS
     if not any(labels.glob(f"*/*_gtFine_{kind}.png")) and any(labels.glob("*/*_gtFine_labelTrainIds.png")):
@@ -209,29 +230,54 @@ def _cityscapes(root: Path, split: str) -> tuple[list[Pair], np.ndarray]:
     for path in sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")):
         key = path.stem.removesuffix("_leftImg8bit")
         pairs.append((key, path, labels / path.parent.name / f"{key}_gtFine_{kind}.png"))
-    return pairs, encoding
+    return pairs, _label_maps(encoding)
 
 
-def _pascal_context(root: Path, split: str) -> tuple[list[Pair], np.ndarray]:
+def _pascal_context(root: Path, split: str) -> Found:
     listed = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
     keys = listed.read_text().split() if listed.is_file() else []
     pairs = [
         (key, root / "JPEGImages" / f"{key}.jpg", root / "SegmentationClassContext" / f"{key}.png") for key in keys
     ]
-    return pairs, PASCAL_CONTEXT
+    return pairs, _label_maps(PASCAL_CONTEXT)
+
+
+def _imagenet(root: Path, split: str) -> Found:
+    folder = root / split
+    if split == "val" and not folder.is_dir():
+        folder = root
+    names, identifiers = labels_of("imagenet2012", 1000).names, wordnet_ids()
+    classes = {
+        each: label for label in range(len(names)) for each in (identifiers[label], str(label), names[label])
+    }
+    folders = sorted(path for path in folder.glob("*/") if not path.name.startswith("."))
+    unknown = [path for path in folders if path.name not in classes]
+    if 0 < len(unknown) < len(folders):
+        raise ValueError(
+            "folders must be called by the WordNet id, number or name of a class of ImageNet, as "
+            f"{len(folders) - len(unknown)} in {folder} are, got {unknown[0].name}"
+        )
+    found = [
+        (path.relative_to(folder).as_posix(), path, classes[each.name])
+        for each in folders
+        if each.name in classes
+        for path in sorted(each.iterdir())
+        if path.suffix.lower() in (".jpeg", ".jpg", ".png", ".webp")
+    ]
+    return found, _read_class
 
 
 _PUBLISHED = {
     "ade20k": Published(
-        150,
+        Segmentation(150),
         None,
         ("", "ADEChallengeData2016"),
         "[ADEChallengeData2016/]images/{validation,training}/*.jpg with annotations/{validation,training}/*.png",
         _ade20k,
-        Built("scene_parse150", {"val": "test", "train": "train"}, "image", "annotation", ADE20K),
+        Built("scene_parse150", {"val": "test", "train": "train"}, "image", "annotation", _label_maps(ADE20K)),
     ),
     "cityscapes": Published(
-        19,
+        Segmentation(19),
         1024,
         ("",),
         "leftImg8bit/{val,train}/*/*_leftImg8bit.png with gtFine/{val,train}/*/*_gtFine_labelIds.png",
@@ -241,16 +287,24 @@ _PUBLISHED = {
             {"val": "validation", "train": "train"},
             "image_left",
             "segmentation_label",
-            LABEL_IDS,
+            _label_maps(LABEL_IDS),
         ),
     ),
     "pascal_context": Published(
-        60,
+        Segmentation(60),
         520,
         ("", "VOC2010", "VOCdevkit/VOC2010"),
         "[VOCdevkit/VOC2010/]ImageSets/SegmentationContext/{val,train}.txt "
         "with JPEGImages/*.jpg and SegmentationClassContext/*.png",
         _pascal_context,
+    ),
+    "imagenet2012": Published(
+        Classification(1000),
+        None,
+        ("",),
+        "[{val,train}/]CLASS/*.JPEG (or .jpg, .png, .webp), CLASS being a WordNet id, a number or a name",
+        _imagenet,
+        Built("imagenet2012", {"val": "validation", "train": "train"}, "image", "label", _read_class),
     ),
 }
 
@@ -258,16 +312,16 @@ _PUBLISHED = {
 def _in_folder(published: Published, data_dir: Path, split: str) -> Source | None:
     """The published folders, if they are there."""
     for root in published.roots:
-        pairs, encoding = published.pairs(data_dir / root, split)
-        missing = [path for _, *files in pairs for path in files if not path.is_file()]
+        found, read = published.find(data_dir / root, split)
+        missing = [each for _, *pair in found for each in pair if isinstance(each, Path) and not each.is_file()]
         if missing:
             raise ValueError(
-                f"{len(pairs)} images with their label maps are expected in {data_dir / root}, "
+                f"{len(found)} images with their label maps are expected in {data_dir / root}, "
                 f"but {len(missing)} files are missing, the first of them {missing[0]}"
             )
-        if pairs:
-            keys, images, labels = zip(*pairs, strict=True)
-            return Source("folder", keys, lambda index: (images[index], labels[index]), encoding)  # noqa: B023
+        if found:
+            keys, images, truths = zip(*found, strict=True)
+            return Source("folder", keys, lambda index: (images[index], truths[index]), read)  # noqa: B023
     return None
 
 
@@ -295,15 +349,16 @@ def _built(published: Published, data_dir: Path, split: str) -> Source | None:
     name = built.splits[split]
     if name not in builder.info.splits:
         raise ValueError(f"{folder} must have a split {name}, got {', '.join(builder.info.splits) or 'none'}")
-    undecoded = dict.fromkeys((built.image, built.label), tfds.decode.SkipDecoding())
+    undecoded = dict.fromkeys((built.image, built.truth), tfds.decode.SkipDecoding())
     records = builder.as_data_source(split=name, decoders=undecoded)
 
-    def files(index: int) -> Files:
+    def pair(index: int) -> Pair:
         record = records[index]
-        return BytesIO(record[built.image]), BytesIO(record[built.label])
+        image, truth = record[built.image], record[built.truth]
+        return BytesIO(image), BytesIO(truth) if isinstance(truth, bytes) else truth
 
     keys = [f"{name}-{index:05d}" for index in range(len(records))]
-    return Source("tfds", keys, files, built.encoding)
+    return Source("tfds", keys, pair, built.read)
 
 
 def _opened(what: str, file: File) -> Image.Image:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hourglass_jax.evaluation.datasets import Dataset
 from hourglass_jax.evaluation.journal import add_rows, line_of, open_journal, read_journals
-from hourglass_jax.evaluation.metrics import Scores, confusion, scores
+from hourglass_jax.evaluation.metrics import Metric
 from hourglass_jax.inference.predictor import Predictor
 
 
@@ -45,15 +46,15 @@ def evaluate(
     size: int | None = None,
     limit: int | None = None,
     batch_size: int = 8,
-    on_progress: Callable[[int, Scores], None] = lambda images, running: None,
-) -> Scores:
-    """Labels the images of a data set and compares with the truth; goes on where an earlier run ended.
+    on_progress: Callable[[int, Any], None] = lambda images, running: None,
+) -> Any:
+    """Predicts the images of a data set and compares with the truth; goes on where an earlier run ended.
 
     Every image's counts are journalled, and the figures come from the journals alone. With several processes
     (`jax.distributed`) each takes every n-th image and has its own journal in the folder they share.
 
     Args:
-        model: a model that labels pixels, under any plan.
+        model: a model for the data set's task, under any plan.
         dataset: with the model's classes.
         folder: for the journals of this evaluation.
         weights: what tells the model's weights from others: `files.file_hash` of its file.
@@ -64,11 +65,11 @@ def evaluate(
             figures so far, both of this process.
 
     Returns:
-        The figures of all images.
+        The figures of all images, as the data set's metric has them.
 
     Raises:
-        ValueError: the model labels no pixels or has other classes, an argument is out of range, the journals are
-            of another evaluation, or an image cannot be read.
+        ValueError: the model is for another task or has other classes, an argument is out of range, the journals
+            are of another evaluation, or an image cannot be read.
     """
     check_fit(model, dataset)
     for name, value in (("limit", limit), ("batch_size", batch_size)):
@@ -78,41 +79,41 @@ def evaluate(
     predictor_class = SharingPredictor if jax.local_device_count() > 1 else Predictor
     predictor = predictor_class(model, preprocessing=preprocessing, batch_size=batch_size)
 
-    folder, keys = Path(folder), dataset.keys[:limit]
+    folder, keys, metric = Path(folder), dataset.keys[:limit], dataset.metric
     header = _header(model, dataset, weights, preprocessing.size)
     mine = range(len(keys))[jax.process_index() :: jax.process_count()]
-    running = np.zeros((dataset.classes, dataset.classes), np.int64)
-    with open_journal(folder, jax.process_index(), header) as journal, ThreadPoolExecutor() as readers:
-        known = read_journals(folder, header)
+    running = metric.zeros()
+    with open_journal(folder, jax.process_index(), header, metric) as journal, ThreadPoolExecutor() as readers:
+        known = read_journals(folder, header, metric)
         earlier = [keys[index] for index in mine if keys[index] in known]
         for key in earlier:
             add_rows(running, known[key])
-        on_progress(len(earlier), scores(running))
+        on_progress(len(earlier), metric.scores(running))
         # A batch that was cut short is run again as it was: how images are batched may round them differently.
         for start in range(0, len(mine), batch_size):
             batch = mine[start : start + batch_size]
             if all(keys[index] in known for index in batch):
                 continue
-            _, images, labels = zip(*readers.map(dataset.__getitem__, batch), strict=True)
+            _, images, truths = zip(*readers.map(dataset.__getitem__, batch), strict=True)
             counted = {
-                keys[index]: confusion(prediction, label, dataset.classes)
-                for index, prediction, label in zip(batch, predictor(images), labels, strict=True)
+                keys[index]: metric.count(result, truth)
+                for index, result, truth in zip(batch, predictor(images), truths, strict=True)
                 if keys[index] not in known
             }
             journal.append(line_of(*each) for each in counted.items())
             running += sum(counted.values())
-            on_progress(len(counted), scores(running))
+            on_progress(len(counted), metric.scores(running))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("all images are journalled")
-    return _total(folder, header, keys, dataset.classes)
+    return metric.scores(_total(folder, header, keys, metric))
 
 
 def check_fit(model: nnx.Module, dataset: Dataset) -> None:
-    """Raises ValueError unless the model labels pixels with the classes of the data set."""
-    classes = getattr(model.config, "classes", None)
-    if classes is None:
-        raise ValueError(f"expected a model that labels pixels, got {type(model).__name__}")
-    named = model.config.dataset
+    """Raises ValueError unless the model is for the data set's task and has its classes."""
+    task = dataset.metric.task
+    if getattr(model, "task", None) != task:
+        raise ValueError(f"{dataset.name} needs a model for {task}, got {type(model).__name__}")
+    classes, named = model.config.classes, model.config.dataset
     if classes != dataset.classes or named not in (None, dataset.name):
         raise ValueError(
             f"the model must tell the {dataset.classes} classes of {dataset.name} apart, "
@@ -124,7 +125,7 @@ def input_size(model: nnx.Module, dataset: Dataset, size: int | None = None) -> 
     """What images are scaled to, as published figures have it.
 
     Args:
-        model: a model that labels pixels.
+        model: a model for the data set's task.
         dataset: with the model's classes.
         size: something else that is wanted.
 
@@ -153,15 +154,15 @@ def _header(model: nnx.Module, dataset: Dataset, weights: str, size: int) -> dic
     return json.loads(json.dumps(header))
 
 
-def _total(folder: Path, header: dict[str, object], keys: Sequence[str], classes: int) -> Scores:
-    known = read_journals(folder, header)
+def _total(folder: Path, header: dict[str, object], keys: Sequence[str], metric: Metric) -> np.ndarray:
+    known = read_journals(folder, header, metric)
     missing = [key for key in keys if key not in known]
     if missing:
         raise ValueError(
             f"the journals in {folder} must hold {len(keys)} images, and {len(missing)} are missing: "
             "do all processes write to this folder?"
         )
-    total = np.zeros((classes, classes), np.int64)
+    total = metric.zeros()
     for key in keys:
         add_rows(total, known[key])
-    return scores(total)
+    return total

@@ -1,11 +1,13 @@
 """The counts of every image of an evaluation, in a journal for each process."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hourglass_jax.evaluation.metrics import Metric
 from hourglass_jax.journal import Journal, Line, read_journal
 
 MISMATCH = "the journal of another evaluation"
@@ -15,28 +17,28 @@ Counts = tuple[str, np.ndarray]
 
 
 def rows_of(counts: np.ndarray) -> np.ndarray:
-    """Confusion counts [classes, classes] without the zeros: int64 [n, 3] of label, prediction and pixels."""
+    """Counts of any shape without the zeros: [n, axes + 1], the place of each and its value."""
     places = np.nonzero(counts)
     return np.stack([*places, counts[places]], axis=1)
 
 
 def add_rows(total: np.ndarray, rows: np.ndarray) -> None:
-    """Adds the counts of an image, as `rows_of` has them, to `total`, int64 [classes, classes]."""
-    labels, predictions, pixels = rows.T
-    total[labels, predictions] += pixels
+    """Adds the counts of an image, as `rows_of` has them, to `total`."""
+    *places, values = rows.T
+    total[tuple(place.astype(np.intp) for place in places)] += values
 
 
 def line_of(key: str, counts: np.ndarray) -> dict[str, Any]:
-    """The line of an image with confusion counts [classes, classes]."""
+    """The line of an image with its counts."""
     return {"key": key, "counts": rows_of(counts).tolist()}
 
 
-def open_journal(folder: Path, process: int, header: Line) -> Journal[Counts]:
+def open_journal(folder: Path, process: int, header: Line, metric: Metric) -> Journal[Counts]:
     """The journal of one process, to be appended to; errors are those of `read_journal`."""
-    return Journal(folder / f"journal.{process}.jsonl", header, _counts, MISMATCH)
+    return Journal(folder / f"journal.{process}.jsonl", header, _reader(metric), MISMATCH)
 
 
-def read_journals(folder: Path, header: Line) -> dict[str, np.ndarray]:
+def read_journals(folder: Path, header: Line, metric: Metric) -> dict[str, np.ndarray]:
     """What all journals in a folder say: the counts of every image, as `rows_of` has them, by its key.
 
     Raises:
@@ -44,9 +46,13 @@ def read_journals(folder: Path, header: Line) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("journal.*.jsonl")):
-        found |= dict(read_journal(path, header, _counts, MISMATCH)[0])
+        found |= dict(read_journal(path, header, _reader(metric), MISMATCH)[0])
     return found
 
 
-def _counts(line: Mapping[str, Any]) -> Counts:
-    return line["key"], np.array(line["counts"], np.int64).reshape(-1, 3)
+def _reader(metric: Metric) -> Callable[[Mapping[str, Any]], Counts]:
+    return partial(_counts, empty=metric.zeros())
+
+
+def _counts(line: Mapping[str, Any], empty: np.ndarray) -> Counts:
+    return line["key"], np.array(line["counts"], empty.dtype).reshape(-1, empty.ndim + 1)

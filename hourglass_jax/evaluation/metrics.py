@@ -1,14 +1,67 @@
-"""How well labels agree with the truth: counts that can be added up over images, and figures from their sum.
+"""How well results agree with the truth: counts that can be added up over images, and figures from their sum.
+
+Every task has a `Metric`; here is the one of segmentation.
 
 Source: open-mmlab/mmsegmentation, mmseg/core/evaluation/metrics.py (intersect_and_union, total_area_to_metrics).
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 IGNORED = 255
 """The label of pixels that do not count."""
+
+
+class Metric(Protocol):
+    """How the results of a task are compared with the truth.
+
+    Attributes:
+        task: the `task` of the models whose results they are.
+    """
+
+    task: ClassVar[str]
+
+    def zeros(self) -> np.ndarray:
+        """The counts of no image, int64 or float64 of any shape; those of images are added to them."""
+
+    def count(self, result: np.ndarray, truth: Any) -> np.ndarray:
+        """The counts of an image; ValueError if its result or truth is none."""
+
+    def scores(self, counts: np.ndarray) -> Any:
+        """The figures of a sum of counts: a named tuple of numbers, and of arrays with one for each class."""
+
+    def shown(self, scores: Any) -> dict[str, str]:
+        """What is printed of figures, as text by its heading; the first while an evaluation runs."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Label maps: every pixel has one of `classes`. Results and truths are as in `confusion`."""
+
+    classes: int
+    task: ClassVar[str] = "segmentation"
+
+    def zeros(self) -> np.ndarray:
+        """See `Metric.zeros`."""
+        return np.zeros((self.classes, self.classes), np.int64)
+
+    def count(self, result: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """See `confusion`."""
+        return confusion(result, truth, self.classes)
+
+    def scores(self, counts: np.ndarray) -> "Scores":
+        """See `scores`."""
+        return scores(counts)
+
+    def shown(self, scores: "Scores") -> dict[str, str]:
+        """See `Metric.shown`."""
+        return {
+            "mIoU, %": percent(scores.miou),
+            "mean accuracy, %": percent(scores.mean_accuracy),
+            "pixel accuracy, %": percent(scores.pixel_accuracy),
+        }
 
 
 class Scores(NamedTuple):
@@ -67,14 +120,20 @@ def scores(counts: np.ndarray) -> Scores:
         Its `Scores`.
     """
     right, labels, predictions = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
-    iou = _share(right, labels + predictions - right)
-    accuracy = _share(right, labels)
-    return Scores(_mean(iou), _mean(accuracy), float(_share(right.sum(), labels.sum())), iou)
+    iou = share(right, labels + predictions - right)
+    accuracy = share(right, labels)
+    return Scores(_mean(iou), _mean(accuracy), float(share(right.sum(), labels.sum())), iou)
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part` of `whole`, NaN of nothing."""
     with np.errstate(invalid="ignore"):
         return np.divide(part, whole)
+
+
+def percent(share: float) -> str:
+    """A share in percent, with two digits after the point."""
+    return f"{100 * share:.2f}"
 
 
 def _mean(values: np.ndarray) -> float:

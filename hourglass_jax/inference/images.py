@@ -63,7 +63,8 @@ class Preprocessing:
             what the model was trained at.
         multiple: what the sides of the input are multiples of, in pixels: the patch size; 1 for a model that pads.
         resize: "longest" and "shortest" scale that side to `size` and keep the aspect ratio, as does "minimal" with
-            the side that changes less (DPT); "square" stretches both, "none" keeps the image as it is. Only
+            the side that changes less (DPT); "square" stretches both, "crop" scales the shorter side and keeps the
+            square in the middle (torchvision's Resize and CenterCrop), "none" keeps the image as it is. Only
             "minimal" and "square" take rows and columns.
         mean: of red, green and blue in 0..1, subtracted.
         std: of red, green and blue in 0..1, divided by.
@@ -76,7 +77,7 @@ class Preprocessing:
 
     size: int | tuple[int, int] = 518
     multiple: int = 14
-    resize: Literal["longest", "shortest", "minimal", "square", "none"] = "longest"
+    resize: Literal["longest", "shortest", "minimal", "square", "crop", "none"] = "longest"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "cubic"] = "bilinear"
@@ -99,7 +100,7 @@ class Preprocessing:
             all(side >= self.multiple and side % self.multiple == 0 for side in self.shape),
             f"a positive multiple of {self.multiple}",
         )
-        methods = ("longest", "shortest", "minimal", "square", "none")
+        methods = ("longest", "shortest", "minimal", "square", "crop", "none")
         require("resize", self.resize in methods, "one of " + ", ".join(map(repr, methods)))
         fits = isinstance(self.size, int) or self.resize in ("minimal", "square")
         require("resize", fits, "'minimal' or 'square' for a size of rows and columns")
@@ -129,7 +130,7 @@ class Preprocessing:
         """
         if self.resize == "none":
             return rows, columns
-        if self.resize == "square":
+        if self.resize in ("square", "crop"):
             return self.shape
         if self.resize == "minimal":
             by_rows, by_columns = (new / old for new, old in zip(self.shape, (rows, columns), strict=True))
@@ -145,6 +146,10 @@ class Preprocessing:
     def at(self, size: int | tuple[int, int]) -> "Preprocessing":
         """The same for another `size`; an image that was kept as it is has its shorter side scaled to it."""
         return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
+
+    def seen(self, image: np.ndarray) -> np.ndarray:
+        """The part of an image, uint8 [H, W, 3], that the model sees."""
+        return center_crop_square(image) if self.resize == "crop" else image
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The model's input.
@@ -164,12 +169,16 @@ class Preprocessing:
             raise ValueError(
                 f"image must be at least {self.multiple} x {self.multiple} pixels, got {rows} x {columns}"
             )
-        height, width = self.target_size(rows, columns)
+        height, width = target = self.target_size(rows, columns)
+        if self.resize == "crop":
+            height, width = (self.size * side // min(rows, columns) for side in (rows, columns))
         if self.interpolation == "cubic":
             resized = resampled(image.astype(np.float32), (height, width), "bicubic")
         else:
             resample = Image.Resampling[self.interpolation.upper()]
             resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
+        top, left = (round((side - kept) / 2) for side, kept in zip((height, width), target, strict=True))
+        resized = resized[top : top + target[0], left : left + target[1]]
         return (resized / 255 - np.float32(self.mean)) / np.float32(self.std)
 
 

@@ -1,19 +1,22 @@
-"""Names and colours of the classes that segmentation models tell apart.
+"""Names and colours of the classes that models tell apart.
 
-They are facts of three data sets: ADE20K (https://ade20k.csail.mit.edu, the 150 classes of its scene parsing
-benchmark), Cityscapes (https://www.cityscapes-dataset.com, the 19 classes that are evaluated) and PASCAL-Context
-(https://cs.stanford.edu/~roozbeh/pascal-context, the background and the 59 most frequent classes). Names (of
-synonyms the first), colours and order are those of segm/data/config in https://github.com/rstrudel/segmenter; only
-the names of PASCAL-Context are in the order of the labels that models are trained on, mmsegmentation's (upstream's
-list has another).
+They are facts of four data sets: ADE20K (https://ade20k.csail.mit.edu, the 150 classes of its scene parsing
+benchmark), Cityscapes (https://www.cityscapes-dataset.com, the 19 classes that are evaluated), PASCAL-Context
+(https://cs.stanford.edu/~roozbeh/pascal-context, the background and the 59 most frequent classes) and ImageNet
+(https://image-net.org/challenges/LSVRC/2012, the 1000 classes of 2012). Names (of synonyms the first), colours and
+order of the first three are those of segm/data/config in https://github.com/rstrudel/segmenter; only the names of
+PASCAL-Context are in the order of the labels that models are trained on, mmsegmentation's (upstream's list has
+another). ImageNet's classes are in the order of their WordNet ids; their names are those of
+torchvision/models/_meta.py in https://github.com/pytorch/vision.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-DATASETS = ("ade20k", "cityscapes", "pascal_context")
+DATASETS = ("ade20k", "cityscapes", "pascal_context", "imagenet2012")
 
 Color = tuple[int, int, int]
 
@@ -35,7 +38,8 @@ def labels_of(dataset: str | None, classes: int) -> Labels:
     """The names and colours of a data set's classes.
 
     Args:
-        dataset: one of `DATASETS`, or None for "class 0", "class 1", ... in the colours of PASCAL VOC's palette.
+        dataset: one of `DATASETS`, or None for "class 0", "class 1", ...; the colours of these and of ImageNet's
+            classes are PASCAL VOC's palette.
         classes: how many the model tells apart.
 
     Returns:
@@ -47,7 +51,7 @@ def labels_of(dataset: str | None, classes: int) -> Labels:
     if dataset is None:
         if classes < 1:
             raise ValueError(f"classes must be positive, got {classes}")
-        return Labels(tuple(f"class {label}" for label in range(classes)), tuple(map(_voc_color, range(classes))))
+        return _in_palette(f"class {label}" for label in range(classes))
     if dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)} or None, got {dataset!r}")
     labels = _read_labels()[dataset]
@@ -59,10 +63,27 @@ def labels_of(dataset: str | None, classes: int) -> Labels:
 @cache
 def _read_labels() -> dict[str, Labels]:
     table = json.loads(resources.files(__package__).joinpath("labels.json").read_text("utf-8"))
-    return {
+    labels = {
         dataset: Labels(tuple(name for name, _ in rows), tuple(tuple(color) for _, color in rows))
         for dataset, rows in table.items()
     }
+    return labels | {"imagenet2012": _in_palette(name for _, name in _read_imagenet())}
+
+
+def wordnet_ids() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet's classes ("n01440764"), in their order."""
+    return tuple(identifier for identifier, _ in _read_imagenet())
+
+
+@cache
+def _read_imagenet() -> list[tuple[str, str]]:
+    """WordNet id and name of every class."""
+    return json.loads(resources.files(__package__).joinpath("imagenet.json").read_text("utf-8"))
+
+
+def _in_palette(names: Iterable[str]) -> Labels:
+    names = tuple(names)
+    return Labels(names, tuple(map(_voc_color, range(len(names)))))
 
 
 def _voc_color(label: int) -> Color:

@@ -91,10 +91,14 @@ def principal_components(features: np.ndarray) -> np.ndarray:
 def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map at another size: numbers [H, W] bilinearly; labels [H, W] and features [H, W, C] by the nearest.
 
+    What has fewer axes is no map and stays as it is.
+
     Args:
         values: floats or integers.
         size: (rows, columns) of the result.
     """
+    if values.ndim < 2:
+        return values
     if values.ndim == 2 and np.issubdtype(values.dtype, np.floating):
         return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=False))
@@ -210,7 +214,7 @@ def comparison_picture(
         photo: uint8 [H, W, 3].
         original: uint8 [any, any, 3], a picture of the unexpedited model's result.
         expedited: likewise, of the expedited model's.
-        difference: of the two results, [rows, columns] in 0..1.
+        difference: of the two results, [rows, columns] in 0..1; left out if it is no map, but a number.
         assignment: int [rows, columns], the cluster of every token.
         speedup: of the expedited model, for its title.
 
@@ -223,14 +227,17 @@ def comparison_picture(
     rows, columns = photo.shape[:2]
     small = np.asarray(_scaled("photo", photo, 360))
     clusters = len(np.unique(assignment))
-    differs = colorize(stretched(_check_map("difference", difference), small.shape[:2]) / 0.25)
+    differs = []
+    if np.ndim(difference) > 0:
+        values = stretched(_check_map("difference", difference), small.shape[:2]) / 0.25
+        differs = [("Difference\nblack: 0, lightest: 0.25 or more", colorize(values))]
     return sheet(
         [
             [
                 (f"Photograph\n{columns} x {rows} pixels", small),
                 ("Original\nall tokens", original),
                 (f"Expedited\nspeed-up {speedup:.2f}", expedited),
-                ("Difference\nblack: 0, lightest: 0.25 or more", differs),
+                *differs,
                 (f"Clusters\n{clusters}, from {np.size(assignment)} tokens", cluster_borders(small, assignment)),
             ]
         ]

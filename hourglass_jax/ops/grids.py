@@ -50,3 +50,9 @@ def pooling_matrix(tokens: int, cells: int) -> np.ndarray:
         start, stop = cell * tokens // cells, -(-(cell + 1) * tokens // cells)
         matrix[cell, start:stop] = 1 / (stop - start)
     return matrix
+
+
+def shrunk(grid: Grid, share: float) -> Grid:
+    """The grid with nearly this share of the positions and nearly the same aspect ratio; at least 1 x 1."""
+    rows, columns = (max(1, round(side * share**0.5)) for side in grid)
+    return rows, columns

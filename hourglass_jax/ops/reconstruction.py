@@ -109,6 +109,7 @@ def _kth_smallest(values: jax.Array, k: int, limit: jax.Array) -> jax.Array:
 
     Where fewer than k values are within `limit` [B, 1, N], the threshold is the limit. Bisection on the bit
     patterns, which for non-negative floats are ordered as the numbers are; it stops when every column is decided.
+    After eight passes the brackets shrink to the values inside them: ties would cost a pass for every bit.
     `jax.lax.top_k` takes several times as long on CPU (benchmarks/operators.py).
     """
     values, limit = jax.lax.stop_gradient((values, limit))
@@ -118,9 +119,6 @@ def _kth_smallest(values: jax.Array, k: int, limit: jax.Array) -> jax.Array:
     def count(threshold: jax.Array) -> jax.Array:
         return jnp.sum(bits <= threshold, axis=1, keepdims=True, dtype=jnp.int32)
 
-    def undecided(bracket: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jnp.any(bracket[0] < bracket[1])
-
     def halve(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
         middle = low + (high - low) // 2
@@ -128,7 +126,14 @@ def _kth_smallest(values: jax.Array, k: int, limit: jax.Array) -> jax.Array:
         low = jnp.where(within < k, middle + 1, jnp.where(within == k, middle, low))
         return low, jnp.where(within < k, high, middle)
 
+    def shrink(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
+        inside = (bits >= low) & (bits <= high)
+        least = jnp.min(jnp.where(inside, bits, high), axis=1, keepdims=True)
+        return least, jnp.max(jnp.where(inside, bits, low), axis=1, keepdims=True)
+
     high = jax.lax.bitcast_convert_type(limit, integer)
     low = jnp.where(count(high) <= k, high, jnp.min(bits, axis=1, keepdims=True))
-    _, threshold = jax.lax.while_loop(undecided, halve, (low, high))
+    bracket = jax.lax.fori_loop(0, 8, lambda _, bracket: halve(bracket), (low, high))
+    _, threshold = jax.lax.while_loop(lambda bracket: jnp.any(bracket[0] < bracket[1]), halve, shrink(bracket))
     return jax.lax.bitcast_convert_type(threshold, values.dtype)

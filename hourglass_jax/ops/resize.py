@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ResizeMethod = Literal["bilinear", "bicubic", "bicubic-antialias", "bilinear-align-corners"]
+ResizeMethod = Literal[
+    "bilinear", "bicubic", "bicubic-antialias", "bilinear-align-corners", "bicubic-align-corners"
+]
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
@@ -29,14 +31,14 @@ def resize_matrix(source: int, target: int, method: ResizeMethod, scale: float |
         method: "bilinear" and "bicubic" (a = -0.75) are `torch.nn.functional.interpolate` with
             align_corners=False and no antialiasing: positions outside repeat the border.
             "bicubic-antialias" is its antialias=True: a = -0.5, the kernel widened when shrinking, weights
-            outside dropped. "bilinear-align-corners" maps the first and last positions onto each other.
+            outside dropped. The methods with "-align-corners" map the first and last positions onto each other.
         scale: output positions per input position when it is not target / source: DINOv2's original code
             passes (target + 0.1) / source as `scale_factor`.
     """
     if source == target and method != "bicubic":
         return np.eye(source)  # PyTorch copies such an axis, whatever the scale
     scale = scale or target / source
-    if method == "bilinear-align-corners":
+    if method.endswith("-align-corners"):
         centres = np.arange(target) * ((source - 1) / max(target - 1, 1))
     else:
         centres = (np.arange(target) + 0.5) / scale - 0.5
@@ -46,7 +48,7 @@ def resize_matrix(source: int, target: int, method: ResizeMethod, scale: float |
         weights = _cubic((np.arange(source) - centres[:, None]) / widening, a=-0.5)
         return weights / weights.sum(axis=1, keepdims=True)
 
-    if method == "bicubic":
+    if method.startswith("bicubic"):
         reach, kernel = 2, lambda distance: _cubic(distance, a=-0.75)
     else:
         centres = np.clip(centres, 0, source - 1)

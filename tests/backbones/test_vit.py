@@ -9,7 +9,7 @@ from flax import nnx
 
 from hourglass_jax import Hourglass, expedite
 from hourglass_jax.backbones.vit import Block, ViT, ViTConfig
-from hourglass_jax.hourglass import Tokens
+from hourglass_jax.tokens import TokenReduction, Tokens
 from tests.reference import hourglass as reference
 
 CONFIG = ViTConfig(
@@ -199,13 +199,10 @@ def test_one_image_without_jit_is_its_part_of_the_jitted_batch(vit: ViT) -> None
 
 
 @dataclasses.dataclass(frozen=True)
-class MergeTwins:
+class MergeTwins(TokenReduction):
     """Keeps the first of the two equal halves of a grid, as tokens of size two."""
 
     with_sizes: bool
-
-    def check(self, depth: int, token_grid: tuple[int, int] | None = None) -> None:
-        pass
 
     def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: tuple[int, int]) -> Tokens:
         if index == 0:

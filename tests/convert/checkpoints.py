@@ -122,6 +122,46 @@ def mmsegmentation_vit() -> Checkpoint:
     )
 
 
+def swag(layer: str, head: str, *, classes: int, mlp: tuple[str, str] | None = None) -> Checkpoint:
+    """SWAG's names.
+
+    Args:
+        layer: stands before a block's number: "layer_" officially, and "encoder_layer_" in torchvision.
+        head: the linear classifier.
+        classes: that it tells apart.
+        mlp: what the linear layers of the MLP are called, where it is not as usual.
+    """
+    is_official = layer == "layer_"
+    mlp = mlp or (("mlp.linear_1", "mlp.linear_2") if is_official else ("mlp.0", "mlp.3"))
+    positions = 1 + GRID * GRID
+    shapes: Shapes = {
+        "class_token": (1, 1, WIDTH),
+        "encoder.pos_embedding": (positions, 1, WIDTH) if is_official else (1, positions, WIDTH),
+        "conv_proj.weight": (WIDTH, 3, PATCH, PATCH),
+        "conv_proj.bias": (WIDTH,),
+        **_norm("encoder.ln"),
+        **_linear(head, classes, WIDTH),
+    }
+    for number in range(DEPTH):
+        block = f"encoder.layers.{layer}{number}"
+        shapes |= {
+            **_norm(f"{block}.ln_1"),
+            **_norm(f"{block}.ln_2"),
+            f"{block}.self_attention.in_proj_weight": (3 * WIDTH, WIDTH),
+            f"{block}.self_attention.in_proj_bias": (3 * WIDTH,),
+            **_linear(f"{block}.self_attention.out_proj", WIDTH, WIDTH),
+            **_mlp(*(f"{block}.{name}" for name in mlp)),
+        }
+    return Checkpoint(
+        random_arrays(shapes),
+        patches="conv_proj.weight",
+        positions="encoder.pos_embedding",
+        special=("class_token",),
+        qkv=(f"encoder.layers.{layer}1.self_attention.in_proj_weight",),
+        expand=f"encoder.layers.{layer}1.{mlp[0]}.weight",
+    )
+
+
 def transformers_dinov2(prefix: str = "", *, registers: bool = False, gated: bool = False) -> Checkpoint:
     """Hugging Face's DINOv2 names."""
     embeddings = f"{prefix}embeddings."

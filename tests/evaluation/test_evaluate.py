@@ -19,11 +19,10 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import hourglass_jax as hj
-from hourglass_jax.evaluation import evaluate as module
 from hourglass_jax.evaluation.command import eval as command
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
 from hourglass_jax.evaluation.evaluate import evaluate, input_size
-from hourglass_jax.evaluation.metrics import IGNORED, Scores, scores
+from hourglass_jax.evaluation.metrics import IGNORED, Scores, Segmentation, scores
 from hourglass_jax.files import file_hash
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.models.segmenter import Segmenter
@@ -153,7 +152,7 @@ def test_a_journal_that_ends_anywhere_is_continued(
         return batch
 
     monkeypatch.setattr(hj.Predictor, "__call__", predict)
-    monkeypatch.setattr(module, "confusion", lambda prediction, label, classes: counts[prediction])
+    monkeypatch.setattr(Segmentation, "count", lambda self, result, truth: counts[result])
     whole = (uninterrupted / "journal.0.jsonl").read_bytes()
     for kept in np.linspace(0, len(whole) - 1, 60, dtype=int):
         (tmp_path / "journal.0.jsonl").write_bytes(whole[:kept])
@@ -221,7 +220,7 @@ def test_a_damaged_line_other_than_the_last_is_refused(
 def test_models_that_do_not_fit_are_refused(
     model: Segmenter, tiny_model: Saliency, data: Dataset, ade20k: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="expected a model that labels pixels, got Saliency"):
+    with pytest.raises(ValueError, match="cityscapes needs a model for segmentation, got Saliency"):
         evaluate(tiny_model, data, tmp_path, **OPTIONS)
     with pytest.raises(ValueError, match="the 150 classes of ade20k apart, got one for 19 classes of cityscapes"):
         evaluate(model, open_dataset("ade20k", ade20k), tmp_path, **OPTIONS)
@@ -380,7 +379,7 @@ def test_classes_that_do_not_occur_are_null_in_json(run: Run, tmp_path: Path) ->
 def test_an_interrupted_command_says_how_to_go_on(
     run: Run, tmp_path: Path, uninterrupted: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count, calls = module.confusion, []
+    count, calls = Segmentation.count, []
 
     def interrupted(*arguments: object) -> np.ndarray:
         calls.append(arguments)
@@ -388,7 +387,7 @@ def test_an_interrupted_command_says_how_to_go_on(
             raise KeyboardInterrupt
         return count(*arguments)
 
-    monkeypatch.setattr(module, "confusion", interrupted)
+    monkeypatch.setattr(Segmentation, "count", interrupted)
     with pytest.raises(SystemExit) as exited:
         run()
     assert exited.value.code == 130

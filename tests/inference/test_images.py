@@ -266,7 +266,10 @@ def test_target_size_keeps_the_aspect_ratio(rows: int, columns: int, expected: t
         ({"size": 0}, "size must be a positive multiple of 14, got 0"),
         ({"size": -14}, "size must be a positive multiple of 14, got -14"),
         ({"size": 512, "multiple": 0}, "multiple must be a positive number of pixels, got 0"),
-        ({"resize": "pad"}, "resize must be one of 'longest', 'shortest', 'minimal', 'square', 'none', got 'pad'"),
+        (
+            {"resize": "pad"},
+            "resize must be one of 'longest', 'shortest', 'minimal', 'square', 'crop', 'none', got 'pad'",
+        ),
         (
             {"interpolation": "nearest"},
             "interpolation must be one of 'bilinear', 'bicubic', 'cubic', got 'nearest'",
@@ -318,6 +321,30 @@ def test_square_stretches() -> None:
     assert prepared.shape == (28, 28, 3)
     assert np.abs(prepared[:10]).max() < 0.05
     assert np.abs(prepared[18:] - 1).max() < 0.05
+
+
+def reference_crop(image: np.ndarray, size: int, interpolation: Image.Resampling) -> np.ndarray:
+    """torchvision's Resize(size) and CenterCrop(size), by their rules: the longer side is cut off, not rounded."""
+    rows, columns = image.shape[:2]
+    scaled = (int(size * columns / rows), size) if rows <= columns else (size, int(size * rows / columns))
+    pixels = np.asarray(Image.fromarray(image).resize(scaled, interpolation))
+    top, left = (round((side - size) / 2) for side in pixels.shape[:2])
+    return pixels[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40, 40), (31, 64), (97, 45), (16, 300), (33, 34), (45, 48)])
+def test_crop_keeps_the_square_in_the_middle(rows: int, columns: int) -> None:
+    image = noise(rows, columns, 3)
+    preprocessing = Preprocessing(
+        size=32, multiple=16, resize="crop", interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    prepared = preprocessing(image)
+    assert prepared.shape == (32, 32, 3) == (*preprocessing.target_size(rows, columns), 3)
+    expected = reference_crop(image, 32, Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(prepared * 255, expected, atol=1e-4)
+    assert preprocessing.at(48)(image).shape == (48, 48, 3)
+    np.testing.assert_array_equal(preprocessing.seen(image), center_crop_square(image))
+    assert Preprocessing().seen(image) is image
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,17 @@
 
 import pytest
 
-from hourglass_jax.inference.labels import DATASETS, Labels, labels_of
+from hourglass_jax.inference.labels import DATASETS, Labels, labels_of, wordnet_ids
 
-CLASSES = {"ade20k": 150, "cityscapes": 19, "pascal_context": 60}
+SEGMENTED = {"ade20k": 150, "cityscapes": 19, "pascal_context": 60}
+CLASSES = {**SEGMENTED, "imagenet2012": 1000}
 
 
 def test_every_data_set_is_tested() -> None:
     assert tuple(CLASSES) == DATASETS
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", SEGMENTED)
 def test_every_class_has_a_plain_name_of_its_own_and_a_color(dataset: str) -> None:
     labels = labels_of(dataset, CLASSES[dataset])
     assert len(labels.names) == len(labels.colors) == len(set(labels.names)) == CLASSES[dataset]
@@ -55,6 +56,31 @@ def test_known_classes(dataset: str, label: int, name: str, color: tuple[int, in
     assert (labels.names[label], labels.colors[label]) == (name, color)
 
 
+@pytest.mark.parametrize(
+    ("label", "identifier", "name"),
+    [
+        (0, "n01440764", "tench"),
+        (1, "n01443537", "goldfish"),
+        (134, "n02012849", "crane bird"),
+        (207, "n02099601", "golden retriever"),
+        (285, "n02124075", "Egyptian cat"),
+        (517, "n03126707", "crane"),
+        (999, "n15075141", "toilet tissue"),
+    ],
+)
+def test_known_classes_of_imagenet(label: int, identifier: str, name: str) -> None:
+    assert wordnet_ids()[label] == identifier
+    assert labels_of("imagenet2012", 1000).names[label] == name
+
+
+def test_the_classes_of_imagenet_are_in_the_order_of_their_wordnet_ids() -> None:
+    identifiers, labels = wordnet_ids(), labels_of("imagenet2012", 1000)
+    assert len(identifiers) == len(labels.names) == len(set(labels.names)) == len(labels.colors) == 1000
+    assert list(identifiers) == sorted(set(identifiers))
+    assert all(len(each) == 9 and each[0] == "n" and each[1:].isdigit() for each in identifiers)
+    assert all(name and name.isascii() and name == name.strip() and "," not in name for name in labels.names)
+
+
 def test_without_a_data_set_classes_are_numbered() -> None:
     """1 = 0b1 is dark red, 6 = 0b110 green and blue, 8 = 0b1000 a quarter of red, 15 = 0b1111."""
     labels = labels_of(None, 1000)
@@ -72,7 +98,7 @@ def test_one_class() -> None:
 @pytest.mark.parametrize(
     ("dataset", "classes", "message"),
     [
-        ("coco", 80, "dataset must be one of ade20k, cityscapes, pascal_context or None, got 'coco'"),
+        ("coco", 80, "dataset must be one of ade20k, cityscapes, pascal_context, imagenet2012 or None, got 'coco'"),
         ("ade20k", 151, "classes must be 150 for the data set ade20k, got 151"),
         ("pascal_context", 59, "classes must be 60 for the data set pascal_context, got 59"),
         (None, 0, "classes must be positive, got 0"),

@@ -14,6 +14,7 @@ TORCH_OPTIONS = {
     "bicubic": {"mode": "bicubic"},
     "bicubic-antialias": {"mode": "bicubic", "antialias": True},
     "bilinear-align-corners": {"mode": "bilinear", "align_corners": True},
+    "bicubic-align-corners": {"mode": "bicubic", "align_corners": True},
 }
 methods = pytest.mark.parametrize("method", TORCH_OPTIONS)
 

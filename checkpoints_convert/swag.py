@@ -1,0 +1,123 @@
+"""SWAG's checkpoints: the official ones, and torchvision's of the same models.
+
+Source: facebookresearch/SWAG, models/vision_transformer.py and imagenet_1k_eval.py; pytorch/vision,
+    torchvision/models/vision_transformer.py (IMAGENET1K_SWAG_E2E_V1, and the names of older files).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from checkpoints_convert.rules import (
+    Build,
+    Family,
+    Settings,
+    Tensors,
+    linear,
+    row,
+    same,
+    shape_of,
+    special_tokens,
+    square_grid,
+)
+from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD, Names
+
+IMAGENET_CLASSES = 1000
+SUPERVISED_SIDE, SUPERVISED_PATCHES = 224, (16, 32)
+"""Of torchvision's own ViTs: fine-tuned SWAG sees larger images."""
+
+
+def _names(layer: str) -> Names:
+    """What both call the parts of a ViT; `layer` is what stands before a block's number."""
+    block = f"encoder.layers.{layer}*."
+    return Names(
+        patches="conv_proj",
+        positions="encoder.pos_embedding",
+        special=("class_token",),
+        norm1=f"{block}ln_1",
+        qkv=(f"{block}self_attention.in_proj_",),
+        projection=f"{block}self_attention.out_proj",
+        norm2=f"{block}ln_2",
+        expand=f"{block}mlp.linear_1|{block}mlp.0",
+        contract=f"{block}mlp.linear_2|{block}mlp.3",
+        norm="encoder.ln",
+    )
+
+
+OFFICIAL, TORCHVISION = _names("layer_"), _names("encoder_layer_")
+
+
+def _config(names: Names, head: str, tensors: Tensors) -> dict[str, object]:
+    """A `SwagConfig`, from position embeddings [1, P, C]."""
+    classes, _ = shape_of(tensors, f"{head}.weight", axes=2)
+    backbone = names.config(tensors) | {"position_resize": "bicubic-align-corners"}
+    patch_size = backbone["patch_size"]
+    return {
+        "backbone": backbone,
+        "classes": classes,
+        "dataset": "imagenet2012" if classes == IMAGENET_CLASSES else None,
+        "preprocessing": {
+            "size": backbone["position_grid"][0] * patch_size,
+            "multiple": patch_size,
+            "resize": "crop",
+            "interpolation": "bicubic",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+        },
+    }
+
+
+def _official(tensors: Tensors, settings: Settings) -> dict[str, object]:
+    positions = OFFICIAL.positions
+    shape_of(tensors, positions, axes=3)
+    return _config(OFFICIAL, "head.layers.head", {**tensors, positions: tensors[positions].swapaxes(0, 1)})
+
+
+def _torchvision(tensors: Tensors, settings: Settings) -> dict[str, object]:
+    config = _config(TORCHVISION, "heads.head", tensors)
+    side, patch_size = config["preprocessing"]["size"], config["backbone"]["patch_size"]
+    if side == SUPERVISED_SIDE and patch_size in SUPERVISED_PATCHES:
+        raise ValueError(
+            f"expected a SWAG model that was fine-tuned, for larger images, got one for {side} pixels: "
+            "torchvision has other ViTs of that size under the same names, which need another preprocessing"
+        )
+    return config
+
+
+def _positions_first(build: Build) -> Callable[..., np.ndarray]:
+    """The same for position embeddings [P, 1, C] instead of [1, P, C]."""
+    return lambda positions, *tokens: build(positions.swapaxes(0, 1), *tokens)
+
+
+FAMILIES = (
+    Family(
+        name="swag",
+        model="swag",
+        fits=lambda tensors, settings: {"class_token", "encoder.layers.layer_0.ln_1.weight"} <= tensors.keys(),
+        configure=_official,
+        table=(
+            *OFFICIAL.rows(embeddings=False),
+            row(
+                "backbone.special_tokens",
+                (OFFICIAL.positions, *OFFICIAL.special),
+                _positions_first(special_tokens),
+            ),
+            row("backbone.position_embedding", OFFICIAL.positions, _positions_first(square_grid)),
+            row("head.kernel", "head.layers.head.weight", linear),
+            row("head.bias", "head.layers.head.bias", same),
+        ),
+    ),
+    Family(
+        name="swag-torchvision",
+        model="swag",
+        fits=lambda tensors, settings: (
+            {"class_token", "encoder.layers.encoder_layer_0.ln_1.weight"} <= tensors.keys()
+        ),
+        configure=_torchvision,
+        table=(
+            *TORCHVISION.rows(),
+            row("head.kernel", "heads.head.weight", linear),
+            row("head.bias", "heads.head.bias", same),
+        ),
+    ),
+)
