@@ -12,7 +12,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from checkpoints_convert import dpt, saliency, segmenter, swag, vit
+from checkpoints_convert import dpt, saliency, segmenter, swag, swin, vit
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
@@ -27,6 +27,7 @@ FAMILIES: tuple[Family, ...] = (
     *dpt.FAMILIES,
     *swag.FAMILIES,
     *vit.FAMILIES,
+    *swin.FAMILIES,
 )
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of all names that DistributedDataParallel and torch.compile leave, in any order."""

@@ -19,9 +19,9 @@ class Row:
     """One line of a table.
 
     Attributes:
-        target: our dotted name; "*" stands for a number, such as a block's.
-        sources: the checkpoint's names that it is made of. A "*" is the number of the target's, "a|b" is whichever
-            of the two the checkpoint has, and what ends in "?" is left out where it has none.
+        target: our dotted name; a "*" stands for a number, such as a block's.
+        sources: the checkpoint's names that it is made of. Each "*" is the number of the target's, in their order;
+            "a|b" is whichever of the two the checkpoint has, and what ends in "?" is left out where it has none.
         build: makes the target from the arrays of `sources`, in this order.
     """
 
@@ -221,6 +221,13 @@ def _sources(family: Family, name: str) -> tuple[tuple[str, ...], Build]:
     for candidate in family.table:
         match = re.fullmatch(re.escape(candidate.target).replace(r"\*", r"(\d+)"), name)
         if match:
-            number = match.group(1) if match.groups() else ""
-            return tuple(source.replace("*", number) for source in candidate.sources), candidate.build
+            return tuple(_numbered(source, match.groups()) for source in candidate.sources), candidate.build
     raise ValueError(f"no rule says what {name!r} is made of in a checkpoint of the {family.name} family")
+
+
+def _numbered(source: str, numbers: tuple[str, ...]) -> str:
+    """Every alternative of a source with numbers for its "*"."""
+    alternatives = source.split("|")
+    for number in numbers:
+        alternatives = [each.replace("*", number, 1) for each in alternatives]
+    return "|".join(alternatives)

@@ -219,7 +219,7 @@ def _encoder(
             backbone["position_resize"] = "bicubic-antialias"
         else:
             backbone |= {"position_resize": "bicubic", "position_offset": offset}
-        seen_mean, seen_std = _normalisation(settings)
+        seen_mean, seen_std = normalisation(settings)
         preprocessing = {
             "size": backbone["position_grid"][0] * backbone["patch_size"],
             "multiple": backbone["patch_size"],
@@ -232,7 +232,7 @@ def _encoder(
     return configure
 
 
-def _normalisation(settings: Settings) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def normalisation(settings: Settings) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Mean and standard deviation of timm's config.json, where it is given."""
     seen = settings.get("pretrained_cfg")
     seen = seen if isinstance(seen, dict) else {}
@@ -243,7 +243,7 @@ def _plain(*, imagenet: bool):
     """Whether a checkpoint is a ViT without LayerScale, whose settings, if any, have ImageNet's mean or another."""
 
     def fits(tensors: Tensors, settings: Settings) -> bool:
-        mean, _ = _normalisation(settings)
+        mean, _ = normalisation(settings)
         return BLOCK in tensors and SCALE not in tensors and (mean is None or (mean == IMAGENET_MEAN) == imagenet)
 
     return fits

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import hourglass_jax as hj
 from hourglass_jax.options import (
+    Methods,
     ModelOptions,
     Models,
     Output,
@@ -28,6 +29,7 @@ from hourglass_jax.options import (
     print_json,
     quiet,
 )
+from hourglass_jax.plans import plan_fields
 
 
 def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
@@ -140,20 +142,35 @@ def compare(
     output: Output = Path("out"),
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
+    methods: Methods = (),
+    budget: tuple[float, ...] = (),
     repeats: int = 5,
 ) -> None:
-    """Runs the model with and without the hourglass: a table, and a picture for each photograph.
+    """Runs the model with and without a plan: a table, and a picture for each photograph.
+
+    With --method it is several plans side by side: each method's own at a common cost, and the plan where one is
+    given. Then the largest square in the middle of each photograph counts, and a plot shows fidelity over cost.
 
     Example: hourglass compare photo.jpg --alpha 4 --clusters 26 26
+
+    Example: hourglass compare *.jpg --method TokenMerging --method StagedMerging --budget 0.6
 
     Args:
         photos: Image files.
         output: Folder to write the pictures to.
+        methods: A reduction to compare; may be given several times.
+        budget: Shares of the encoder's multiply-accumulates, for the methods; by default what the plan costs.
         repeats: Timed runs of each; the median counts.
     """
+    from hourglass_jax.analysis.methods_command import compare_methods
     from hourglass_jax.inference.images import read_image
 
     check_paths(photos, output)
+    if budget and not methods:
+        raise ValueError("--budget is for methods: expected --method, got none")
+    if methods:
+        compare_methods(photos, output, model, plan, methods, budget, repeats)
+        return
     _compare({photo.stem: read_image(photo) for photo in photos}, output, model, plan, repeats)
 
 
@@ -190,7 +207,7 @@ def flops(model: Models = ModelOptions(), plan: Plans = PlanOptions()) -> None:
     size = preprocessing.shape
     original, expedited = count_macs(loaded, size), count_macs(hj.expedite(loaded, chosen), size)
     if model.json:
-        print_json({"size": size, "plan": dataclasses.asdict(chosen), "original": original, "expedited": expedited})
+        print_json({"size": size, "plan": plan_fields(chosen), "original": original, "expedited": expedited})
         return
     table = Table("part", "original", "expedited", "ratio", title=f"GFLOPs at {by(size)}, {describe(chosen)}")
     for part, macs in original.items():
@@ -244,7 +261,7 @@ def bench(
     }
     ratios = {"speedup": times[0].median / times[1].median, "flops_ratio": macs[0] / macs[1]}
     if model.json:
-        print_json({"size": size, "batch": batch, "plan": dataclasses.asdict(chosen), **rows, **ratios})
+        print_json({"size": size, "batch": batch, "plan": plan_fields(chosen), **rows, **ratios})
         return
     table = Table("", *rows, title=f"{by(size)}, batch {batch}, {describe(chosen)}, {jax.devices()[0]}")
     for figure in rows["original"]:
@@ -273,19 +290,17 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     for name, photo in photos.items():
         with naming(name):
             prepared.append(preprocessing(photo))
-            chosen.check(loaded.backbone.depth, loaded.backbone.token_grid(*prepared[-1].shape[:2]))
+            loaded.backbone.check_plan(chosen, prepared[-1].shape[:2])
     results, first = [], None
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=quiet()) as bar:
-        compared = run(loaded, chosen, prepared, repeats=repeats, on_call=bar.update)
-        for (name, photo), result in zip(photos.items(), compared, strict=True):
+        compared = run(loaded, [chosen], prepared, repeats=repeats, on_call=bar.update)
+        for (name, photo), [result] in zip(photos.items(), compared, strict=True):
             path = output / f"{name}_comparison.png"
             overlays = [
                 [*loaded.pictures(photo, stretched(each, photo.shape[:2])).values()][-1]
                 for each in (result.result, result.result_expedited)
             ]
-            picture = comparison_picture(
-                photo, *overlays, result.difference, result.assignment, result.figures.speedup
-            )
+            picture = comparison_picture(photo, *overlays, result.difference, result.groups, result.figures.speedup)
             write_image(path, picture)
             results.append({"name": name, "picture": str(path), **dataclasses.asdict(result.figures)})
             first = first or result.first_seconds
@@ -295,7 +310,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         for field in fields
     }
     if model.json:
-        print_json({"plan": dataclasses.asdict(chosen), "images": results, "mean": mean})
+        print_json({"plan": plan_fields(chosen), "images": results, "mean": mean})
         return
     table = Table(
         *("photograph", "tokens", "clusters", "GFLOPs", "expedited", "ms", "expedited"),

@@ -27,7 +27,8 @@ class Hourglass(TokenReduction):
         beta: blocks that run on the clusters; None means all that remain.
         window: side of the square of clusters that a token may join (lambda = window^2); odd.
         iterations: kappa, the number of k-means iterations.
-        temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`).
+        temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`). Within
+            a compiled function it may be one of its arrays, to differentiate by; such a plan has no hash.
         neighbors: k, the number of clusters that a token is reconstructed from.
         representative: "mean" (the paper's) or "medoid"; see `ops.cluster_tokens`.
         reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits"
@@ -67,7 +68,9 @@ class Hourglass(TokenReduction):
         is_number = isinstance(self.temperature, (int, float, np.number)) and not isinstance(self.temperature, bool)
         require(
             "temperature",
-            self.temperature == "auto" or (is_number and 0 < self.temperature < np.inf),
+            isinstance(self.temperature, jax.Array)
+            or self.temperature == "auto"
+            or (is_number and 0 < self.temperature < np.inf),
             "a positive number or 'auto'",
         )
         require("representative", self.representative in ("mean", "medoid"), "'mean' or 'medoid'")
@@ -94,14 +97,14 @@ class Hourglass(TokenReduction):
         """See `TokenReduction.before_block`."""
         if index == self.alpha:
             return self._cluster(tokens, token_grid)
-        if index == self._end(depth) and self.reconstruct == "tokens":
+        if index == self.end(depth) and self.reconstruct == "tokens":
             return Tokens(tokens.restore(tokens.values))
         return tokens
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `TokenReduction.counts`."""
         full, reduced = int(np.prod(token_grid)), int(np.prod(self.clusters))
-        end = self._end(depth) if self.reconstruct == "tokens" else depth + 1
+        end = self.end(depth) if self.reconstruct == "tokens" else depth + 1
         return [reduced if self.alpha <= index < end else full for index in range(depth + 1)]
 
     @classmethod
@@ -109,7 +112,8 @@ class Hourglass(TokenReduction):
         """Clusters for a share of the tokens after a third of the blocks; see `TokenReduction.scaled`."""
         return cls(depth // 3, shrunk(token_grid, share))
 
-    def _end(self, depth: int) -> int:
+    def end(self, depth: int) -> int:
+        """alpha + beta: the block before which the grid is restored, `depth` where beta is None."""
         return depth if self.beta is None else self.alpha + self.beta
 
     def _cluster(self, tokens: Tokens, token_grid: Grid) -> Tokens:
@@ -153,7 +157,6 @@ def expedite(model: Model, plan: TokenReduction | None) -> Model:
     if not hasattr(backbone, "plan"):
         raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
     if plan is not None:
-        plan.check(backbone.depth)
-        plan.check_backbone(backbone)
+        backbone.check_plan(plan)
     backbone.plan = plan
     return fast

@@ -77,7 +77,7 @@ class TokenReduction:
             return tokens.split(block(tokens.behind(special), tokens.key_bias(special)), special)
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
-        """How many of the image's tokens attend in block 0 .. depth - 1, and how many are left at the end."""
+        """How many of the image's tokens attend in block 0 .. depth - 1, and how many there are in the end."""
         return [token_grid[0] * token_grid[1]] * (depth + 1)
 
     @classmethod

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, final_features
+from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, head_input
 from hourglass_jax.analysis.flops import count_function_macs
 from hourglass_jax.hourglass import Hourglass, expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
@@ -160,7 +160,7 @@ class Ablation:
     ) -> None:
         preprocessing = preprocessing or model.config.preprocessing
         self._backbone, side = model.backbone, model.config.backbone.patch_size
-        self._final = final_features(model)
+        self._final = head_input(model)
         self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)
         self._squares = [center_crop_square(photo) for photo in photographs.values()]
         self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.side

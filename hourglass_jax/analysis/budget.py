@@ -1,63 +1,119 @@
-"""The plan of each method that costs a given share of the encoder's work."""
+"""Plans at equal cost: every method's own settings for a share of the encoder's multiply-accumulates."""
 
-import jax
-import jax.numpy as jnp
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from hourglass_jax.analysis.flops import count_function_macs
-from hourglass_jax.backbones.vit import ViT
+from flax import nnx
+
+from hourglass_jax.analysis.flops import count_encoder_macs
 from hourglass_jax.hourglass import expedite
-from hourglass_jax.ops.grids import Grid
+from hourglass_jax.reductions import REDUCTIONS
 from hourglass_jax.tokens import TokenReduction
 
-STEPS = 12
-"""Halvings of the share: more than any method's plans can tell apart."""
+FINENESS = 1024
+"""Steps that a method's knob is turned in."""
+NEAR = 1e-3
+"""A cost so little below its share is near enough."""
 
 
-def encoder_macs(backbone: ViT, size: Grid) -> int:
-    """Multiply-accumulates of a backbone under its plan, up to the restored tokens of one image.
+class Costs:
+    """What plans cost a model's encoder: executed multiply-accumulates, as a share of those without a plan.
+
+    Nothing is run, and every plan is counted once.
 
     Args:
-        backbone: of a model, expedited or not.
-        size: (rows, columns) of the image in pixels.
+        model: a model of this library, or a backbone itself.
+        size: (rows, columns) of the image in pixels, multiples of the patch size.
+
+    Attributes:
+        token_grid: (H, W) of such an image.
+        depth: blocks of the backbone.
+        original: multiply-accumulates without a plan.
     """
 
-    def features(backbone: ViT, images: jax.Array) -> jax.Array:
-        tokens = backbone(images).tokens
-        return tokens.restore(tokens.values)
+    def __init__(self, model: nnx.Module, size: tuple[int, int]) -> None:
+        backbone = getattr(model, "backbone", model)
+        self.token_grid, self.depth = backbone.token_grid(*size), backbone.depth
+        self.original = count_encoder_macs(expedite(backbone, None), size)
+        self._share = functools.cache(
+            lambda plan: count_encoder_macs(expedite(backbone, plan), size) / self.original
+        )
 
-    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    return sum(count_function_macs(features, backbone, images).values())
+    def __call__(self, plan: TokenReduction) -> float:
+        """The share that a plan costs; clustering, merging and reconstruction included."""
+        return self._share(plan)
+
+    def solve(self, method: str, share: float, fields: Mapping[str, object] | None = None) -> TokenReduction:
+        """A method's plan whose cost is nearest to a share, and not above it.
+
+        Args:
+            method: a name of `reductions.REDUCTIONS`.
+            share: of the encoder's multiply-accumulates, in (0, 1].
+            fields: what the plan has in place of what the method would choose.
+
+        Returns:
+            A plan of the class of that name.
+
+        Raises:
+            ValueError: an unknown method, a share out of range or below the method's cheapest plan, or `fields` do
+                not fit the method.
+        """
+        if method not in REDUCTIONS:
+            raise ValueError(f"unknown method {method!r}; known: {', '.join(REDUCTIONS)}")
+        if not 0 < share <= 1:
+            raise ValueError(f"a budget must be a share in (0, 1], got {share}")
+
+        @functools.cache
+        def plan_at(step: int) -> TokenReduction:
+            scaled = REDUCTIONS[method].scaled(step / FINENESS, self.depth, self.token_grid)
+            return replace(scaled, **(fields or {}))
+
+        step = _last(FINENESS, lambda step: self(plan_at(step)) - share)
+        if step is None:
+            cheapest = self(plan_at(1))
+            raise ValueError(f"{method} cannot do with {share:g} of the encoder's cost: at least {cheapest:.3f}")
+        return plan_at(step)
 
 
-def plan_within(budget: float, method: type[TokenReduction], backbone: ViT, size: Grid) -> TokenReduction:
-    """The dearest plan of a method that stays within a budget, found by bisection over `method.scaled`.
+def at_budget(model: nnx.Module, method: str, share: float, size: tuple[int, int]) -> TokenReduction:
+    """`Costs.solve` for a single plan.
 
     Args:
-        budget: share of the unexpedited encoder's multiply-accumulates.
-        method: a member of `reductions.REDUCTIONS`.
-        backbone: that the plan is for.
-        size: (rows, columns) of the image in pixels.
+        model: a model of this library, or a backbone itself.
+        method: a name of `reductions.REDUCTIONS`.
+        share: of the encoder's multiply-accumulates, in (0, 1].
+        size: (rows, columns) of the image in pixels, multiples of the patch size.
 
     Returns:
-        The plan.
+        The method's plan whose cost is nearest to `share`, and not above it.
 
     Raises:
-        ValueError: the cheapest plan that `scaled` gives costs more.
+        ValueError: see `Costs.solve`.
     """
-    grid, full = backbone.token_grid(*size), encoder_macs(expedite(backbone, None), size)
+    return Costs(model, size).solve(method, share)
 
-    def plan(share: float) -> TokenReduction:
-        return method.scaled(share, backbone.depth, grid)
 
-    def cost(share: float) -> float:
-        return encoder_macs(expedite(backbone, plan(share)), size) / full
+def _last(count: int, excess: Callable[[int], float]) -> int | None:
+    """The last of 1 .. count at which a rising function is not above 0; None if it is at 1.
 
-    if cost(1.0) <= budget:
-        return plan(1.0)
-    low, high = 2.0**-STEPS, 1.0
-    if (least := cost(low)) > budget:
-        raise ValueError(f"{method.__name__} costs at least {least:.3f} of the encoder, more than {budget}")
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cost(middle) <= budget else (low, middle)
-    return plan(low)
+    Regula falsi with the Illinois rule: the function is nearly a straight line, and expensive. A place where it is
+    `NEAR` will do for the last.
+    """
+    low, high = 1, count
+    below, above = excess(low), excess(high)
+    if below > 0:
+        return None
+    if above <= 0:
+        return count
+    moved = None
+    while high - low > 1 and below < -NEAR:
+        guess = min(high - 1, max(low + 1, round(low + (high - low) * below / (below - above))))
+        value = excess(guess)
+        if value <= 0:
+            low, below, above = guess, value, above / (2 if moved == "low" else 1)
+            moved = "low"
+        else:
+            high, above, below = guess, value, below / (2 if moved == "high" else 1)
+            moved = "high"
+    return low

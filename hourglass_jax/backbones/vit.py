@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hourglass_jax.backbones.prediction import PredictionModule
 from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
 from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
@@ -37,6 +38,7 @@ class ViTConfig:
         layer_scale: whether blocks scale their branches.
         norm_epsilon: of every LayerNorm.
         stem: the convolutional network whose features are embedded in place of pixels (a hybrid), or None.
+        predictors: blocks that have a prediction module of DynamicViT.
     """
 
     patch_size: int = 16
@@ -52,9 +54,11 @@ class ViTConfig:
     layer_scale: bool = False
     norm_epsilon: float = 1e-6
     stem: ResNetConfig | None = None
+    predictors: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "position_grid", tuple(self.position_grid))
+        object.__setattr__(self, "predictors", tuple(self.predictors))
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got width {self.width} and {self.heads} heads")
         if self.mlp not in ("gelu", "swiglu"):
@@ -89,6 +93,11 @@ class ViTFeatures(NamedTuple):
     token_grid: Grid
     intermediates: tuple[BlockFeatures, ...]
     stem: tuple[jax.Array, ...] = ()
+
+    def maps(self) -> dict[str, jax.Array]:
+        """The final features of the full grid by name, [B, H, W, C]."""
+        tokens = self.tokens.restore(self.tokens.values)
+        return {"features": tokens.reshape(len(tokens), *self.token_grid, -1)}
 
 
 class PatchEmbedding(nnx.Module):
@@ -135,10 +144,9 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        width, hidden = config.width, round(config.width * config.mlp_ratio)
-        self.gated = config.mlp == "swiglu"
-        self.expand = nnx.Linear(width, 2 * hidden if self.gated else hidden, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, gated: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.gated = gated
+        self.expand = nnx.Linear(width, 2 * hidden if gated else hidden, dtype=dtype, rngs=rngs)
         self.contract = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -155,16 +163,22 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block.
 
-    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    Attributes:
+        predictor: the prediction module before it, or None.
+    """
+
+    def __init__(self, config: ViTConfig, *, predictor: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         width = config.width
         self.norm1 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
         self.attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
         self.norm2 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        hidden = round(width * config.mlp_ratio)
+        self.mlp = MLP(width, hidden, gated=config.mlp == "swiglu", dtype=dtype, rngs=rngs)
         self.scale1 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
         self.scale2 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
+        self.predictor = PredictionModule(width, dtype=dtype, rngs=rngs) if predictor else None
 
     def __call__(self, x: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
         """[B, N, C] -> [B, N, C]; `key_bias` [B, N] is added to the attention logits of every key."""
@@ -212,13 +226,28 @@ class ViT(nnx.Module):
         )
         self.special_tokens = nnx.Param(normal(rngs.params(), (config.special_tokens, config.width)))
         self.position_embedding = nnx.Param(normal(rngs.params(), (*config.position_grid, config.width)))
-        self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
+        self.blocks = nnx.List(
+            [
+                Block(config, predictor=index in config.predictors, dtype=dtype, rngs=rngs)
+                for index in range(config.depth)
+            ]
+        )
         self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
 
     @property
     def depth(self) -> int:
         """Number of blocks."""
         return self.config.depth
+
+    def check_plan(self, plan: TokenReduction, size: tuple[int, int] | None = None) -> None:
+        """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
+        plan.check(self.depth, None if size is None else self.token_grid(*size))
+        plan.check_backbone(self)
+
+    def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
+        """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
+        counts = self.plan.counts(self.depth, self.token_grid(rows, columns))
+        return max(counts), min(counts)
 
     def token_grid(self, rows: int, columns: int) -> Grid:
         """(H, W) for an image of `rows` x `columns` pixels.

@@ -1,6 +1,5 @@
 """The command `hourglass eval`."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from hourglass_jax.options import (
     quiet,
     weights_of,
 )
+from hourglass_jax.plans import plan_fields
 
 
 def eval(
@@ -124,7 +124,7 @@ def eval(
         "split": split,
         "images": images,
         "size": size,
-        "plan": None if chosen is None else dataclasses.asdict(chosen),
+        "plan": None if chosen is None else plan_fields(chosen),
         **{name: _figures(each, data.labels.names) for name, each in found.items()},
     }
     with replacing(output / "result.json") as file:

@@ -19,6 +19,7 @@ from hourglass_jax.evaluation.journal import add_rows, line_of, open_journal, re
 from hourglass_jax.evaluation.metrics import Metric
 from hourglass_jax.inference.predictor import Predictor
 from hourglass_jax.ops.grids import Grid
+from hourglass_jax.plans import plan_fields
 
 
 class SharingPredictor(Predictor):
@@ -149,7 +150,7 @@ def _header(
     plan = model.backbone.plan
     header = {
         "model": weights,
-        "plan": None if plan is None else dataclasses.asdict(plan),
+        "plan": None if plan is None else plan_fields(plan),
         "dataset": dataset.name,
         "source": dataset.source.kind,
         "split": dataset.split,

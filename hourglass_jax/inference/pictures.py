@@ -120,15 +120,7 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
         ValueError: another type or shape.
     """
     check_rgb("photo", photo)
-    assignment = np.asarray(assignment)
-    if assignment.ndim != 2 or assignment.size == 0 or not np.issubdtype(assignment.dtype, np.integer):
-        raise ValueError(
-            f"assignment must be integers [rows, columns], got {assignment.dtype} {list(assignment.shape)}"
-        )
-    height, width = photo.shape[:2]
-    rows = np.arange(height) * assignment.shape[0] // height
-    columns = np.arange(width) * assignment.shape[1] // width
-    labels = np.unique(assignment, return_inverse=True)[1].reshape(assignment.shape)[np.ix_(rows, columns)]
+    labels = _stretched_labels("assignment", assignment, photo.shape[:2])
 
     flat = labels.ravel()
     sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
@@ -137,6 +129,40 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
 
     outline(picture, labels)
     return np.rint(picture).astype(np.uint8)
+
+
+def group_overlay(photo: np.ndarray, groups: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Groups of tokens on their photograph: a colour for each group of several, also where it lies in pieces.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        groups: int [rows, columns], the group of every token; equal numbers are one.
+        opacity: of the colours, in 0..1; tokens that are alone stay as they are.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    check_rgb("photo", photo)
+    labels = _stretched_labels("groups", groups, photo.shape[:2])
+    alone = np.unique(groups, return_counts=True)[1] == 1
+    # Steps of the golden ratio keep neighbouring numbers apart on the circle of hues.
+    hues = np.arange(len(alone)) * 0.6180339887 % 1
+    channels = np.abs(hues[:, None] * 6 - [3, 2, 4]) * [1, -1, -1] + [-1, 2, 2]
+    colors = 255 * np.clip(channels, 0, 1)
+    weight = np.where(alone, 0, opacity)[labels][..., None]
+    picture = photo * (1 - weight) + colors[labels] * weight
+    return np.rint(picture).astype(np.uint8)
+
+
+def _stretched_labels(name: str, labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels of tokens, from 0, as those of pixels; ValueError unless they are integers [rows, columns]."""
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{name} must be integers [rows, columns], got {labels.dtype} {list(labels.shape)}")
+    return stretched(np.unique(labels, return_inverse=True)[1].reshape(labels.shape), size)
 
 
 def outline(picture: np.ndarray, labels: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
 from hourglass_jax.inference.images import Preprocessing
 from hourglass_jax.inference.pictures import principal_components, stretched
@@ -15,9 +16,9 @@ from hourglass_jax.inference.windows import Layout
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A ViT and the preparation of images."""
+    """A ViT or a Swin, and the preparation of images."""
 
-    backbone: ViTConfig = field(default_factory=ViTConfig)
+    backbone: ViTConfig | SwinConfig = field(default_factory=ViTConfig)
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(size=224, multiple=16))
 
 
@@ -28,16 +29,20 @@ class Encoder(nnx.Module):
         self, config: EncoderConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         self.config = config = config or EncoderConfig()
-        self.backbone = ViT(config.backbone, dtype=dtype, rngs=rngs)
+        backbone = Swin if isinstance(config.backbone, SwinConfig) else ViT
+        self.backbone = backbone(config.backbone, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Normalised images [B, rows, columns, 3] -> features after the final norm, [B, H, W, C], float32."""
+        """Normalised images [B, rows, columns, 3] -> features after the final norm, [B, H, W, C], float32.
+
+        Those of the last stage, of a backbone that has several.
+        """
         return self.decode(self.backbone(images), images.shape[1:3])
 
-    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
-        """The features of the full grid of tokens; `size` plays no part."""
-        tokens = features.tokens.restore(features.tokens.values)
-        return tokens.reshape(len(tokens), *features.token_grid, -1).astype(jnp.float32)
+    def decode(self, features: ViTFeatures | SwinFeatures, size: tuple[int, int]) -> jax.Array:
+        """The last map of features; `size` plays no part."""
+        *_, last = features.maps().values()
+        return last.astype(jnp.float32)
 
     coarse = __call__
 

@@ -161,9 +161,14 @@ def _config(cls: type, values: Mapping[str, object]) -> object:
     nested = {}
     for name, value in values.items():
         alternatives = typing.get_args(types[name]) or (types[name],)
-        inner = next((each for each in alternatives if dataclasses.is_dataclass(each)), None)
-        nested[name] = value if inner is None or value is None else _config(inner, value)
+        configs = [each for each in alternatives if dataclasses.is_dataclass(each)]
+        nested[name] = value if not configs or value is None else _config(_fitting(configs, value), value)
     return cls(**nested)
+
+
+def _fitting(configs: list[type], values: Mapping[str, object]) -> type:
+    """The first of these dataclasses that has all of these fields, or simply the first."""
+    return next((each for each in configs if values.keys() <= each.__dataclass_fields__.keys()), configs[0])
 
 
 def _pretrained(name: str) -> Path:

@@ -58,3 +58,46 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array, key_b
     bias = None if key_bias is None else jnp.repeat(key_bias, heads, axis=0)
     mixed = jax.lax.map(one_head, (by_head(query * width**-0.5), by_head(key), by_head(value), bias))
     return mixed.reshape(batch, heads, queries, width).swapaxes(1, 2)
+
+
+def window_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, bias: jax.Array, regions: jax.Array | None = None
+) -> jax.Array:
+    """softmax(query key^T + bias) value for many small windows, for every head.
+
+    On CPU it is one head at a time, which keeps the attention weights in the cache.
+
+    Args:
+        query: [B * W, N, heads, D], W windows of each image; already scaled.
+        key, value: of the same shape.
+        bias: [heads, N, N], added to the logits.
+        regions: [W, N] integers; -100 is added to the logits of pairs in different regions, as the official code
+            masks them.
+
+    Returns:
+        [B * W, N, heads, D] in the dtype of `query`.
+    """
+    windows, count, _, _ = query.shape
+    bias = bias.astype(jnp.float32)
+
+    def masked(bias: jax.Array) -> jax.Array:
+        """[..., N, N] -> [W, ..., N, N] where the windows differ."""
+        if regions is None:
+            return bias
+        apart = regions[:, :, None] != regions[:, None, :]
+        apart = apart.reshape(len(regions), *(1,) * (bias.ndim - 2), count, count)
+        return jnp.tile(jnp.where(apart, bias - 100, bias), (windows // len(regions), *(1,) * bias.ndim))
+
+    if jax.default_backend() != "cpu":
+        bias = masked(bias).astype(query.dtype)
+        return jax.nn.dot_product_attention(query, key, value, bias=bias, scale=1.0)
+
+    def one_head(inputs: tuple[jax.Array, ...]) -> jax.Array:
+        q, k, v, bias = inputs
+        logits = jnp.einsum("wnd,wmd->wnm", q, k, preferred_element_type=jnp.float32) + masked(bias)
+        weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+        mixed = jnp.einsum("wnm,wmd->wnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
+
+    by_head = (x.transpose(2, 0, 1, 3) for x in (query, key, value))
+    return jax.lax.map(one_head, (*by_head, bias)).transpose(1, 2, 0, 3)

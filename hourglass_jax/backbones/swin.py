@@ -1,0 +1,394 @@
+"""The Swin transformer, V1 and V2, from image to the features of every stage.
+
+A window is a small image: under a plan, the tokens of every window are clustered and reconstructed by the same
+operators as a ViT's, and the blocks between them run on smaller windows.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hourglass_jax.backbones.vit import MLP, PatchEmbedding
+from hourglass_jax.hourglass import Hourglass
+from hourglass_jax.ops.attention import window_attention
+from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.resize import resize
+from hourglass_jax.ops.windows import merge, partition, relative_positions, shifted_regions, window_grid
+from hourglass_jax.tokens import TokenReduction, Tokens
+
+SIZES = {
+    "tiny": (96, (2, 2, 6, 2)),
+    "small": (96, (2, 2, 18, 2)),
+    "base": (128, (2, 2, 18, 2)),
+    "large": (192, (2, 2, 18, 2)),
+}
+"""The published sizes: width and depths."""
+EPSILON = 1e-5
+"""Of every LayerNorm."""
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """The shape of a Swin transformer.
+
+    Attributes:
+        width: channels of a token in the first stage; every further stage has twice as many.
+        depths: blocks of every stage.
+        head_width: channels of an attention head.
+        window: side of a window in tokens.
+        version: 1, or 2: cosine attention, continuous position bias, norms after the branches.
+        pretrained_windows: for every stage, the side of the windows for which its position bias was trained: the
+            size of the table (V1), or the unit of the coordinates (V2). None means `window` for all.
+        shrink_windows: what becomes of a map no larger than a window. False pads and shifts it like any other (the
+            official detection code, Mask2Former); True makes it one window, not shifted (the classification code).
+        stage_norms: whether every stage's output has a norm (detection), or the last one's alone (classification).
+        patch_size: side of a square patch in pixels.
+        mlp_ratio: hidden channels of the MLP, in units of the stage's width.
+    """
+
+    width: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    head_width: int = 32
+    window: int = 7
+    version: Literal[1, 2] = 1
+    pretrained_windows: tuple[int, ...] | None = None
+    shrink_windows: bool = False
+    stage_norms: bool = True
+    patch_size: int = 4
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depths", tuple(self.depths))
+        windows = self.pretrained_windows or (self.window,) * len(self.depths)
+        object.__setattr__(self, "pretrained_windows", tuple(windows))
+        if self.version not in (1, 2):
+            raise ValueError(f"version must be 1 or 2, got {self.version!r}")
+        if self.width % self.head_width:
+            raise ValueError(f"width must be a multiple of head_width, got {self.width} and {self.head_width}")
+        if len(self.pretrained_windows) != len(self.depths):
+            raise ValueError(
+                "pretrained_windows must have a side for each stage: "
+                f"got {len(self.pretrained_windows)} for {len(self.depths)} stages"
+            )
+
+    @classmethod
+    def sized(cls, size: Literal["tiny", "small", "base", "large"], **fields: object) -> "SwinConfig":
+        """One of the published `SIZES`, with further fields."""
+        width, depths = SIZES[size]
+        return cls(width=width, depths=depths, **fields)
+
+
+class SwinFeatures(NamedTuple):
+    """What a Swin returns.
+
+    Attributes:
+        stages: of every stage, [B, H, W, C] after its norm.
+    """
+
+    stages: tuple[jax.Array, ...]
+
+    def maps(self) -> dict[str, jax.Array]:
+        """The stages by the names that detectors call them: res2, res3, ..."""
+        return {f"res{number}": stage for number, stage in enumerate(self.stages, start=2)}
+
+
+class PositionTable(nnx.Module):
+    """V1's bias of relative positions: a table, resized bilinearly for windows of another side.
+
+    Source: Expedit-Mask2Former, mask2former/modeling/backbone/hourglass_swin.py (`resize_rpb_table`).
+    """
+
+    def __init__(self, window: int, heads: int, *, rngs: nnx.Rngs) -> None:
+        side = 2 * window - 1
+        self.table = nnx.Param(nnx.initializers.truncated_normal(0.02)(rngs.params(), (side, side, heads)))
+
+    def __call__(self, window: int) -> jax.Array:
+        """[heads, window^2, window^2]"""
+        side = 2 * window - 1
+        return _by_pair(resize(self.table[...][None], (side, side), "bilinear")[0], window)
+
+
+class ContinuousPositions(nnx.Module):
+    """V2's bias of relative positions: an MLP of the logarithm of the offset, for windows of any side.
+
+    Source: microsoft/Swin-Transformer, models/swin_transformer_v2.py.
+    """
+
+    def __init__(self, window: int, heads: int, *, rngs: nnx.Rngs) -> None:
+        self.window = window
+        self.expand = nnx.Linear(2, 512, rngs=rngs)
+        self.contract = nnx.Linear(512, heads, use_bias=False, rngs=rngs)
+
+    def __call__(self, window: int) -> jax.Array:
+        """[heads, window^2, window^2]"""
+        offsets = np.arange(1 - window, window) * (8 / max(self.window - 1, 1))
+        logarithms = np.sign(offsets) * np.log2(np.abs(offsets) + 1) / np.log2(8)
+        coordinates = np.stack(np.meshgrid(logarithms, logarithms, indexing="ij"), axis=-1).astype(np.float32)
+        table = self.contract(jax.nn.relu(self.expand(coordinates)))
+        return _by_pair(16 * jax.nn.sigmoid(table), window)
+
+
+def _by_pair(table: jax.Array, window: int) -> jax.Array:
+    """The entries of a table of offsets [rows, columns, heads] for every pair of tokens, [heads, N, N]."""
+    by_head = table.reshape(-1, table.shape[-1]).T
+    return by_head[:, relative_positions(window)]
+
+
+class WindowAttention(nnx.Module):
+    """Attention inside the windows of a map.
+
+    The projections run on the map's own tokens. The official code projects the padding too, to no other effect: its
+    queries, keys and values are the bias, and what comes out of it is cut off.
+    """
+
+    def __init__(self, config: SwinConfig, stage: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        width = config.width * 2**stage
+        self.heads = heads = width // config.head_width
+        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.projection = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        bias = PositionTable if config.version == 1 else ContinuousPositions
+        self.position_bias = bias(config.pretrained_windows[stage], heads, rngs=rngs)
+        self.logit_scale = nnx.Param(jnp.full(heads, np.log(10))) if config.version == 2 else None
+
+    def __call__(self, x: jax.Array, window: int, shift: int) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]"""
+        grid = x.shape[1:3]
+        kernel, bias = self.qkv.kernel[...].astype(x.dtype), self.qkv.bias[...].astype(x.dtype)
+        windows = partition(x @ kernel, window, shift) + bias
+        query, key, value = jnp.moveaxis(windows.reshape(*windows.shape[:2], 3, self.heads, -1), 2, 0)
+        if self.logit_scale is None:
+            query = query * query.shape[-1] ** -0.5
+        else:
+            scale = jnp.exp(jnp.minimum(self.logit_scale[...], np.log(100)))[:, None]
+            query, key = _normalized(query) * scale.astype(x.dtype), _normalized(key)
+        regions = jnp.asarray(shifted_regions(grid, window, shift)) if shift else None
+        mixed = window_attention(query, key, value, bias=self.position_bias(window), regions=regions)
+        return self.projection(merge(mixed.reshape(*windows.shape[:2], -1), grid, window, shift))
+
+
+def _normalized(x: jax.Array) -> jax.Array:
+    """Vectors of length one along the last axis."""
+    squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24)).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """A transformer block on windows: norms before the branches (V1) or after them (V2)."""
+
+    def __init__(self, config: SwinConfig, stage: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        width = config.width * 2**stage
+        self.norms_after = config.version == 2
+        self.norm1 = nnx.LayerNorm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+        self.attention = WindowAttention(config, stage, dtype=dtype, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, round(width * config.mlp_ratio), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, window: int, shift: int) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]; windows of `window` x `window` tokens, shifted by `shift`."""
+        if self.norms_after:
+            x = x + self.norm1(self.attention(x, window, shift))
+            return x + self.norm2(self.mlp(x))
+        x = x + self.attention(self.norm1(x), window, shift)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchMerging(nnx.Module):
+    """Every 2 x 2 tokens become one of twice the channels."""
+
+    def __init__(self, config: SwinConfig, stage: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        width = config.width * 2**stage
+        self.norm_after = config.version == 2
+        self.norm = nnx.LayerNorm((2 if self.norm_after else 4) * width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+        self.reduction = nnx.Linear(4 * width, 2 * width, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), 2 C]"""
+        batch, height, width, channels = x.shape
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        x = x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels)
+        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, x.shape[1], x.shape[3], 4 * channels)
+        return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))
+
+
+class Stage(nnx.Module):
+    """The blocks on one map, and the merging that leads to the next one."""
+
+    def __init__(self, config: SwinConfig, number: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        depth, is_last = config.depths[number], number == len(config.depths) - 1
+        self.blocks = nnx.List([Block(config, number, dtype=dtype, rngs=rngs) for _ in range(depth)])
+        self.merging = None if is_last else PatchMerging(config, number, dtype=dtype, rngs=rngs)
+
+
+class Swin(nnx.Module):
+    """A Swin transformer without a head.
+
+    Maps that are no multiple of the window are filled up with zeros below and on the right, in every block anew, as
+    in the official detection code (`SwinConfig.shrink_windows` has the classification code's rule for small maps).
+    timm differs for such maps: it rolls before it fills up, so that its masks are in the wrong place.
+
+    A plan's alpha and beta count the blocks of all stages. Its clusters (k, k) are those of a window; where a map
+    is filled up, the padding is clustered with the rest. The blocks on clusters have windows of k x k, every second
+    one shifted by k // 2, also in the mask, which keeps the old shift in the official code. temperature="auto" is
+    every window's own.
+
+    Attributes:
+        plan: a `Hourglass` whose blocks lie in one stage; set by `expedite`.
+
+    Source: microsoft/Swin-Transformer, models/swin_transformer.py and swin_transformer_v2.py;
+        SwinTransformer/Swin-Transformer-Object-Detection, mmdet/models/backbones/swin_transformer.py;
+        Expedit-Mask2Former, mask2former/modeling/backbone/hourglass_swin.py.
+    """
+
+    def __init__(self, config: SwinConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.dtype = dtype
+        self.plan: Hourglass | None = None
+        self.patch_embedding = PatchEmbedding(config.patch_size, config.width, dtype=dtype, rngs=rngs)
+        self.patch_norm = nnx.LayerNorm(config.width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+        numbers = range(len(config.depths))
+        self.stages = nnx.List([Stage(config, number, dtype=dtype, rngs=rngs) for number in numbers])
+        self.norms = nnx.List(
+            [
+                nnx.LayerNorm(config.width * 2**number, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+                for number in numbers
+                if config.stage_norms or number == numbers[-1]
+            ]
+        )
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, over all stages."""
+        return sum(self.config.depths)
+
+    def check_plan(self, plan: TokenReduction, size: tuple[int, int] | None = None) -> None:
+        """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
+        if not isinstance(plan, Hourglass):
+            raise ValueError(f"a Swin takes an Hourglass, which works inside windows; got {type(plan).__name__}")
+        if plan.reconstruct != "tokens":
+            raise ValueError(f"a Swin takes only reconstruct='tokens': stages follow; got {plan.reconstruct!r}")
+        plan.check(self.depth)
+        stage, _, end = self._clustered_stage(plan)
+        last = plan.end(end)
+        if last > end:
+            raise ValueError(
+                f"the clustered blocks must lie inside one stage: blocks {plan.alpha} to {last - 1} are not, "
+                f"with stages of {', '.join(map(str, self.config.depths))} blocks"
+            )
+        side = self.config.window if size is None else self._window(self.grids(*size)[stage])
+        if plan.clusters[0] != plan.clusters[1] or plan.clusters[0] > side:
+            raise ValueError(
+                "clusters must be k x k with k at most the window's side: "
+                f"got {plan.clusters[0]} x {plan.clusters[1]} for windows of {side} x {side} tokens"
+            )
+
+    def grids(self, rows: int, columns: int) -> list[Grid]:
+        """(H, W) of every stage for an image of `rows` x `columns` pixels."""
+        sides = [(rows, columns)]
+        for factor in (self.config.patch_size, *(2,) * (len(self.config.depths) - 1)):
+            sides.append(tuple(-(-side // factor) for side in sides[-1]))
+        return sides[1:]
+
+    def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
+        """Tokens and clusters of the stage that the plan is about, for an image of `rows` x `columns` pixels."""
+        stage, *_ = self._clustered_stage(self.plan)
+        grid = self.grids(rows, columns)[stage]
+        down, across = window_grid(grid, self._window(grid))
+        return grid[0] * grid[1], down * across * self.plan.clusters[0] ** 2
+
+    def __call__(self, images: jax.Array) -> SwinFeatures:
+        """Runs the backbone under its plan.
+
+        Args:
+            images: [B, rows, columns, 3], normalised, of any size; filled up to whole patches with zeros.
+
+        Returns:
+            `SwinFeatures`.
+
+        Raises:
+            ValueError: the images' shape or the plan does not fit.
+        """
+        return self._run(images)[0]
+
+    def assignment(self, images: jax.Array) -> jax.Array:
+        """The nearest cluster of every token of the stage that the plan is about, int [B, H, W]."""
+        stage, *_ = self._clustered_stage(self.plan)
+        grid = self.grids(*images.shape[1:3])[stage]
+        window = self._window(grid)
+        _, restore = self._run(images)
+        count = int(np.prod(window_grid(grid, window)))
+        clusters = self.plan.clusters[0] ** 2
+        weights = restore(jnp.tile(jnp.eye(clusters), (len(images) * count, 1, 1)))
+        labels = jnp.argmax(weights, axis=-1) + clusters * (jnp.arange(len(weights)) % count)[:, None]
+        return merge(labels[..., None], grid, window)[..., 0]
+
+    def _run(self, images: jax.Array) -> tuple[SwinFeatures, Callable[[jax.Array], jax.Array] | None]:
+        """The features, and what restores values of clusters to those of windows' tokens."""
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images must have shape [batch, rows, columns, 3], got {images.shape}")
+        size = images.shape[1:3]
+        if self.plan is not None:
+            self.check_plan(self.plan, size)
+        with jax.named_scope("embedding"):
+            below, right = (-side % self.config.patch_size for side in size)
+            images = jnp.pad(images.astype(self.dtype), ((0, 0), (0, below), (0, right), (0, 0)))
+            tokens = self.patch_norm(self.patch_embedding(images))
+            x = tokens.reshape(len(images), *self.grids(*size)[0], -1)
+
+        outputs, first, restore = [], 0, None
+        for stage in self.stages:
+            end = first + len(stage.blocks)
+            if self.plan is not None and first <= self.plan.alpha < end:
+                x, restore = self._clustered(stage, first, x)
+            else:
+                x = self._blocks(enumerate(stage.blocks), x, self._window(x.shape[1:3]))
+            outputs.append(x)
+            if stage.merging is not None:
+                with jax.named_scope("blocks"):
+                    x = stage.merging(x)
+            first = end
+        without_norm = len(outputs) - len(self.norms)
+        for number, norm in enumerate(self.norms, start=without_norm):
+            outputs[number] = norm(outputs[number])
+        return SwinFeatures(tuple(outputs)), restore
+
+    def _clustered(
+        self, stage: Stage, first: int, x: jax.Array
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        """The stage that the plan is about; `first` is its first block's number."""
+        plan, blocks, grid = self.plan, list(enumerate(stage.blocks)), x.shape[1:3]
+        side, window = plan.clusters[0], self._window(grid)
+        depth, last = first + len(blocks), plan.end(first + len(blocks))
+        cluster_grid = tuple(count * side for count in window_grid(grid, window))
+
+        x = self._blocks(blocks[: plan.alpha - first], x, window)
+        tokens = Tokens(partition(x, window))
+        tokens = plan.before_block(plan.alpha, tokens, depth=depth, token_grid=(window, window))
+        restore = tokens.restore
+        clusters = merge(tokens.values, cluster_grid, side)
+        clusters = self._blocks(blocks[plan.alpha - first : last - first], clusters, side)
+        tokens = tokens._replace(values=partition(clusters, side))
+        tokens = plan.before_block(last, tokens, depth=depth, token_grid=(window, window))
+        x = merge(tokens.values, grid, window)
+        return self._blocks(blocks[last - first :], x, window), restore
+
+    def _blocks(self, blocks: Iterable[tuple[int, Block]], x: jax.Array, window: int) -> jax.Array:
+        """Blocks of a stage by their number, of which the odd ones are shifted."""
+        is_whole = self.config.shrink_windows and window == min(x.shape[1:3])
+        for number, block in blocks:
+            with jax.named_scope("blocks"):
+                x = block(x, window, window // 2 if number % 2 and not is_whole else 0)
+        return x
+
+    def _window(self, grid: Grid) -> int:
+        return min(self.config.window, *grid) if self.config.shrink_windows else self.config.window
+
+    def _clustered_stage(self, plan: Hourglass) -> tuple[int, int, int]:
+        """The stage of block alpha, its first block, and the one after its last."""
+        ends = np.cumsum(self.config.depths).tolist()
+        stage = next(number for number, end in enumerate(ends) if plan.alpha < end)
+        return stage, ends[stage] - self.config.depths[stage], ends[stage]
