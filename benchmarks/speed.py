@@ -70,7 +70,7 @@ def run_case(name: str, repeats: int) -> dict[str, float]:
 
     @jax.jit
     def before_clustering(model: ViT, images: jax.Array) -> jax.Array:
-        return model(images, intermediates=[plan.alpha - 1]).intermediates[0]
+        return model(images, intermediates=[plan.alpha - 1]).intermediates[0].tokens
 
     @jax.jit
     def layers(tokens: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from checkpoints_convert import saliency, segmenter, swag, swin, vit
+from checkpoints_convert import dpt, saliency, segmenter, swag, swin, vit
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
@@ -24,6 +24,7 @@ from hourglass_jax.models.storage import write_safetensors
 FAMILIES: tuple[Family, ...] = (
     saliency.FAMILY,
     *segmenter.FAMILIES,
+    *dpt.FAMILIES,
     *swag.FAMILIES,
     *vit.FAMILIES,
     *swin.FAMILIES,

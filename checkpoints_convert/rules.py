@@ -97,6 +97,11 @@ def pointwise(weight: np.ndarray) -> np.ndarray:
     return weight[:, :, 0, 0].T
 
 
+def convolution(weight: np.ndarray) -> np.ndarray:
+    """PyTorch's convolution [out, in, rows, columns] as [rows, columns, in, out]."""
+    return weight.transpose(2, 3, 1, 0)
+
+
 def transposed_convolution(weight: np.ndarray) -> np.ndarray:
     """PyTorch's transposed convolution [in, out, rows, columns] as [rows, columns, in, out]."""
     return weight.transpose(2, 3, 0, 1)

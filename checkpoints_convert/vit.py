@@ -182,6 +182,26 @@ def transformers_dinov2(prefix: str = "") -> Names:
     )
 
 
+def transformers_dpt(prefix: str = "dpt.", *, hybrid: bool = False) -> Names:
+    """The names of Hugging Face's DPT.
+
+    Source: huggingface/transformers, src/transformers/models/dpt/modeling_dpt.py.
+    """
+    layer = f"{prefix}encoder.layer.*."
+    return Names(
+        patches=f"{prefix}embeddings.{'' if hybrid else 'patch_embeddings.'}projection",
+        positions=f"{prefix}embeddings.position_embeddings",
+        special=(f"{prefix}embeddings.cls_token",),
+        norm1=f"{layer}layernorm_before",
+        qkv=tuple(f"{layer}attention.attention.{part}." for part in ("query", "key", "value")),
+        projection=f"{layer}attention.output.dense",
+        norm2=f"{layer}layernorm_after",
+        expand=f"{layer}intermediate.dense",
+        contract=f"{layer}output.dense",
+        norm=f"{prefix}layernorm",
+    )
+
+
 def _encoder(
     names: Names, *, mean: tuple[float, ...], std: tuple[float, ...], offset: float = 0.0, antialias: bool = True
 ):

@@ -1,6 +1,7 @@
-"""The command line: hourglass models, predict, compare, features, flops, bench, ablate, convert, eval, demo."""
+"""The command line, `hourglass`: every command by its name."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 import hourglass_jax as hj
 from hourglass_jax.options import (
+    Methods,
     ModelOptions,
     Models,
     Output,
@@ -27,6 +29,7 @@ from hourglass_jax.options import (
     print_json,
     quiet,
 )
+from hourglass_jax.plans import plan_fields
 
 
 def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
@@ -87,7 +90,10 @@ def predict(
     plan: Plans = PlanOptions(),
     whole: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Predicts photographs and writes what the model says of each as PNG; without a plan unless one is given.
+    """Predicts photographs and writes what the model says of each; without a plan unless one is given.
+
+    Labels, saliency and features are PNG files. Depth is a PNG in 16 bits, a .npy file in the unit that its name
+    tells (metres, or relative inverse depth), and a PNG in colours with a bar that tells them.
 
     What a classifier says is printed, too: the five most probable classes.
 
@@ -98,7 +104,7 @@ def predict(
         output: Folder to write to.
         whole: Run on whole images, even if the model is one that sees windows.
     """
-    from hourglass_jax.inference.images import read_image, write_image
+    from hourglass_jax.inference.images import read_image, write_array, write_image
     from hourglass_jax.inference.predictor import Predictor
 
     check_paths(photos, output)
@@ -113,16 +119,22 @@ def predict(
         for kind, picture in loaded.pictures(image, result).items():
             files[kind] = str(output / f"{photo.stem}_{kind}.png")
             write_image(files[kind], picture)
+        for kind, values in loaded.arrays(result).items() if hasattr(loaded, "arrays") else ():
+            files[f"{kind}_npy"] = str(output / f"{photo.stem}_{kind}.npy")
+            write_array(files[f"{kind}_npy"], values)
         written.append({"photo": str(photo), "files": files})
         if hasattr(loaded, "top"):
             written[-1]["top"] = [each._asdict() for each in loaded.top(result)]
     if model.json:
-        print_json({"images": written})
+        units = {"units": loaded.units} if hasattr(loaded, "units") else {}
+        print_json({"images": written, **units})
     else:
         for row in written:
             print(f"{row['photo']}: {', '.join(row['files'].values())}")
             for guess in row.get("top", ()):
                 print(f"  {guess['probability']:6.1%}  {guess['name']}")
+        if hasattr(loaded, "units"):
+            print(f"_depth.png: {loaded.units}")
 
 
 def compare(
@@ -130,20 +142,35 @@ def compare(
     output: Output = Path("out"),
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
+    methods: Methods = (),
+    budget: tuple[float, ...] = (),
     repeats: int = 5,
 ) -> None:
-    """Runs the model with and without the hourglass: a table, and a picture for each photograph.
+    """Runs the model with and without a plan: a table, and a picture for each photograph.
+
+    With --method it is several plans side by side: each method's own at a common cost, and the plan where one is
+    given. Then the largest square in the middle of each photograph counts, and a plot shows fidelity over cost.
 
     Example: hourglass compare photo.jpg --alpha 4 --clusters 26 26
+
+    Example: hourglass compare *.jpg --method TokenMerging --method StagedMerging --budget 0.6
 
     Args:
         photos: Image files.
         output: Folder to write the pictures to.
+        methods: A reduction to compare; may be given several times.
+        budget: Shares of the encoder's multiply-accumulates, for the methods; by default what the plan costs.
         repeats: Timed runs of each; the median counts.
     """
+    from hourglass_jax.analysis.methods_command import compare_methods
     from hourglass_jax.inference.images import read_image
 
     check_paths(photos, output)
+    if budget and not methods:
+        raise ValueError("--budget is for methods: expected --method, got none")
+    if methods:
+        compare_methods(photos, output, model, plan, methods, budget, repeats)
+        return
     _compare({photo.stem: read_image(photo) for photo in photos}, output, model, plan, repeats)
 
 
@@ -170,17 +197,17 @@ def demo(
 
 
 def flops(model: Models = ModelOptions(), plan: Plans = PlanOptions()) -> None:
-    """Counts the multiply-accumulates that are really executed, by part, for a square image.
+    """Counts the multiply-accumulates that are really executed, by part, for an image of the model's input size.
 
     Example: hourglass flops --alpha 4 --clusters 26 26 --size 518
     """
     from hourglass_jax.analysis.flops import count_macs
 
     loaded, preprocessing, chosen = load_model(model, plan)
-    size = (preprocessing.size, preprocessing.size)
+    size = preprocessing.shape
     original, expedited = count_macs(loaded, size), count_macs(hj.expedite(loaded, chosen), size)
     if model.json:
-        print_json({"size": size, "plan": dataclasses.asdict(chosen), "original": original, "expedited": expedited})
+        print_json({"size": size, "plan": plan_fields(chosen), "original": original, "expedited": expedited})
         return
     table = Table("part", "original", "expedited", "ratio", title=f"GFLOPs at {by(size)}, {describe(chosen)}")
     for part, macs in original.items():
@@ -196,7 +223,7 @@ def bench(
     batch: int = 1,
     repeats: int = 10,
 ) -> None:
-    """Measures the latency with and without the hourglass on a square image of noise.
+    """Measures the latency with and without the hourglass on noise of the model's input size.
 
     Example: hourglass bench --alpha 4 --clusters 26 26 --size 518
 
@@ -214,7 +241,7 @@ def bench(
         raise ValueError(f"batch and repeats must be at least 1, got {batch} and {repeats}")
     loaded, preprocessing, chosen = load_model(model, plan)
     fast = hj.expedite(loaded, chosen)
-    size = (preprocessing.size, preprocessing.size)
+    size = preprocessing.shape
     macs = [count_macs(each, size)["total"] for each in (loaded, fast)]
     run = jax.jit(lambda model, images: model(images))
     images = jax.numpy.asarray(np.random.default_rng(0).standard_normal((batch, *size, 3)), "float32")
@@ -234,7 +261,7 @@ def bench(
     }
     ratios = {"speedup": times[0].median / times[1].median, "flops_ratio": macs[0] / macs[1]}
     if model.json:
-        print_json({"size": size, "batch": batch, "plan": dataclasses.asdict(chosen), **rows, **ratios})
+        print_json({"size": size, "batch": batch, "plan": plan_fields(chosen), **rows, **ratios})
         return
     table = Table("", *rows, title=f"{by(size)}, batch {batch}, {describe(chosen)}, {jax.devices()[0]}")
     for figure in rows["original"]:
@@ -255,7 +282,8 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     loaded, preprocessing, chosen = load_model(model, plan)
     preprocessing = dataclasses.replace(
-        preprocessing.at(preprocessing.size), multiple=loaded.config.backbone.patch_size
+        preprocessing.at(preprocessing.size),
+        multiple=math.lcm(preprocessing.multiple, loaded.config.backbone.patch_size),
     )
     prepared = []
     photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
@@ -265,16 +293,14 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
             loaded.backbone.check_plan(chosen, prepared[-1].shape[:2])
     results, first = [], None
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=quiet()) as bar:
-        compared = run(loaded, chosen, prepared, repeats=repeats, on_call=bar.update)
-        for (name, photo), result in zip(photos.items(), compared, strict=True):
+        compared = run(loaded, [chosen], prepared, repeats=repeats, on_call=bar.update)
+        for (name, photo), [result] in zip(photos.items(), compared, strict=True):
             path = output / f"{name}_comparison.png"
             overlays = [
-                loaded.pictures(photo, stretched(each, photo.shape[:2]))["overlay"]
+                [*loaded.pictures(photo, stretched(each, photo.shape[:2])).values()][-1]
                 for each in (result.result, result.result_expedited)
             ]
-            picture = comparison_picture(
-                photo, *overlays, result.difference, result.assignment, result.figures.speedup
-            )
+            picture = comparison_picture(photo, *overlays, result.difference, result.groups, result.figures.speedup)
             write_image(path, picture)
             results.append({"name": name, "picture": str(path), **dataclasses.asdict(result.figures)})
             first = first or result.first_seconds
@@ -284,7 +310,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         for field in fields
     }
     if model.json:
-        print_json({"plan": dataclasses.asdict(chosen), "images": results, "mean": mean})
+        print_json({"plan": plan_fields(chosen), "images": results, "mean": mean})
         return
     table = Table(
         *("photograph", "tokens", "clusters", "GFLOPs", "expedited", "ms", "expedited"),
@@ -306,10 +332,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `hourglass`: errors are one line on stderr and exit status 2."""
     from checkpoints_convert.command import convert
     from hourglass_jax.analysis.command import ablate
+    from hourglass_jax.analysis.tune_command import tune
+    from hourglass_jax.analysis.visualize_command import visualize
     from hourglass_jax.evaluation.command import eval
     from hourglass_jax.inference.command import features
 
-    functions = (models, predict, compare, features, flops, bench, ablate, convert, eval, demo)
+    functions = (
+        *(models, predict, compare, features, flops, bench, tune),
+        *(visualize, ablate, convert, eval, demo),
+    )
     commands = {each.__name__: each for each in functions}
     try:
         tyro.extras.subcommand_cli_from_dict(

@@ -27,7 +27,8 @@ class Hourglass(TokenReduction):
         beta: blocks that run on the clusters; None means all that remain.
         window: side of the square of clusters that a token may join (lambda = window^2); odd.
         iterations: kappa, the number of k-means iterations.
-        temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`).
+        temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`). Within
+            a compiled function it may be one of its arrays, to differentiate by; such a plan has no hash.
         neighbors: k, the number of clusters that a token is reconstructed from.
         representative: "mean" (the paper's) or "medoid"; see `ops.cluster_tokens`.
         reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits"
@@ -67,7 +68,9 @@ class Hourglass(TokenReduction):
         is_number = isinstance(self.temperature, (int, float, np.number)) and not isinstance(self.temperature, bool)
         require(
             "temperature",
-            self.temperature == "auto" or (is_number and 0 < self.temperature < np.inf),
+            isinstance(self.temperature, jax.Array)
+            or self.temperature == "auto"
+            or (is_number and 0 < self.temperature < np.inf),
             "a positive number or 'auto'",
         )
         require("representative", self.representative in ("mean", "medoid"), "'mean' or 'medoid'")

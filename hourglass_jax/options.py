@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,19 +24,19 @@ class ModelOptions:
 
     model: str = DEFAULT_MODEL
     """A converted file (.safetensors) or a name that `hourglass models` lists."""
-    size: int | None = None
+    size: Annotated[int | tuple[int, int] | None, tyro.conf.arg(metavar="PX [PX]")] = None
     """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows of an
-    image. By default the model's own."""
+    image. Rows and columns for a model whose images have another shape. By default the model's own."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print machine-readable results."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions:
-    """The plan: a preset, its fields, or both (fields win)."""
+    """The plan: a file or a preset, its fields, or both (fields win)."""
 
-    preset: Annotated[str | None, tyro.conf.arg(aliases=["--plan"])] = None
-    """A plan by name; `hourglass models` lists them."""
+    plan: Annotated[str | None, tyro.conf.arg(aliases=["--preset"], metavar="FILE|PRESET")] = None
+    """A plan file, such as `hourglass tune` writes, or a preset; `hourglass models` lists them."""
     alpha: int | None = None
     """Blocks before the clustering."""
     beta: int | None = None
@@ -56,6 +57,11 @@ class PlanOptions:
     """Where the full grid comes back: after the blocks, or in the head."""
 
 
+Method = Literal[
+    "Hourglass", "TokenMerging", "StagedMerging", "EViT", "DynamicViT", "ACT", "Pooling", "Downsampling"
+]
+"""The names of `reductions.REDUCTIONS`, which is slow to import."""
+Methods = Annotated[tyro.conf.UseAppendAction[tuple[Method, ...]], tyro.conf.arg(name="method")]
 Photos = tyro.conf.Positional[tuple[Path, ...]]
 Output = Annotated[Path, tyro.conf.arg(name="output", aliases=["-o"])]
 Models = tyro.conf.OmitArgPrefixes[ModelOptions]
@@ -75,6 +81,12 @@ def load_model(model: ModelOptions, plan: PlanOptions, *, default_preset: bool =
     return loaded, preprocessing, chosen
 
 
+def square_input(model, preprocessing):
+    """The preprocessing for squares, with as many pixels as the model is used to and whole patches."""
+    multiple = math.lcm(preprocessing.multiple, model.config.backbone.patch_size)
+    return dataclasses.replace(preprocessing.at(preprocessing.side), multiple=multiple)
+
+
 def _keep_compilations() -> None:
     """Keeps compiled functions for later processes, unless the user's environment says where JAX keeps them."""
     import jax
@@ -92,20 +104,31 @@ def weights_of(model: ModelOptions) -> str:
 
 def _plan(options: PlanOptions, default_preset: str | None):
     from hourglass_jax.hourglass import Hourglass
+    from hourglass_jax.plans import load_plan
     from hourglass_jax.presets import PRESETS, preset
 
     given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    name = given.pop("preset", None)
-    if name is None and "alpha" not in given and default_preset in PRESETS:
-        name = default_preset
-    if name is not None:
-        return dataclasses.replace(preset(name).plan, **given)
+    source = given.pop("plan", None)
+    if source is None and "alpha" not in given and default_preset in PRESETS:
+        source = default_preset
+    if source is not None:
+        is_file = source not in PRESETS and (Path(source).is_file() or source.endswith(".json"))
+        return _changed(load_plan(source) if is_file else preset(source).plan, given)
     if not given and default_preset is None:
         return None
     missing = [f"--{field}" for field in ("alpha", "clusters") if field not in given]
     if missing:
-        raise ValueError(f"a plan needs --preset, or --alpha and --clusters: {' and '.join(missing)} missing")
+        raise ValueError(f"a plan needs --plan, or --alpha and --clusters: {' and '.join(missing)} missing")
     return Hourglass(**given)
+
+
+def _changed(plan, fields: dict[str, object]):
+    """A plan with other fields; ValueError if its method has no such field."""
+    known = [field.name for field in dataclasses.fields(plan)]
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{type(plan).__name__} has no field {name!r}; it has {', '.join(known)}")
+    return dataclasses.replace(plan, **fields)
 
 
 def check_paths(photos: Sequence[Path], output: Path) -> None:
@@ -148,6 +171,9 @@ def interruptible(output: Path, what: str) -> Iterator[None]:
 
 def describe(plan) -> str:
     """A plan in a few words."""
+    if type(plan).__name__ != "Hourglass":
+        fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+        return f"{type(plan).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
     end = "the last block" if plan.beta is None else f"block {plan.alpha + plan.beta}"
     return f"{by(plan.clusters)} clusters after block {plan.alpha}, to {end}"
 

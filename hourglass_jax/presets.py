@@ -59,6 +59,18 @@ def _segmenter_rows() -> dict[str, Preset]:
     }
 
 
+def _swag_rows() -> dict[str, Preset]:
+    """The further rows of Expedit-SWAG's README, named likewise; windows and tau are those of the paper's plans."""
+    rows = {("h14", 518, 7): [(10, 26), (4, 25), (8, 18)], ("l16", 512, 9): [(12, 23), (6, 23), (8, 16)]}
+    return {
+        f"swag-vit-{model}-in1k-a{alpha}-{clusters}": _published(
+            alpha, clusters, (side, side), window=window, temperature=1.0, source="Expedit-SWAG, README.md"
+        )
+        for (model, side, window), plans in rows.items()
+        for alpha, clusters in plans
+    }
+
+
 def _swin_rows() -> dict[str, Preset]:
     """Swin-L in windows of 12 x 12, and SwinV2-L of 32 x 32; a plan ends with the third stage, block 22.
 
@@ -124,6 +136,7 @@ PRESETS = MappingProxyType(
         "swag-vit-l16-in1k": _published(
             8, 22, (512, 512), window=9, temperature=1.0, source="paper, Tables 8 and 9"
         ),
+        **_swag_rows(),
         **_swin_rows(),
     }
 )

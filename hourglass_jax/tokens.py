@@ -61,9 +61,9 @@ class TokenReduction:
     def check_backbone(self, backbone: ViT) -> None:
         """Raises ValueError if the backbone lacks something that the plan needs beyond its blocks."""
 
-    def embed(self, images: jax.Array, backbone: ViT) -> Tokens:
-        """The tokens of normalised images [B, rows, columns, 3]."""
-        return Tokens(backbone.embed(images))
+    def embed(self, pixels: jax.Array, backbone: ViT) -> Tokens:
+        """The tokens of normalised images [B, rows, columns, 3], or of the last map of the backbone's stem."""
+        return Tokens(backbone.embed(pixels))
 
     def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
         """The tokens that enter block `index` (0-based; `depth` stands for the end of the last block)."""
@@ -77,7 +77,7 @@ class TokenReduction:
             return tokens.split(block(tokens.behind(special), tokens.key_bias(special)), special)
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
-        """How many of the image's tokens attend in block 0 .. depth - 1, and how many are left at the end."""
+        """How many of the image's tokens attend in block 0 .. depth - 1, and how many there are in the end."""
         return [token_grid[0] * token_grid[1]] * (depth + 1)
 
     @classmethod

@@ -22,11 +22,25 @@ from hourglass_jax.inference.windows import SlidingWindow
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
 from hourglass_jax.models.registry import PRETRAINED
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
+from hourglass_jax.models.swag import Swag, SwagConfig
+from hourglass_jax.plans import plan_fields, plan_of
 from hourglass_jax.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-COMMANDS = ["models", "predict", "compare", "flops", "bench", "ablate", "convert", "eval", "demo"]
+COMMANDS = [
+    "models",
+    "predict",
+    "compare",
+    "flops",
+    "bench",
+    "tune",
+    "visualize",
+    "ablate",
+    "convert",
+    "eval",
+    "demo",
+]
 PLAN = ["--alpha", "1", "--clusters", "3", "3"]
 FIGURES = "tokens clusters gflops gflops_expedited latency_ms latency_ms_expedited speedup cosine mae agreement"
 
@@ -162,6 +176,53 @@ def test_an_encoder_writes_its_principal_components(
     main(["compare", str(photo), "-o", str(out), "--model", model, *PLAN, "--repeats", "1"])
 
 
+@pytest.fixture(scope="module")
+def classifier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ImageNet's classes, of the square in the middle."""
+    config = SwagConfig(
+        ViTConfig(patch_size=8, width=64, depth=2, heads=1, position_grid=(4, 4)),
+        dataset="imagenet2012",
+        preprocessing=Preprocessing(size=32, multiple=8, resize="crop"),
+    )
+    model = Swag(config, rngs=nnx.Rngs(0))
+    return hj.save(model, tmp_path_factory.mktemp("model") / "classifier.safetensors")
+
+
+def test_a_classifier_prints_five_classes_and_draws_them(
+    classifier_file: Path, photo: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(photo), "-o", str(out), "--model", str(classifier_file)]
+    main([*command, "--json"])
+    [row] = json.loads(capsys.readouterr().out)["images"]
+    names, probabilities = labels_of("imagenet2012", 1000).names, [each["probability"] for each in row["top"]]
+    assert len(row["top"]) == 5
+    assert all(each["name"] == names[each["label"]] for each in row["top"])
+    assert probabilities == sorted(probabilities, reverse=True) and 1e-3 < sum(probabilities) < 1
+    assert list(row["files"]) == ["overlay"]
+    assert size(row["files"]["overlay"])[0] == 240
+    main(command)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{photo}: ")
+    assert [line.split("%  ")[1] for line in lines] == [each["name"] for each in row["top"]]
+    main([*command, *PLAN, "--json"])
+    [other] = json.loads(capsys.readouterr().out)["images"]
+    assert other["top"] != row["top"]
+
+
+def test_a_classifier_is_compared_and_counted(
+    classifier_file: Path, photo: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(classifier_file), *PLAN]
+    main(["compare", str(photo), "-o", str(out), *options, "--repeats", "1", "--json"])
+    [image] = json.loads(capsys.readouterr().out)["images"]
+    assert (image["tokens"], image["clusters"]) == (16, 9)
+    assert 0 < image["mae"] < 1 and image["agreement"] in (0, 1) and 0 < image["cosine"] < 1
+    assert min(size(image["picture"])) > 100
+    main(["flops", *options, "--json"])
+    counted = json.loads(capsys.readouterr().out)["expedited"]
+    assert counted["reconstruction"] == 0 < counted["clustering"]
+
+
 def test_predict_prints_json(run: Run, photo: Path, out: Path) -> None:
     other = photo.with_name("other.png")
     other.write_bytes(photo.read_bytes())
@@ -201,6 +262,34 @@ def test_compare_prints_a_table(run: Run, photo: Path, out: Path) -> None:
         assert word in printed
 
 
+def test_compare_puts_methods_side_by_side(run: Run, photo: Path, out: Path) -> None:
+    methods = ["--method", "StagedMerging", "--method", "Pooling", "--budget", 0.7, 0.9, "--repeats", 1]
+    printed = json.loads(run("compare", photo, "-o", out, *PLAN, *methods, "--json"))
+    rows = printed["methods"]
+    named = [(row["method"], row["budget"]) for row in rows]
+    assert named[0] == ("the plan given", None)
+    assert named[1:] == [(name, budget) for budget in (0.7, 0.9) for name in ("StagedMerging", "Pooling")]
+    for row in rows:
+        assert row["share"] <= (row["budget"] or 1)
+        assert 0 < row["gflops"] < printed["original"]["gflops"]
+        assert row["latency_ms"] * row["speedup"] == pytest.approx(printed["original"]["latency_ms"])
+        assert row["cosine"] == row["worst"] == row["cosines"]["photo"] < 1
+        assert plan_fields(plan_of(row["plan"])) == row["plan"]
+    shares = [row["share"] for row in rows]
+    assert shares[1] < shares[3] and shares[2] < shares[4]
+    files = {f"photo_methods_{budget}.png" for budget in (0.7, 0.9)}
+    assert {path.name for path in out.iterdir()} == {*files, "methods.png"}
+    assert {Path(each).name for each in printed["pictures"]} == files
+    assert size(out / "methods.png")[0] > 1000
+
+
+def test_methods_cost_what_the_plan_costs(run: Run, photo: Path, out: Path) -> None:
+    table = run("compare", photo, "-o", out, *PLAN, "--method", "StagedMerging", "--repeats", 1)
+    assert {path.name for path in out.iterdir()} == {"photo_methods.png", "methods.png"}
+    for word in ["original", "the plan given", "StagedMerging", "budget", "worst", "MAE", "StagedMerging(keep="]:
+        assert word in table
+
+
 def test_flops_counts_by_part(run: Run) -> None:
     printed = json.loads(run("flops", *PLAN, "--json"))
     assert printed["size"] == [70, 70]
@@ -232,6 +321,7 @@ def test_fields_win_over_the_preset(run: Run) -> None:
     plan = json.loads(run("flops", *options, "--json"))["plan"]
     chosen = {"alpha": 1, "clusters": [2, 3], "temperature": "auto"}
     assert plan == {**chosen, "beta": None, "window": 7, "iterations": 5, "neighbors": 50} | {
+        "method": "Hourglass",
         "representative": "mean",
         "reconstruct": "tokens",
     }
@@ -254,7 +344,18 @@ def test_every_field_of_the_plan_is_an_option(run: Run) -> None:
         for name, value in fields.items()
         for part in (f"--{name}", *(value if isinstance(value, list) else [value]))
     ]
-    assert json.loads(run("flops", *options, "--json"))["plan"] == fields
+    assert json.loads(run("flops", *options, "--json"))["plan"] == {"method": "Hourglass", **fields}
+
+
+def test_a_plan_may_be_a_file_whose_fields_options_replace(run: Run, photo: Path, out: Path) -> None:
+    plan = hj.StagedMerging(0.7, stages=(1, 2))
+    path = hj.save_plan(plan, out / "plan.json")
+    printed = json.loads(run("flops", "--plan", path, "--json"))
+    assert printed["plan"] == plan_fields(plan)
+    assert printed["expedited"]["blocks"] < printed["original"]["blocks"]
+    hj.save_plan(hj.Hourglass(1, (3, 3), window=3), path)
+    assert json.loads(run("flops", "--plan", path, "--window", 5, "--json"))["plan"]["window"] == 5
+    assert "3 x 3 clusters" in run("flops", "--plan", path)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +386,7 @@ def folder(tmp_path: Path, photo: Path, tiny_file: Path) -> Path:
         "other/photo.png": photo.read_bytes(),
         "truncated.safetensors": tiny_file.read_bytes()[: tiny_file.stat().st_size // 2],
         "empty.safetensors": b"",
+        "merging.json": b'{"method": "StagedMerging", "keep": 0.8}',
     }
     (tmp_path / "other").mkdir()
     for name, content in contents.items():
@@ -322,6 +424,9 @@ ON_ANY_MODEL = [
     ("--beta 3", "alpha + beta must be at most the backbone's 3 blocks, got 1 + 3"),
     ("--clusters 6 6", "6 x 6 clusters for 5 x 5 tokens"),
     ("--preset unheard-of", "unknown preset 'unheard-of'"),
+    ("--plan unheard-of.json", "unheard-of.json cannot be read: expected a plan file"),
+    ("--plan @page.jpg", "page.jpg is no plan: expected JSON such as"),
+    ("--plan @merging.json", "StagedMerging has no field 'alpha'; it has keep"),
     ("--size 71", "size must be a positive multiple of 14, got 71"),
     ("--size 0", "size must be a positive multiple of 14, got 0"),
     ("--size -70", "size must be a positive multiple of 14, got -70"),
@@ -339,6 +444,11 @@ WRONG = [
     ("predict @photo.png --model @truncated.safetensors", "not a readable safetensors file"),
     ("compare @square.png @photo.png --clusters 5 5", "photo: clusters must not outnumber the image's tokens"),
     ("compare @photo.png --repeats 0", "repeats must be at least 1, got 0"),
+    ("compare @photo.png --budget 0.6", "--budget is for methods: expected --method, got none"),
+    ("compare @photo.png --method Pooling --budget 0", "a budget must be a share in (0, 1], got 0"),
+    ("compare @photo.png --method Pooling --budget 0.01", "Pooling cannot do with 0.01 of the encoder's cost"),
+    ("compare @photo.png --method Pooling --repeats 0", "repeats must be at least 1, got 0"),
+    ("compare @small.png --method Pooling", "small: image must be at least 14 x 14 pixels"),
     ("demo --repeats 0", "repeats must be at least 1, got 0"),
     ("demo --output @page.jpg", "page.jpg"),
     ("demo --clusters 6 6", "6 x 6 clusters for 5 x 5 tokens"),

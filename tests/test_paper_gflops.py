@@ -13,6 +13,7 @@ from benchmarks.paper_gflops import (
     SYSTEMS,
     dpt_flops,
     executed_macs,
+    executed_swag_macs,
     hourglass,
     reproduce,
     segmenter_macs,
@@ -21,6 +22,7 @@ from benchmarks.paper_gflops import (
 )
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.models.segmenter import SegmenterConfig
+from hourglass_jax.models.swag import SwagConfig
 
 ROOT = Path(__file__).parent.parent
 SMALL = SegmenterConfig(ViTConfig(width=128, depth=3, heads=2, position_grid=(9, 9)), classes=21, decoder_depth=1)
@@ -77,6 +79,14 @@ def test_the_documentation_shows_what_is_executed() -> None:
     _, original, expedited = documented()["Segmenter ViT-B/16, ADE20K, 512 px"]
     assert float(original[5]) == pytest.approx(executed_macs(config, 512, None) / 1e9, rel=0.01)
     assert float(expedited[5]) == pytest.approx(executed_macs(config, 512, hourglass(7, 22)) / 1e9, rel=0.01)
+
+
+def test_the_documentation_shows_what_swag_executes() -> None:
+    config = SwagConfig(ViTConfig(width=1024, depth=24, heads=16, position_grid=(32, 32)))
+    _, original, *_, expedited = documented()["SWAG ViT-L/16, 512 px"]
+    assert float(original[5]) == pytest.approx(executed_swag_macs(config, 512, 9, None) / 1e9, abs=0.01)
+    found = executed_swag_macs(config, 512, 9, hourglass(8, 22)) / 1e9
+    assert float(expedited[5]) == pytest.approx(found, rel=0.01)
 
 
 def test_the_documentation_shows_what_is_executed_of_a_swin() -> None:

@@ -1,4 +1,4 @@
-"""The presets against the rows of the paper's Tables 8 and 9 and of Expedit-Segmenter's README."""
+"""The presets against the rows of the paper's Tables 8 and 9 and of the READMEs of Expedit-Segmenter and -SWAG."""
 
 from dataclasses import asdict
 from functools import cache
@@ -28,6 +28,12 @@ PUBLISHED = {
     "dpt-hybrid-nyu": ((480, 640), 3, 12, (30, 40), (16, 16), 7, 5, 50),
     "swag-vit-h14-in1k": ((518, 518), 8, 32, (37, 37), (25, 25), 7, 1, 20),
     "swag-vit-l16-in1k": ((512, 512), 8, 24, (32, 32), (22, 22), 9, 1, 20),
+    "swag-vit-h14-in1k-a10-26": ((518, 518), 10, 32, (37, 37), (26, 26), 7, 1, 20),
+    "swag-vit-h14-in1k-a4-25": ((518, 518), 4, 32, (37, 37), (25, 25), 7, 1, 20),
+    "swag-vit-h14-in1k-a8-18": ((518, 518), 8, 32, (37, 37), (18, 18), 7, 1, 20),
+    "swag-vit-l16-in1k-a12-23": ((512, 512), 12, 24, (32, 32), (23, 23), 9, 1, 20),
+    "swag-vit-l16-in1k-a6-23": ((512, 512), 6, 24, (32, 32), (23, 23), 9, 1, 20),
+    "swag-vit-l16-in1k-a8-16": ((512, 512), 8, 24, (32, 32), (16, 16), 9, 1, 20),
 }
 
 SWIN = {

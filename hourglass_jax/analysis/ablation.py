@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, final_features
+from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, head_input
 from hourglass_jax.analysis.flops import count_function_macs
 from hourglass_jax.hourglass import Hourglass, expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
@@ -160,10 +160,10 @@ class Ablation:
     ) -> None:
         preprocessing = preprocessing or model.config.preprocessing
         self._backbone, side = model.backbone, model.config.backbone.patch_size
-        self._final = final_features(model)
-        self._preprocessing = replace(preprocessing.at(preprocessing.size), multiple=side)
+        self._final = head_input(model)
+        self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)
         self._squares = [center_crop_square(photo) for photo in photographs.values()]
-        self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.size
+        self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.side
         self._grid = self._backbone.token_grid(self.size, self.size)
         self.plan.check(self._backbone.depth, self._grid)
         if not self._squares:
@@ -393,7 +393,7 @@ def _features(
     found = final(features)
     if final is every_token:
         found = upsample_tokens(found, cluster_grid=features.token_grid, token_grid=grid)
-    return found, features.intermediates
+    return found, tuple(each.tokens for each in features.intermediates)
 
 
 def _work(point: Point) -> tuple[object, ...]:

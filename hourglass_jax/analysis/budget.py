@@ -1,63 +1,118 @@
-"""The plan of each method that costs a given share of the encoder's work."""
+"""Plans at equal cost: every method's own settings for a share of the encoder's multiply-accumulates."""
 
-import jax
-import jax.numpy as jnp
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from hourglass_jax.analysis.flops import count_function_macs
-from hourglass_jax.backbones.vit import ViT
+from flax import nnx
+
+from hourglass_jax.analysis.flops import count_encoder_macs
 from hourglass_jax.hourglass import expedite
-from hourglass_jax.ops.grids import Grid
+from hourglass_jax.reductions import REDUCTIONS
 from hourglass_jax.tokens import TokenReduction
 
-STEPS = 12
-"""Halvings of the share: more than any method's plans can tell apart."""
+FINENESS = 1024
+"""Steps that a method's knob is turned in."""
+NEAR = 2e-3
+"""A cost so little below its share is near enough."""
 
 
-def encoder_macs(backbone: ViT, size: Grid) -> int:
-    """Multiply-accumulates of a backbone under its plan, up to the restored tokens of one image.
+class Costs:
+    """What plans cost a model's encoder: executed multiply-accumulates, as a share of those without a plan.
 
-    Args:
-        backbone: of a model, expedited or not.
-        size: (rows, columns) of the image in pixels.
-    """
-
-    def features(backbone: ViT, images: jax.Array) -> jax.Array:
-        tokens = backbone(images).tokens
-        return tokens.restore(tokens.values)
-
-    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    return sum(count_function_macs(features, backbone, images).values())
-
-
-def plan_within(budget: float, method: type[TokenReduction], backbone: ViT, size: Grid) -> TokenReduction:
-    """The dearest plan of a method that stays within a budget, found by bisection over `method.scaled`.
+    Nothing is run, and every plan is counted once.
 
     Args:
-        budget: share of the unexpedited encoder's multiply-accumulates.
-        method: a member of `reductions.REDUCTIONS`.
-        backbone: that the plan is for.
-        size: (rows, columns) of the image in pixels.
+        model: a model of this library, or a backbone itself.
+        size: (rows, columns) of the image in pixels, multiples of the patch size.
 
-    Returns:
-        The plan.
+    Attributes:
+        token_grid: (H, W) of such an image.
+        depth: blocks of the backbone.
+        original: multiply-accumulates without a plan.
 
     Raises:
-        ValueError: the cheapest plan that `scaled` gives costs more.
+        ValueError: the size does not fit the model, or its backbone is no ViT.
     """
-    grid, full = backbone.token_grid(*size), encoder_macs(expedite(backbone, None), size)
 
-    def plan(share: float) -> TokenReduction:
-        return method.scaled(share, backbone.depth, grid)
+    def __init__(self, model: nnx.Module, size: tuple[int, int]) -> None:
+        backbone = getattr(model, "backbone", model)
+        if not hasattr(backbone, "token_grid"):
+            raise ValueError(f"budgets are shared out among the blocks of a ViT, got a {type(backbone).__name__}")
+        self.token_grid, self.depth = backbone.token_grid(*size), backbone.depth
+        self.original = count_encoder_macs(expedite(model, None), size)
+        self._share = functools.cache(lambda plan: count_encoder_macs(expedite(model, plan), size) / self.original)
 
-    def cost(share: float) -> float:
-        return encoder_macs(expedite(backbone, plan(share)), size) / full
+    def __call__(self, plan: TokenReduction) -> float:
+        """The share that a plan costs; clustering, merging and reconstruction included."""
+        return self._share(plan)
 
-    if cost(1.0) <= budget:
-        return plan(1.0)
-    low, high = 2.0**-STEPS, 1.0
-    if (least := cost(low)) > budget:
-        raise ValueError(f"{method.__name__} costs at least {least:.3f} of the encoder, more than {budget}")
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cost(middle) <= budget else (low, middle)
-    return plan(low)
+    def solve(self, method: str, share: float, fields: Mapping[str, object] | None = None) -> TokenReduction:
+        """A method's plan whose cost is nearest to a share, and not above it.
+
+        Args:
+            method: a name of `reductions.REDUCTIONS`.
+            share: of the encoder's multiply-accumulates, in (0, 1].
+            fields: what the plan has in place of what the method would choose.
+
+        Returns:
+            A plan of the class of that name.
+
+        Raises:
+            ValueError: an unknown method, a share out of range or below the method's cheapest plan, or `fields` do
+                not fit the method.
+        """
+        if method not in REDUCTIONS:
+            raise ValueError(f"unknown method {method!r}; known: {', '.join(REDUCTIONS)}")
+        if not 0 < share <= 1:
+            raise ValueError(f"a budget must be a share in (0, 1], got {share}")
+
+        @functools.cache
+        def plan_at(step: int) -> TokenReduction:
+            scaled = REDUCTIONS[method].scaled(step / FINENESS, self.depth, self.token_grid)
+            return replace(scaled, **(fields or {}))
+
+        step = _last(FINENESS, lambda step: self(plan_at(step)) - share, round(share * FINENESS) or 1)
+        if step is None:
+            cheapest = self(plan_at(1))
+            raise ValueError(f"{method} cannot do with {share:g} of the encoder's cost: at least {cheapest:.3f}")
+        return plan_at(step)
+
+
+def at_budget(model: nnx.Module, method: str, share: float, size: tuple[int, int]) -> TokenReduction:
+    """`Costs.solve` for a single plan.
+
+    Args:
+        model: a model of this library, or a backbone itself.
+        method: a name of `reductions.REDUCTIONS`.
+        share: of the encoder's multiply-accumulates, in (0, 1].
+        size: (rows, columns) of the image in pixels, multiples of the patch size.
+
+    Returns:
+        The method's plan whose cost is nearest to `share`, and not above it.
+
+    Raises:
+        ValueError: see `Costs.solve`.
+    """
+    return Costs(model, size).solve(method, share)
+
+
+def _last(count: int, excess: Callable[[int], float], guess: int) -> int | None:
+    """The last of 1 .. count at which a rising function is not above 0; None if there is none.
+
+    Regula falsi with the Illinois rule, from a guess: the function is nearly a straight line from -1 to 1, and
+    expensive. A place where it is within `NEAR` of 0 will do.
+    """
+    low, high = 0, count + 1
+    below, above, moved = -1.0, 1.0, None
+    while high - low > 1 and below < -NEAR:
+        value = excess(guess)
+        if value <= 0:
+            low, below, above = guess, value, above / (2 if moved == "low" else 1)
+            moved = "low"
+        else:
+            high, above, below = guess, value, below / (2 if moved == "high" else 1)
+            moved = "high"
+        guess = round(low + (high - low) * below / (below - above))
+        guess = min(high - 1, max(low + 1, guess))
+    return low or None

@@ -1,7 +1,6 @@
 """The command `hourglass ablate`: the studies as tables and as one picture of small plots."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -9,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from rich.table import Table
 from tqdm import tqdm
 
+import hourglass_jax as hj
+from hourglass_jax.analysis.plots import COLORS, check_matplotlib, drawn, new_figure, scale_cosines
 from hourglass_jax.options import (
     ModelOptions,
     Models,
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
     from hourglass_jax.analysis.ablation import Figures, Point, Study
     from hourglass_jax.hourglass import Hourglass
 
-COLORS = ("#0072b2", "#d55e00", "#009e73")
-"""Of a study's series: blue, vermilion and green of Okabe and Ito, told apart by all."""
 COST = "#8a8a8a"
-TICKS = (0.05, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
 
 Name = Literal[
     "beta",
@@ -79,8 +77,7 @@ def ablate(
     from hourglass_jax.inference.images import read_image, write_image
     from hourglass_jax.inference.photographs import photographs
 
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError('plots need matplotlib, which is not installed: pip install "hourglass-jax[demo]"')
+    check_matplotlib()
     if not studies:
         raise ValueError("expected at least one study, got none")
     if photos:
@@ -89,6 +86,8 @@ def ablate(
     paths = {photo.stem: photo for photo in photos} or photographs()
     images = {name: read_image(path) for name, path in paths.items()}
     loaded, preprocessing, chosen = load_model(model, plan)
+    if not isinstance(chosen, hj.Hourglass):
+        raise ValueError(f"an ablation is of an Hourglass, got a plan of {type(chosen).__name__}")
     ablation = Ablation(loaded, images, chosen, weights=weights_of(model), preprocessing=preprocessing)
     found: dict[str, list[tuple[Point, Figures]]] = {name: [] for name in ablation.studies if name in studies}
     picture = output / "ablation.png"
@@ -141,13 +140,8 @@ def plots(studies: Mapping[str, "Study"], found: Mapping[str, Points], plan: "Ho
     Returns:
         uint8 [rows, columns, 3].
     """
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = -(-len(found) // 2)
-    figure = Figure(figsize=(13, 4.4 * rows), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(13, 4.4 * rows)
     grid = figure.subplots(rows, 2, squeeze=False)
     for axes, (name, points) in zip(grid.flat, found.items(), strict=False):
         draw = _draw_layers if studies[name].axis is None else _draw_curves
@@ -155,8 +149,7 @@ def plots(studies: Mapping[str, "Study"], found: Mapping[str, Points], plan: "Ho
         axes.set_title(studies[name].title, fontsize=11, fontweight="bold")
     for axes in grid.flat[len(found) :]:
         axes.set_axis_off()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return drawn(figure)
 
 
 def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass") -> None:
@@ -200,12 +193,7 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
         axes.set_xticks([], minor=True)
     worst, best = min(each.worst for _, each in points), max(each.cosine for _, each in points)
     if worst < 0.9:
-        axes.set_yscale("logit", nonpositive="clip")
-        low, high = max(0.01, 1 - 1.2 * (1 - worst)), 1 - max(1e-4, (1 - best) / 1.5)
-        ticks = [each for each in TICKS if low <= each <= high]
-        axes.set_yticks(ticks, [f"{each:g}" for each in ticks])
-        axes.set_yticks([], minor=True)
-        axes.set_ylim(low, high)
+        scale_cosines(axes, worst, best)
     else:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, high - 0.03), high)

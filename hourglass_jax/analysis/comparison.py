@@ -1,6 +1,7 @@
-"""One model with and without a plan, on photographs: cost, speed, fidelity."""
+"""One model with and without plans, on photographs: cost, speed, fidelity."""
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
+from hourglass_jax.analysis.fidelity import cosine_similarity, head_input
 from hourglass_jax.analysis.flops import count_macs
+from hourglass_jax.analysis.groups import find_groups
 from hourglass_jax.analysis.latency import measure
-from hourglass_jax.hourglass import Hourglass, expedite
+from hourglass_jax.hourglass import expedite
+from hourglass_jax.tokens import TokenReduction
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Figures:
     """What a comparison measures.
 
     Attributes:
-        tokens, clusters: of the image.
+        tokens, clusters: of the image, and what is left of them where they are fewest.
         gflops, gflops_expedited: 10^9 multiply-accumulates, the paper's unit.
         latency_ms, latency_ms_expedited: medians, without compilation.
         speedup: of the latencies.
@@ -50,7 +53,7 @@ class Comparison:
         first_seconds: of the first calls, with compilation, if this size was new.
         result, result_expedited: of the two models, at the model's input size.
         difference: of the results, [rows, columns] in 0..1; without axes if they are no maps.
-        assignment: the cluster of every token of the clustered map, [H, W].
+        groups: which tokens are one where they are fewest, [H, W]; see `find_groups`.
     """
 
     figures: Figures
@@ -58,85 +61,77 @@ class Comparison:
     result: np.ndarray
     result_expedited: np.ndarray
     difference: np.ndarray
-    assignment: np.ndarray
+    groups: np.ndarray
 
 
 def compare(
     model: nnx.Module,
-    plan: Hourglass,
+    plans: Sequence[TokenReduction],
     images: Iterable[np.ndarray],
     *,
     repeats: int = 5,
     on_call: Callable[[], None] = lambda: None,
-) -> Iterator[Comparison]:
-    """Runs `model` with and without `plan` on one image after the other.
+) -> Iterator[list[Comparison]]:
+    """Runs `model` without a plan and with each of `plans` on one image after the other.
 
     Args:
         model: unexpedited.
-        plan: for `expedite`.
+        plans: for `expedite`.
         images: each [rows, columns, 3], prepared for the model.
         repeats: timed runs of each, in turn, after one that compiles; the median counts.
-        on_call: called after every run, 2 * (repeats + 1) times for an image.
+        on_call: called after every run, (1 + plans) * (repeats + 1) times for an image.
 
     Yields:
-        A `Comparison` for each image.
+        For each image, a `Comparison` for each plan.
 
     Raises:
-        ValueError: the plan does not fit the model or an image's size.
+        ValueError: a plan does not fit the model or an image's size.
     """
-    fast = expedite(model, plan)
-    macs: dict[tuple[int, int], tuple[int, int]] = {}
+    models = [model, *(expedite(model, plan) for plan in plans)]
+    macs: dict[tuple[int, int], list[int]] = {}
     for image in images:
         size = image.shape[:2]
-        fast.backbone.check_plan(plan, size)
-        tokens, clusters = fast.backbone.token_counts(*size)
+        for each in models[1:]:
+            each.backbone.check_plan(each.backbone.plan, size)
         if size not in macs:
-            macs[size] = (count_macs(model, size)["total"], count_macs(fast, size)["total"])
+            macs[size] = [count_macs(each, size)["total"] for each in models]
         batch = jnp.asarray(image)[None]
-        slow_time, fast_time = measure(
-            [lambda: _run(model, batch), lambda: _run(fast, batch)],  # noqa: B023
-            repeats=repeats,
-            on_call=on_call,
+        times = measure(
+            [functools.partial(run_model, each, batch) for each in models], repeats=repeats, on_call=on_call
         )
-        features, result = _run(model, batch)
-        fast_features, fast_result = _run(fast, batch)
-        result, fast_result = np.asarray(result[0]), np.asarray(fast_result[0])
-        difference = model.difference(result, fast_result)
-        figures = Figures(
-            tokens=tokens,
-            clusters=clusters,
-            gflops=macs[size][0] / 1e9,
-            gflops_expedited=macs[size][1] / 1e9,
-            latency_ms=1e3 * slow_time.median,
-            latency_ms_expedited=1e3 * fast_time.median,
-            speedup=slow_time.median / fast_time.median,
-            cosine=float(cosine_similarity(fast_features, features)[0]),
-            mae=float(difference.mean()),
-            agreement=_agreement(model, result, fast_result),
-        )
-        assignment = _assignment(fast.backbone, batch)[0]
-        yield Comparison(
-            figures,
-            (slow_time.first, fast_time.first),
-            result,
-            fast_result,
-            difference,
-            np.asarray(assignment),
-        )
+        features, result = run_model(model, batch)
+        result = np.asarray(result[0])
+        found = []
+        for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
+            tokens, clusters = fast.backbone.token_counts(*size)
+            fast_features, fast_result = run_model(fast, batch)
+            fast_result = np.asarray(fast_result[0])
+            difference = model.difference(result, fast_result)
+            figures = Figures(
+                tokens=tokens,
+                clusters=clusters,
+                gflops=macs[size][0] / 1e9,
+                gflops_expedited=cost / 1e9,
+                latency_ms=1e3 * times[0].median,
+                latency_ms_expedited=1e3 * time.median,
+                speedup=times[0].median / time.median,
+                cosine=float(cosine_similarity(fast_features, features)[0]),
+                mae=float(difference.mean()),
+                agreement=_agreement(model, result, fast_result),
+            )
+            groups = find_groups(model.backbone, plan, batch)
+            seconds = times[0].first, time.first
+            found.append(Comparison(figures, seconds, result, fast_result, difference, groups))
+        yield found
 
 
 @jax.jit
-def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def run_model(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The final features that the head reads, [B, N, C], and the model's result."""
-    features = model.backbone(images)
+    features = model.features(images) if hasattr(model, "features") else model.backbone(images)
     output = model.decode(features, images.shape[1:3])
-    return final_features(model)(features), model.result(output)
+    return head_input(model)(features), model.result(output)
 
 
 def _agreement(model: nnx.Module, a: np.ndarray, b: np.ndarray) -> float | None:
     return float(np.mean(model.decide(a) == model.decide(b))) if hasattr(model, "decide") else None
-
-
-@jax.jit
-def _assignment(backbone: nnx.Module, images: jax.Array) -> jax.Array:
-    return backbone.assignment(images)

@@ -19,9 +19,19 @@ def every_token(features: Features) -> jax.Array:
     return last.reshape(len(last), -1, last.shape[-1])
 
 
-def final_features(model: nnx.Module) -> Read:
+def head_input(model: nnx.Module) -> Read:
     """What a model's head reads, [B, N, C]: every token of the image, unless the model says otherwise (`final`)."""
     return getattr(model, "final", every_token)
+
+
+def final_features(model: nnx.Module, images: jax.Array) -> jax.Array:
+    """What fidelity is measured on: the features after the final norm that the model's head reads, [B, N, C].
+
+    Args:
+        model: or a backbone, under any plan.
+        images: [B, rows, columns, 3], normalised.
+    """
+    return head_input(model)(getattr(model, "backbone", model)(images))
 
 
 def cosine_similarity(features: jax.Array, original: jax.Array) -> jax.Array:
@@ -52,4 +62,4 @@ def cosine_by_block(fast: ViT, original: ViT, images: jax.Array) -> jax.Array:
         original(images, intermediates=every).intermediates,
         strict=True,
     )
-    return jnp.stack([cosine_similarity(a, b) for a, b in pairs])
+    return jnp.stack([cosine_similarity(a.tokens, b.tokens) for a, b in pairs])

@@ -10,6 +10,8 @@ from flax import nnx
 from jax.extend import core
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from hourglass_jax.analysis.fidelity import final_features
+
 PARTS = ("embedding", "blocks", "clustering", "reconstruction", "head")
 """The `jax.named_scope`s by which models say what a product is for."""
 
@@ -38,6 +40,20 @@ def count_macs(model: nnx.Module, size: tuple[int, int], *, batch: int = 1) -> d
     if counted:
         parts["other"] = sum(counted.values())
     return {**parts, "total": sum(parts.values())}
+
+
+def count_encoder_macs(model: nnx.Module, size: tuple[int, int]) -> int:
+    """Multiply-accumulates of a model without its head, from one image to the features that the head reads.
+
+    Args:
+        model: any model of this library, or a backbone itself, under any plan.
+        size: (rows, columns) of the image in pixels, multiples of the patch size.
+
+    Raises:
+        ValueError: the size or the plan does not fit the model.
+    """
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    return sum(count_function_macs(final_features, model, images).values())
 
 
 def count_function_macs(function: Callable[..., object], *arguments: object) -> Counter[str]:

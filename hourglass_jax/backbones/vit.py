@@ -1,17 +1,18 @@
-"""The vision transformer (ViT, DeiT, DINOv2), from image to features.
+"""The vision transformer (ViT, DeiT, DINOv2, hybrids), from image to features.
 
 The backbone knows of a plan only that it embeds the image, runs the blocks, and gets all tokens back.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hourglass_jax.hourglass import expedite
+from hourglass_jax.backbones.prediction import PredictionModule
+from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
 from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
@@ -23,7 +24,7 @@ class ViTConfig:
     """The shape of a vision transformer.
 
     Attributes:
-        patch_size: side of a square patch in pixels.
+        patch_size: side of a square patch in pixels; with a stem, of what a token stands for.
         width: channels of a token.
         depth: number of blocks.
         heads: attention heads.
@@ -36,6 +37,8 @@ class ViTConfig:
         position_offset: added to the target's sides where the scale is computed: 0.1 in DINOv2's first release.
         layer_scale: whether blocks scale their branches.
         norm_epsilon: of every LayerNorm.
+        stem: the convolutional network whose features are embedded in place of pixels (a hybrid), or None.
+        predictors: blocks that have a prediction module of DynamicViT.
     """
 
     patch_size: int = 16
@@ -50,13 +53,27 @@ class ViTConfig:
     position_offset: float = 0.0
     layer_scale: bool = False
     norm_epsilon: float = 1e-6
+    stem: ResNetConfig | None = None
+    predictors: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "position_grid", tuple(self.position_grid))
+        object.__setattr__(self, "predictors", tuple(self.predictors))
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got width {self.width} and {self.heads} heads")
         if self.mlp not in ("gelu", "swiglu"):
             raise ValueError(f"mlp must be 'gelu' or 'swiglu', got {self.mlp!r}")
+        if self.stem is not None and self.patch_size % self.stem.stride:
+            raise ValueError(
+                f"patch_size must be a multiple of the stem's stride, {self.stem.stride}, got {self.patch_size}"
+            )
+
+
+class BlockFeatures(NamedTuple):
+    """What a block returns, without the final norm: special tokens [B, S, C], and the image's, [B, H*W, C]."""
+
+    special: jax.Array
+    tokens: jax.Array
 
 
 class ViTFeatures(NamedTuple):
@@ -67,13 +84,15 @@ class ViTFeatures(NamedTuple):
         tokens: the image's tokens after the final norm: `tokens.values` is [B, H*W, C], or the clusters where the
             plan leaves the reconstruction to the head (`tokens.restore`).
         token_grid: (H, W).
-        intermediates: the features after each requested block, without the final norm, restored to [B, H*W, C].
+        intermediates: the features after each requested block, restored to the full grid.
+        stem: the feature maps of the stem's stages, each [B, rows, columns, channels]; none without a stem.
     """
 
     special: jax.Array
     tokens: Tokens
     token_grid: Grid
-    intermediates: tuple[jax.Array, ...]
+    intermediates: tuple[BlockFeatures, ...]
+    stem: tuple[jax.Array, ...] = ()
 
     def maps(self) -> dict[str, jax.Array]:
         """The final features of the full grid by name, [B, H, W, C]."""
@@ -84,12 +103,12 @@ class ViTFeatures(NamedTuple):
 class PatchEmbedding(nnx.Module):
     """Non-overlapping patches, flattened and projected: a strided convolution written as one matrix product."""
 
-    def __init__(self, patch_size: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    def __init__(self, patch_size: int, channels: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.patch_size = patch_size
-        self.projection = nnx.Linear(patch_size**2 * 3, width, dtype=dtype, rngs=rngs)
+        self.projection = nnx.Linear(patch_size**2 * channels, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """[B, rows, columns, 3] -> [B, H*W, C]."""
+        """[B, rows, columns, channels] -> [B, H*W, C]."""
         batch, rows, columns, channels = images.shape
         side = self.patch_size
         height, width = rows // side, columns // side
@@ -135,14 +154,22 @@ class MLP(nnx.Module):
         if self.gated:
             gate, x = jnp.split(x, 2, axis=-1)
             return self.contract(jax.nn.silu(gate) * x)
-        # The exact GELU with erf, as PyTorch computes it; `jax.nn.gelu` takes erfc, which is slower on CPU.
-        return self.contract(0.5 * x * (1 + jax.lax.erf(x * 2**-0.5)))
+        return self.contract(gelu(x))
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU with erf, as PyTorch computes it; `jax.nn.gelu` takes erfc, which is slower on CPU."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block.
 
-    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    Attributes:
+        predictor: the prediction module before it, or None.
+    """
+
+    def __init__(self, config: ViTConfig, *, predictor: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         width = config.width
         self.norm1 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
         self.attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
@@ -151,6 +178,7 @@ class Block(nnx.Module):
         self.mlp = MLP(width, hidden, gated=config.mlp == "swiglu", dtype=dtype, rngs=rngs)
         self.scale1 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
         self.scale2 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
+        self.predictor = PredictionModule(width, dtype=dtype, rngs=rngs) if predictor else None
 
     def __call__(self, x: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
         """[B, N, C] -> [B, N, C]; `key_bias` [B, N] is added to the attention logits of every key."""
@@ -191,10 +219,19 @@ class ViT(nnx.Module):
         self.dtype = dtype
         self.plan: TokenReduction | None = None
         normal = nnx.initializers.truncated_normal(0.02)
-        self.patch_embedding = PatchEmbedding(config.patch_size, config.width, dtype=dtype, rngs=rngs)
+        self.stem = None if config.stem is None else ResNet(config.stem, dtype=dtype, rngs=rngs)
+        stride, channels = (config.stem.stride, config.stem.widths[-1]) if config.stem else (1, 3)
+        self.patch_embedding = PatchEmbedding(
+            config.patch_size // stride, channels, config.width, dtype=dtype, rngs=rngs
+        )
         self.special_tokens = nnx.Param(normal(rngs.params(), (config.special_tokens, config.width)))
         self.position_embedding = nnx.Param(normal(rngs.params(), (*config.position_grid, config.width)))
-        self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
+        self.blocks = nnx.List(
+            [
+                Block(config, predictor=index in config.predictors, dtype=dtype, rngs=rngs)
+                for index in range(config.depth)
+            ]
+        )
         self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
 
     @property
@@ -211,13 +248,6 @@ class ViT(nnx.Module):
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
         counts = self.plan.counts(self.depth, self.token_grid(rows, columns))
         return max(counts), min(counts)
-
-    def assignment(self, images: jax.Array) -> jax.Array:
-        """The nearest cluster of every token under the plan, int [B, H, W]."""
-        features = expedite(self, replace(self.plan, beta=None, reconstruct="logits"))(images)
-        tokens = features.tokens
-        identity = jnp.broadcast_to(jnp.eye(tokens.values.shape[1]), (len(images), *tokens.values.shape[1:2] * 2))
-        return jnp.argmax(tokens.restore(identity), axis=-1).reshape(-1, *features.token_grid)
 
     def token_grid(self, rows: int, columns: int) -> Grid:
         """(H, W) for an image of `rows` x `columns` pixels.
@@ -253,7 +283,8 @@ class ViT(nnx.Module):
         plan.check(depth, grid)
 
         with jax.named_scope("embedding"):
-            tokens = plan.embed(images.astype(self.dtype), self)
+            maps = () if self.stem is None else self.stem(images)
+            tokens = plan.embed(maps[-1] if maps else images.astype(self.dtype), self)
         special = jnp.broadcast_to(
             self.special_tokens[...].astype(self.dtype), (len(images), *self.special_tokens.shape)
         )
@@ -262,15 +293,17 @@ class ViT(nnx.Module):
             tokens = plan.before_block(index, tokens, depth=depth, token_grid=grid)
             special, tokens = plan.run_block(index, block, special, tokens, depth=depth, token_grid=grid)
             if index in intermediates:
-                kept[index] = tokens.restore(tokens.values)
+                kept[index] = BlockFeatures(special, tokens.restore(tokens.values))
         tokens = plan.before_block(depth, tokens, depth=depth, token_grid=grid)
 
         tokens = tokens._replace(values=self.norm(tokens.values))
-        return ViTFeatures(self.norm(special), tokens, grid, tuple(kept[index] for index in intermediates))
+        return ViTFeatures(self.norm(special), tokens, grid, tuple(kept[index] for index in intermediates), maps)
 
-    def embed(self, images: jax.Array) -> jax.Array:
-        """The tokens that enter the first block, of normalised images: [B, rows, columns, 3] -> [B, H*W, C]."""
-        return self.patch_embedding(images) + self._position_embedding(self.token_grid(*images.shape[1:3]))
+    def embed(self, pixels: jax.Array) -> jax.Array:
+        """The tokens that enter the first block, [B, H*W, C], of normalised images or of the stem's last map."""
+        side = self.patch_embedding.patch_size
+        grid = pixels.shape[1] // side, pixels.shape[2] // side
+        return self.patch_embedding(pixels) + self._position_embedding(grid)
 
     def _position_embedding(self, grid: Grid) -> jax.Array:
         stored = self.position_embedding[...][None]

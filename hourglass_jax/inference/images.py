@@ -1,5 +1,6 @@
 """Images in and out: any file, PIL image or array as uint8 RGB, a model's preprocessing, safe writing."""
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hourglass_jax.files import replacing
+from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -57,26 +59,28 @@ class Preprocessing:
     """What a model was trained to see: the size and the normalisation of its input.
 
     Attributes:
-        size: side of the input in pixels, a multiple of `multiple`; with resize="none" only what the model was
-            trained at.
+        size: side of the input in pixels, a multiple of `multiple`, or its (rows, columns); with resize="none" only
+            what the model was trained at.
         multiple: what the sides of the input are multiples of, in pixels: the patch size; 1 for a model that pads.
-        resize: "longest" and "shortest" scale that side to `size` and keep the aspect ratio, "square" stretches
-            both, "crop" scales the shorter side and keeps the square in the middle (torchvision's Resize and
-            CenterCrop), "none" keeps the image as it is.
+        resize: "longest" and "shortest" scale that side to `size` and keep the aspect ratio, as does "minimal" with
+            the side that changes less (DPT); "square" stretches both, "crop" scales the shorter side and keeps the
+            square in the middle (torchvision's Resize and CenterCrop), "none" keeps the image as it is. Only
+            "minimal" and "square" take rows and columns.
         mean: of red, green and blue in 0..1, subtracted.
         std: of red, green and blue in 0..1, divided by.
-        interpolation: "bilinear" or "bicubic", antialiased when shrinking, on 8-bit values (Pillow's).
+        interpolation: "bilinear" or "bicubic", antialiased when shrinking, on 8-bit values (Pillow's); "cubic" is
+            not antialiased, and on real numbers (OpenCV's INTER_CUBIC).
 
     Raises:
         ValueError: a field is out of range.
     """
 
-    size: int = 518
+    size: int | tuple[int, int] = 518
     multiple: int = 14
-    resize: Literal["longest", "shortest", "square", "crop", "none"] = "longest"
+    resize: Literal["longest", "shortest", "minimal", "square", "crop", "none"] = "longest"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic", "cubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         def require(field: str, holds: bool, expected: str) -> None:
@@ -88,14 +92,30 @@ class Preprocessing:
             require(field, len(getattr(self, field)) == 3, "three numbers, for red, green and blue")
         require("std", min(self.std) > 0, "positive")
         require("multiple", self.multiple >= 1, "a positive number of pixels")
+        if not isinstance(self.size, int):
+            object.__setattr__(self, "size", tuple(self.size))
+            require("size", len(self.size) == 2, "a number of pixels, or of rows and of columns")
         require(
             "size",
-            self.size >= self.multiple and self.size % self.multiple == 0,
+            all(side >= self.multiple and side % self.multiple == 0 for side in self.shape),
             f"a positive multiple of {self.multiple}",
         )
-        methods = ("longest", "shortest", "square", "crop", "none")
+        methods = ("longest", "shortest", "minimal", "square", "crop", "none")
         require("resize", self.resize in methods, "one of " + ", ".join(map(repr, methods)))
-        require("interpolation", self.interpolation in ("bilinear", "bicubic"), "'bilinear' or 'bicubic'")
+        fits = isinstance(self.size, int) or self.resize in ("minimal", "square")
+        require("resize", fits, "'minimal' or 'square' for a size of rows and columns")
+        kernels = ("bilinear", "bicubic", "cubic")
+        require("interpolation", self.interpolation in kernels, "one of " + ", ".join(map(repr, kernels)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of an input that neither has to be scaled nor cut."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def side(self) -> int:
+        """Of a square input of about as many pixels."""
+        return round(math.prod(self.shape) ** 0.5 / self.multiple) * self.multiple
 
     def target_size(self, rows: int, columns: int) -> tuple[int, int]:
         """The size of the model's input for an image.
@@ -106,18 +126,24 @@ class Preprocessing:
 
         Returns:
             (rows, columns) in pixels. Unless the image is kept as it is, both are multiples of `multiple`: the
-            nearest, halves upwards, at least one.
+            nearest, halves upwards ("minimal": to even multiples), at least one.
         """
         if self.resize == "none":
             return rows, columns
         if self.resize in ("square", "crop"):
-            return self.size, self.size
+            return self.shape
+        if self.resize == "minimal":
+            by_rows, by_columns = (new / old for new, old in zip(self.shape, (rows, columns), strict=True))
+            scale = by_columns if abs(1 - by_columns) < abs(1 - by_rows) else by_rows
+            # Halves go to the even number, as in the official code.
+            height, width = (max(1, round(scale * side / self.multiple)) for side in (rows, columns))
+            return height * self.multiple, width * self.multiple
         unit = self.multiple * (min if self.resize == "shortest" else max)(rows, columns)
         multiples = ((2 * side * self.size + unit) // (2 * unit) for side in (rows, columns))
         height, width = (max(1, count) * self.multiple for count in multiples)
         return height, width
 
-    def at(self, size: int) -> "Preprocessing":
+    def at(self, size: int | tuple[int, int]) -> "Preprocessing":
         """The same for another `size`; an image that was kept as it is has its shorter side scaled to it."""
         return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
 
@@ -146,11 +172,34 @@ class Preprocessing:
         height, width = target = self.target_size(rows, columns)
         if self.resize == "crop":
             height, width = (self.size * side // min(rows, columns) for side in (rows, columns))
-        resample = Image.Resampling[self.interpolation.upper()]
-        resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
+        if self.interpolation == "cubic":
+            resized = resampled(image.astype(np.float32), (height, width), "bicubic")
+        else:
+            resample = Image.Resampling[self.interpolation.upper()]
+            resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
         top, left = (round((side - kept) / 2) for side, kept in zip((height, width), target, strict=True))
         resized = resized[top : top + target[0], left : left + target[1]]
         return (resized / 255 - np.float32(self.mean)) / np.float32(self.std)
+
+
+def resampled(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
+    """Resizes an image or a map of any size without a compiled function for each.
+
+    Args:
+        image: float32 [H, W] or [H, W, C].
+        size: (rows, columns) of the result.
+        method: see `ops.resize.resize_matrix`.
+
+    Returns:
+        float32 [rows, columns] or [rows, columns, C].
+    """
+    for axis, length in enumerate(size):
+        if image.shape[axis] != length:
+            lines = np.moveaxis(image, axis, 0)
+            weights = resize_matrix(len(lines), length, method).astype(np.float32)
+            taps = ((row, np.flatnonzero(row)) for row in weights)
+            image = np.moveaxis(np.stack([np.tensordot(row[at], lines[at], 1) for row, at in taps]), 0, axis)
+    return np.ascontiguousarray(image)
 
 
 def center_crop_square(image: np.ndarray) -> np.ndarray:
@@ -180,6 +229,19 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
     try:
         with replacing(path) as temporary:
             Image.fromarray(array).save(temporary, **options)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Writes a .npy file, whole or not at all.
+
+    Raises:
+        ValueError: the file system refuses.
+    """
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, array, allow_pickle=False)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 

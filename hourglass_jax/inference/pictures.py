@@ -62,13 +62,15 @@ def overlay(photo: np.ndarray, values: np.ndarray, opacity: float = 0.6) -> np.n
     return np.rint(photo * (1 - weight) + colorize(values) * weight).astype(np.uint8)
 
 
-def principal_components(features: np.ndarray) -> np.ndarray:
+def principal_components(features: np.ndarray, *, of: np.ndarray | None = None) -> np.ndarray:
     """Features as colours: their first three principal components, from the 1st to the 99th percentile.
 
     A component's sign is free; here its longer tail is light.
 
     Args:
         features: [H, W, C] with C of at least 3.
+        of: [any, any, C], the features whose components and percentiles they are; by default these. Features that
+            share them have comparable colours.
 
     Returns:
         uint8 [H, W, 3].
@@ -76,16 +78,18 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: another shape, NaN or infinite values.
     """
-    features = np.asarray(features, np.float64)
-    if features.ndim != 3 or features.shape[2] < 3 or not np.isfinite(features).all():
-        raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(features.shape)}")
-    centred = (features - features.mean(axis=(0, 1))).reshape(-1, features.shape[2])
+    features, of = (np.asarray(each, np.float64) for each in (features, features if of is None else of))
+    for each in (features, of):
+        if each.ndim != 3 or each.shape[2] < 3 or not np.isfinite(each).all():
+            raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(each.shape)}")
+    mean = of.mean(axis=(0, 1))
+    centred = (of - mean).reshape(-1, of.shape[2])
     axes = np.linalg.eigh(centred.T @ centred)[1][:, :-4:-1]
     components = centred @ axes
-    components *= np.where((components**3).sum(axis=0) < 0, -1, 1)
-    low, high = np.percentile(components, (1, 99), axis=0)
-    shares = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
-    return np.rint(255 * shares).astype(np.uint8).reshape(*features.shape[:2], 3)
+    signs = np.where((components**3).sum(axis=0) < 0, -1, 1)
+    low, high = np.percentile(components * signs, (1, 99), axis=0)
+    shares = np.clip(((features - mean) @ axes * signs - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return np.rint(255 * shares).astype(np.uint8)
 
 
 def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -120,15 +124,7 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
         ValueError: another type or shape.
     """
     check_rgb("photo", photo)
-    assignment = np.asarray(assignment)
-    if assignment.ndim != 2 or assignment.size == 0 or not np.issubdtype(assignment.dtype, np.integer):
-        raise ValueError(
-            f"assignment must be integers [rows, columns], got {assignment.dtype} {list(assignment.shape)}"
-        )
-    height, width = photo.shape[:2]
-    rows = np.arange(height) * assignment.shape[0] // height
-    columns = np.arange(width) * assignment.shape[1] // width
-    labels = np.unique(assignment, return_inverse=True)[1].reshape(assignment.shape)[np.ix_(rows, columns)]
+    labels = _stretched_labels("assignment", assignment, photo.shape[:2])
 
     flat = labels.ravel()
     sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
@@ -137,6 +133,40 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
 
     outline(picture, labels)
     return np.rint(picture).astype(np.uint8)
+
+
+def group_overlay(photo: np.ndarray, groups: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Groups of tokens on their photograph: a colour for each group of several, also where it lies in pieces.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        groups: int [rows, columns], the group of every token; equal numbers are one.
+        opacity: of the colours, in 0..1; tokens that are alone stay as they are.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    check_rgb("photo", photo)
+    labels = _stretched_labels("groups", groups, photo.shape[:2])
+    alone = np.unique(groups, return_counts=True)[1] == 1
+    # Steps of the golden ratio keep neighbouring numbers apart on the circle of hues.
+    hues = np.arange(len(alone)) * 0.6180339887 % 1
+    channels = np.abs(hues[:, None] * 6 - [3, 2, 4]) * [1, -1, -1] + [-1, 2, 2]
+    colors = 255 * np.clip(channels, 0, 1)
+    weight = np.where(alone, 0, opacity)[labels][..., None]
+    picture = photo * (1 - weight) + colors[labels] * weight
+    return np.rint(picture).astype(np.uint8)
+
+
+def _stretched_labels(name: str, labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels of tokens, from 0, as those of pixels; ValueError unless they are integers [rows, columns]."""
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{name} must be integers [rows, columns], got {labels.dtype} {list(labels.shape)}")
+    return stretched(np.unique(labels, return_inverse=True)[1].reshape(labels.shape), size)
 
 
 def outline(picture: np.ndarray, labels: np.ndarray) -> None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hourglass_jax.inference.images import resampled
 from hourglass_jax.ops.resize import resize_matrix
 
 TILE = 256
@@ -105,8 +106,25 @@ def merge(
     columns = _weights(layout.image[1], layout.view[1], layout.lefts, w, patch_size, size[1])
     grid = jnp.asarray(maps).reshape(len(layout.tops), len(layout.lefts), h, w, channels)
     grid = grid.swapaxes(1, 2).reshape(rows.shape[1], columns.shape[1], channels)
+    return decided(grid, rows, columns, decide)
+
+
+def decided(
+    grid: np.ndarray | jax.Array, rows: np.ndarray, columns: np.ndarray, decide: Callable[[jax.Array], jax.Array]
+) -> np.ndarray:
+    """Resizes a map and decides on every pixel of it, tile by tile.
+
+    Args:
+        grid: [h, w, C].
+        rows: float32 [rows, h], what every row of the result takes from those of `grid`.
+        columns: float32 [columns, w], likewise.
+        decide: see `merge`.
+
+    Returns:
+        [rows, columns] of what `decide` returns.
+    """
     merged = [np.concatenate([_tile(grid, y, x, decide) for x in _tiles(columns)], axis=1) for y in _tiles(rows)]
-    return np.concatenate(merged)[: size[0], : size[1]]
+    return np.concatenate(merged)[: len(rows), : len(columns)]
 
 
 @partial(jax.jit, static_argnames="decide")
@@ -141,9 +159,5 @@ def _enlarged(image: np.ndarray, least: int) -> np.ndarray:
     shorter = min(rows, columns)
     if shorter >= least:
         return image
-    size = tuple(int(side / shorter * least) if side != shorter else least for side in (rows, columns))
-    y, x = (
-        resize_matrix(old, new, "bilinear").astype(np.float32)
-        for old, new in zip((rows, columns), size, strict=True)
-    )
-    return np.einsum("yh,hwc,xw->yxc", y, image, x, optimize=True)
+    height, width = (int(side / shorter * least) if side != shorter else least for side in (rows, columns))
+    return resampled(image, (height, width), "bilinear")

@@ -23,6 +23,8 @@ MODELS = {
     "saliency": ("hourglass_jax.models.saliency", "Saliency", "SaliencyConfig"),
     "segmenter": ("hourglass_jax.models.segmenter", "Segmenter", "SegmenterConfig"),
     "swag": ("hourglass_jax.models.swag", "Swag", "SwagConfig"),
+    "dpt-depth": ("hourglass_jax.models.dpt", "DPTDepth", "DPTDepthConfig"),
+    "dpt-segmentation": ("hourglass_jax.models.dpt", "DPTSegmentation", "DPTSegmentationConfig"),
     "encoder": ("hourglass_jax.models.encoder", "Encoder", "EncoderConfig"),
 }
 """Model name in the metadata -> module, class and config class."""

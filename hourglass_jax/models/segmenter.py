@@ -14,9 +14,8 @@ from flax import nnx
 
 from hourglass_jax.backbones.vit import Block, ViT, ViTConfig, ViTFeatures
 from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.label_pictures import colorize_labels, label_overlay
-from hourglass_jax.inference.labels import Labels, labels_of
 from hourglass_jax.inference.windows import Layout, SlidingWindow, merge
+from hourglass_jax.models.label_maps import LabelMaps
 from hourglass_jax.ops.resize import resize
 
 DECODER_HEAD_WIDTH = 64
@@ -99,10 +98,8 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-class Segmenter(nnx.Module):
+class Segmenter(LabelMaps, nnx.Module):
     """Image to class logits of every pixel."""
-
-    task = "segmentation"
 
     def __init__(
         self, config: SegmenterConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
@@ -145,38 +142,4 @@ class Segmenter(nnx.Module):
     def finish(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
         """One photograph's label map of `size` = (rows, columns), from `coarse` of its views."""
         patch_size = self.config.backbone.patch_size
-        return merge(outputs, layout, size, patch_size=patch_size, decide=most_likely)
-
-    @staticmethod
-    def result(output: jax.Array) -> jax.Array:
-        """The label maps of logits [..., classes]."""
-        return most_likely(output)
-
-    @staticmethod
-    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """1 where two label maps differ, 0 elsewhere."""
-        return (a != b).astype(np.float32)
-
-    @staticmethod
-    def decide(result: np.ndarray) -> np.ndarray:
-        """What a label map decides: itself."""
-        return result
-
-    def pictures(self, photo: np.ndarray, result: np.ndarray) -> dict[str, np.ndarray]:
-        """What is written of a prediction: the raw labels, their colours, and an overlay with a legend."""
-        names, colors = self.labels.names, self.labels.colors
-        return {
-            "labels": result,
-            "colors": colorize_labels(result, colors),
-            "overlay": label_overlay(photo, result, names, colors),
-        }
-
-    @property
-    def labels(self) -> Labels:
-        """Names and colours of the classes."""
-        return labels_of(self.config.dataset, self.config.classes)
-
-
-def most_likely(logits: jax.Array) -> jax.Array:
-    """[..., classes] -> the labels [...], uint8, or uint16 for more than 256 classes."""
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8 if logits.shape[-1] <= 256 else jnp.uint16)
+        return merge(outputs, layout, size, patch_size=patch_size, decide=self.most_likely)

@@ -67,6 +67,8 @@ class Pooling(TokenReduction):
 class Downsampling(TokenReduction):
     """A smaller image, bicubic with antialiasing; its features are upsampled bilinearly in the end.
 
+    A hybrid's convolutional stem still sees the whole image; its features are made smaller.
+
     Attributes:
         keep: share of the image's tokens that the smaller image has, nearly: its sides are whole numbers of tokens.
 
@@ -79,13 +81,13 @@ class Downsampling(TokenReduction):
     def __post_init__(self) -> None:
         check_share("keep", self.keep)
 
-    def embed(self, images: jax.Array, backbone: ViT) -> Tokens:
+    def embed(self, pixels: jax.Array, backbone: ViT) -> Tokens:
         """See `TokenReduction.embed`."""
-        rows, columns = images.shape[1:3]
-        grid = backbone.token_grid(rows, columns)
+        side = backbone.patch_embedding.patch_size
+        grid = pixels.shape[1] // side, pixels.shape[2] // side
         small = shrunk(grid, self.keep)
-        sides = rows // grid[0] * small[0], columns // grid[1] * small[1]
-        return Tokens(backbone.embed(resize(images, sides, "bicubic-antialias")), _upsampling(small, grid))
+        resized = resize(pixels, (small[0] * side, small[1] * side), "bicubic-antialias")
+        return Tokens(backbone.embed(resized), _upsampling(small, grid))
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `TokenReduction.counts`."""

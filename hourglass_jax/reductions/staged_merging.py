@@ -74,7 +74,7 @@ class StagedMerging(TokenReduction):
             if index in stages:
                 left = max(round(full * self.keep ** (stages.index(index) + 1)), left - left // 2)
             counts.append(left)
-        return [*counts, left]
+        return [*counts, full]
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:

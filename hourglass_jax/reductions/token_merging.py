@@ -68,7 +68,7 @@ class TokenMerging(TokenReduction):
         self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
     ) -> tuple[jax.Array, Tokens]:
         """See `TokenReduction.run_block`."""
-        before, after = self.counts(depth, token_grid)[index : index + 2]
+        before, after = self._left(depth, token_grid)[index : index + 2]
         with jax.named_scope("blocks"):
             x = tokens.behind(special)
             query, key, value = block.project(x)
@@ -84,12 +84,17 @@ class TokenMerging(TokenReduction):
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `TokenReduction.counts`."""
-        counts = [token_grid[0] * token_grid[1]]
+        left = self._left(depth, token_grid)
+        return [*left[:-1], left[0]]
+
+    def _left(self, depth: int, token_grid: Grid) -> list[int]:
+        """How many tokens enter each block, and how many leave the last one."""
+        left = [token_grid[0] * token_grid[1]]
         for index in range(depth):
-            before = counts[-1]
+            before = left[-1]
             wanted = round(before * (1 - self.keep)) if self.keep is not None else self._merged(index, depth)
-            counts.append(before - min(wanted, before // 2))
-        return counts
+            left.append(before - min(wanted, before // 2))
+        return left
 
     def _merged(self, index: int, depth: int) -> int:
         if isinstance(self.merged, tuple):

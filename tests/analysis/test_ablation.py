@@ -16,14 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
+from flax import nnx
 from PIL import Image
 
 import hourglass_jax as hj
 from hourglass_jax.analysis import command as module
 from hourglass_jax.analysis.ablation import STUDIES, Ablation, Figures, Layers, Point
 from hourglass_jax.analysis.fidelity import cosine_similarity
+from hourglass_jax.analysis.flops import count_macs
+from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.hourglass import Tokens
+from hourglass_jax.inference.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency
+from hourglass_jax.models.swag import Swag, SwagConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -58,6 +63,32 @@ def prepared(model: Saliency, photographs: dict[str, np.ndarray], side: int = 70
 @jax.jit
 def features(model: Saliency, images: jax.Array) -> jax.Array:
     return model.backbone(images).tokens.values
+
+
+def test_a_classifier_is_compared_by_what_its_head_reads(photographs: dict[str, np.ndarray]) -> None:
+    """The class token; a smaller image has one, too, and nothing is reconstructed for it."""
+    config = SwagConfig(
+        ViTConfig(patch_size=14, width=32, heads=2, depth=3, position_grid=(4, 4)),
+        classes=5,
+        preprocessing=Preprocessing(size=70, resize="crop"),
+    )
+    model = nnx.eval_shape(lambda: Swag(config, rngs=nnx.Rngs(0)))
+    random = np.random.default_rng(0)
+    nnx.update(
+        model, jax.tree.map(lambda each: random.normal(0, 0.4, each.shape).astype(np.float32), nnx.state(model))
+    )
+    ablation = Ablation(model, photographs, PLAN, weights="random")
+    tokens = nnx.jit(lambda model, images: model.backbone(images).special[:, :1])
+    original = tokens(model, prepared(model, photographs))
+    for point, side in ((Point("", 0, None, side=42), 42), (Point("", 0, PLAN), 70)):
+        found = tokens(hj.expedite(model, point.plan), prepared(model, photographs, side))
+        expected = np.asarray(cosine_similarity(found, original))
+        figures = ablation.measure(point)
+        assert figures.cosine == pytest.approx(float(expected.mean()), abs=1e-5)
+        assert figures.worst == pytest.approx(float(expected.min()), abs=1e-5)
+        assert figures.cosine < 0.99999
+    counted = count_macs(hj.expedite(model, PLAN), (70, 70))
+    assert figures.gflops == pytest.approx((counted["total"] - counted["head"]) / 1e9, abs=1e-6)
 
 
 def point_of(ablation: Ablation, study: str, label: str, series: str = "") -> Point:
@@ -99,7 +130,7 @@ def test_blocks_are_compared_after_the_reconstruction(
     @jax.jit
     def run(model: Saliency, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = model.backbone(images, intermediates=[1])
-        return found.tokens.values, found.intermediates[0]
+        return found.tokens.values, found.intermediates[0].tokens
 
     images = prepared(tiny_model, photographs)
     found, original = run(hj.expedite(tiny_model, replace(PLAN, beta=1)), images), run(tiny_model, images)
@@ -366,7 +397,7 @@ def test_an_interrupted_command_says_how_to_go_on(
 
 
 def test_a_missing_matplotlib_is_named_before_the_work(run: Run, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'plots need matplotlib.*pip install "hourglass-jax\[demo\]"'):
         run()
     assert not (tmp_path / "out").exists()

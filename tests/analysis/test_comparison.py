@@ -41,7 +41,7 @@ def figures_agree_with_each_other(found: Comparison) -> None:
     assert all(np.isfinite(value) for value in asdict(figures).values())
     assert figures.speedup == pytest.approx(figures.latency_ms / figures.latency_ms_expedited)
     assert found.result.shape == found.result_expedited.shape == SIZE
-    assert found.assignment.shape == GRID
+    assert found.groups.shape == GRID
     np.testing.assert_array_equal(found.difference, np.abs(found.result - found.result_expedited))
     assert figures.mae == pytest.approx(found.difference.mean())
     decisions = [result >= 0.5 for result in (found.result, found.result_expedited)]
@@ -49,20 +49,20 @@ def figures_agree_with_each_other(found: Comparison) -> None:
 
 
 def test_a_lossless_plan_changes_nothing(model: Saliency) -> None:
-    [found] = compare(model, LOSSLESS, [random_image()], repeats=1)
+    [[found]] = compare(model, [LOSSLESS], [random_image()], repeats=1)
     figures_agree_with_each_other(found)
     figures = found.figures
     assert (figures.tokens, figures.clusters) == (12, 12)
     assert figures.cosine == pytest.approx(1, abs=1e-6)
     assert figures.mae < 1e-6 and figures.agreement == 1
-    np.testing.assert_array_equal(found.assignment.ravel(), np.arange(12))
+    np.testing.assert_array_equal(found.groups.ravel(), np.arange(12))
 
 
 def test_every_image_is_compared_under_the_plan(model: Saliency) -> None:
     calls = []
     plan = Hourglass(1, (2, 2), iterations=0, temperature=1.0, neighbors=2)
     images = [random_image(seed) for seed in (0, 1)]
-    first, second = compare(model, plan, images, repeats=3, on_call=lambda: calls.append(None))
+    [first], [second] = compare(model, [plan], images, repeats=3, on_call=lambda: calls.append(None))
     for found in (first, second):
         figures_agree_with_each_other(found)
         figures = found.figures
@@ -70,7 +70,7 @@ def test_every_image_is_compared_under_the_plan(model: Saliency) -> None:
         assert figures.gflops == count_macs(model, SIZE)["total"] / 1e9
         assert figures.gflops_expedited != figures.gflops
         assert figures.cosine < 0.9999 and figures.mae > 0
-        assert set(found.assignment.ravel()) <= set(range(4))
+        assert set(found.groups.ravel()) <= set(range(4))
     assert not np.array_equal(first.result, second.result)
     assert len(calls) == 2 * 2 * (3 + 1)
     assert model.backbone.plan is None
@@ -88,4 +88,4 @@ def test_what_does_not_fit_is_an_error(
     model: Saliency, plan: Hourglass, size: tuple[int, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        next(compare(model, plan, [random_image(size=size)]))
+        next(compare(model, [plan], [random_image(size=size)]))

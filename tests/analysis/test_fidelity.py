@@ -60,7 +60,7 @@ def test_features_differ_from_the_first_block_on_clusters_to_the_final_ones() ->
     @nnx.jit
     def last(vit: ViT) -> tuple[jax.Array, jax.Array, jax.Array]:
         features = vit(images, intermediates=[CONFIG.depth - 1])
-        [unnormed] = features.intermediates
+        unnormed = features.intermediates[0].tokens
         return unnormed, vit.norm(unnormed), features.tokens.values
 
     (found, normed, final), (expected, *_) = last(fast), last(original)

@@ -85,6 +85,16 @@ def test_loops_and_nested_functions_are_counted_as_often_as_they_run() -> None:
     assert count_function_macs(function, jnp.zeros((4, 4))) == {"other": 5 * 4**3}
 
 
+def test_what_no_result_depends_on_is_not_counted() -> None:
+    def function(x: jax.Array) -> jax.Array:
+        x @ x @ x
+        pair = jax.jit(lambda x: (x @ x, x @ x @ x))
+        kept, _ = jax.lax.fori_loop(0, 5, lambda _, both: (both[0] @ both[0], both[1] @ both[1]), (x, x))
+        return kept + pair(x)[0]
+
+    assert count_function_macs(function, jnp.zeros((4, 4))) == {"other": 6 * 4**3}
+
+
 def test_a_convolution_counts_its_kernel_for_every_output() -> None:
     def function(x: jax.Array) -> jax.Array:
         kernel = jnp.zeros((3, 3, 8, 16))

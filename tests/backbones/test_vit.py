@@ -48,7 +48,7 @@ def arrays_of(vit: ViT, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Ar
     """Special tokens, tokens, tokens restored to the full grid, and what every block returns."""
     found = vit(images, intermediates=ALL)
     values = found.tokens.values
-    return found.special, values, found.tokens.restore(values), found.intermediates
+    return found.special, values, found.tokens.restore(values), [each.tokens for each in found.intermediates]
 
 
 features = nnx.jit(arrays_of)

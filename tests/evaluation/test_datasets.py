@@ -12,6 +12,7 @@ from PIL import Image
 
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
 from hourglass_jax.evaluation.metrics import IGNORED
+from hourglass_jax.inference.labels import wordnet_ids
 
 CITYSCAPES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
@@ -88,6 +89,63 @@ def test_pascal_context_is_what_its_list_says(inside: str, pascal_context: Path)
         holds(dataset, index, key, root / f"JPEGImages/{key}.jpg", raw)
 
 
+IMAGENET = {"n02012849": 134, "0": 0, "Egyptian cat": 285, "999": 999, "n01440764": 0}
+"""A folder's name -> its class."""
+
+
+def images_of_classes(folder: Path) -> None:
+    """Two images of each class in `IMAGENET`, and files that are none."""
+    for seed, name in enumerate(2 * list(IMAGENET)):
+        path = folder / name / f"{'ab'[seed // len(IMAGENET)]}.{['JPEG', 'png'][seed % 2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    (folder / "n01440764/notes.txt").write_text("none")
+    (folder / "README.md").write_text("none")
+    (folder / ".cache").mkdir()
+
+
+@pytest.mark.parametrize(("inside", "split"), [("", "val"), ("val", "val"), ("train", "train")])
+def test_folders_of_imagenet_are_called_by_id_number_or_name(inside: str, split: str, tmp_path: Path) -> None:
+    images_of_classes(tmp_path / inside)
+    dataset = open_dataset("imagenet2012", tmp_path, split)
+    assert (len(dataset), dataset.classes, dataset.size, dataset.source.kind) == (10, 1000, None, "folder")
+    assert list(dataset.keys) == sorted(dataset.keys)
+    for key, image, label in dataset:
+        name = key.split("/")[0]
+        assert label == IMAGENET[name]
+        np.testing.assert_array_equal(image, pixels(tmp_path / inside / key))
+
+
+def test_a_folder_of_no_class_among_others_is_an_error(tmp_path: Path) -> None:
+    images_of_classes(tmp_path)
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(ValueError, match=r"a class of ImageNet, as 5 in .* are, got cats"):
+        open_dataset("imagenet2012", tmp_path)
+
+
+def test_an_unreadable_image_of_imagenet_is_named(tmp_path: Path) -> None:
+    images_of_classes(tmp_path)
+    (tmp_path / "0/a.png").write_bytes(b"none")
+    dataset = open_dataset("imagenet2012", tmp_path)
+    with pytest.raises(ValueError, match=r"^0/a\.png of imagenet2012: the image cannot be opened"):
+        dataset[dataset.keys.index("0/a.png")]
+
+
+def test_built_imagenet_has_the_classes_of_its_labels(tmp_path: Path) -> None:
+    images_of_classes(tmp_path / "folder")
+    folder = open_dataset("imagenet2012", tmp_path / "folder")
+    files = [(tmp_path / "folder" / key, label) for key, _, label in folder if key.endswith("JPEG")]
+    records = [{"file_name": str(path), "image": path.read_bytes(), "label": label} for path, label in files]
+    build(tmp_path / "built", "imagenet2012", "validation", records)
+    dataset = open_dataset("imagenet2012", tmp_path / "built")
+    assert (len(dataset), dataset.source.kind, dataset.keys[0]) == (5, "tfds", "validation-00000")
+    expected = {image.tobytes(): label for _, image, label in folder}
+    for _, image, label in dataset:
+        assert type(label) is int
+        assert label == expected[image.tobytes()]
+
+
 @pytest.mark.parametrize("mode", ["P", "I;16"])
 def test_label_maps_with_a_palette_or_16_bits(mode: str, ade20k: Path, tmp_path: Path) -> None:
     shutil.copytree(ade20k, tmp_path, dirs_exist_ok=True)
@@ -115,6 +173,7 @@ def test_a_grey_image_has_three_channels(ade20k: Path, tmp_path: Path) -> None:
         ("ade20k", ["images/{validation,training}/*.jpg", "scene_parse150/"]),
         ("cityscapes", ["leftImg8bit/{val,train}/", "cityscapes/semantic_segmentation/"]),
         ("pascal_context", ["ImageSets/SegmentationContext/{val,train}.txt"]),
+        ("imagenet2012", ["CLASS/*.JPEG", "imagenet2012/"]),
     ],
 )
 def test_a_folder_without_the_data_set_says_what_was_looked_for(name: str, looked_for: list, tmp_path) -> None:
@@ -189,6 +248,15 @@ def build(folder: Path, name: str, split: str, records: Sequence[Mapping[str, ob
             "image_id": tfds.features.Text(),
             "image_left": image(shape=(1024, 2048, 3), encoding_format="png"),
             "segmentation_label": image(shape=(1024, 2048, 1), encoding_format="png", use_colormap=True),
+        },
+        "nyu_depth_v2": {
+            "image": image(shape=(480, 640, 3), encoding_format="png"),
+            "depth": tfds.features.Tensor(shape=(480, 640), dtype=np.float16),
+        },
+        "imagenet2012": {
+            "file_name": tfds.features.Text(),
+            "image": image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=wordnet_ids()),
         },
         "scene_parse150": {"image": image(encoding_format="jpeg"), "annotation": image(encoding_format="png")},
     }

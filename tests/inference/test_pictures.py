@@ -180,6 +180,17 @@ def test_a_comparison_puts_five_panels_side_by_side() -> None:
     assert (same[-24 - 360 : -24, column : column + 480] == (0, 0, 4)).all()
 
 
+def test_a_difference_that_is_no_map_is_left_out() -> None:
+    photo = noise(90, 120, 3)
+    picture = comparison_picture(photo, photo, photo, np.float32(0.5), np.arange(6).reshape(2, 3), 1.5)
+    assert picture.shape[1] == 4 * 480 + 3 * 15 + 2 * 24
+
+
+def test_what_is_no_map_is_not_stretched() -> None:
+    probabilities = np.array([0.25, 0.75])
+    assert stretched(probabilities, (10, 20)) is probabilities
+
+
 PHOTO = np.zeros((4, 5, 3), np.uint8)
 
 

@@ -139,4 +139,4 @@ def features(
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """Special tokens, tokens and intermediates as arrays."""
     found = model(images, intermediates=intermediates)
-    return found.special, found.tokens.values, found.intermediates
+    return found.special, found.tokens.values, tuple(each.tokens for each in found.intermediates)

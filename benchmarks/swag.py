@@ -1,0 +1,130 @@
+"""SWAG from prepared images to logits, against torchvision's eager PyTorch, in one run.
+
+    python benchmarks/swag.py [--json] [--repeats N] [--model vit-l16|vit-h14] [--presets]
+
+Weights are random, the image is a photograph at the model's size, the plan the paper's. The peer is torchvision's
+VisionTransformer; with the hourglass, its blocks with the clustering as the official code computes it, dense. The
+runs of all candidates alternate, and medians are compared; "ours_over_torchvision" is how many times as fast ours
+is. With --presets, ours is measured under all presets of the model instead. Run it on an idle machine.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import hourglass_jax as hj
+from hourglass_jax.analysis.flops import count_macs
+from hourglass_jax.analysis.latency import measure
+from hourglass_jax.backbones.vit import ViTConfig
+from hourglass_jax.inference.images import Preprocessing, read_image
+from hourglass_jax.inference.photographs import photographs
+from hourglass_jax.models.swag import Swag, SwagConfig
+from hourglass_jax.presets import PRESETS
+
+MODELS = {
+    "vit-l16": ViTConfig(width=1024, depth=24, heads=16, position_grid=(32, 32)),
+    "vit-h14": ViTConfig(patch_size=14, width=1280, depth=32, heads=16, position_grid=(37, 37)),
+}
+
+Run = Callable[[], object]
+
+
+@cache
+def operators() -> torch.library.Library:
+    """Stands for torchvision's compiled operators, which may belong to another build of PyTorch; none is needed."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def torchvision_runs(config: ViTConfig, image: np.ndarray, plan: hj.Hourglass) -> dict[str, Run]:
+    operators()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tests.parity.hourglasses import torch_clusters
+    from tests.parity.swags import VisionTransformer, torch_logits
+
+    model = VisionTransformer(
+        image.shape[0], config.patch_size, config.depth, config.heads, config.width, 4 * config.width
+    ).eval()
+    images = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
+
+    def cluster(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        settings = {"window": plan.window, "iterations": plan.iterations, "multiplier": 1 / plan.temperature}
+        return torch_clusters(tokens, grid, plan.clusters, **settings)
+
+    @torch.inference_mode()
+    def original() -> object:
+        return model(images)
+
+    @torch.inference_mode()
+    def expedited() -> object:
+        return torch_logits(model, images, plan, cluster=cluster)
+
+    return {"torchvision": original, "torchvision_hourglass": expedited}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print machine-readable results")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--model", choices=MODELS, default="vit-l16")
+    parser.add_argument("--presets", action="store_true", help="ours alone, under all presets of the model")
+    arguments = parser.parse_args()
+
+    config, name = MODELS[arguments.model], f"swag-{arguments.model}-in1k"
+    side = config.position_grid[0] * config.patch_size
+    prepare = Preprocessing(size=side, multiple=config.patch_size, resize="crop", interpolation="bicubic")
+    image = prepare(read_image(photographs()["astronaut"]))
+    backbone = ViTConfig(**{**vars(config), "position_resize": "bicubic-align-corners"})
+    model = Swag(SwagConfig(backbone), rngs=nnx.Rngs(0))
+    plans = {each: preset.plan for each, preset in PRESETS.items() if each.startswith(name)}
+    models = {"ours": model} | {each: hj.expedite(model, plan) for each, plan in plans.items()}
+    if not arguments.presets:
+        models = {"ours": model, "ours_hourglass": models[name]}
+    run, images = jax.jit(lambda model, images: model(images)), jnp.asarray(image)[None]
+    runs: dict[str, Run] = {each: partial(run, fast, images) for each, fast in models.items()}
+    if not arguments.presets:
+        runs = torchvision_runs(config, image, plans[name]) | runs
+    with tqdm(total=len(runs) * (arguments.repeats + 1), desc=name, disable=not sys.stderr.isatty()) as bar:
+        times = measure(list(runs.values()), repeats=arguments.repeats, on_call=bar.update)
+    seconds = {each: time.median for each, time in zip(runs, times, strict=True)}
+    macs = {each: count_macs(fast, (side, side))["total"] for each, fast in models.items()}
+    results = {f"{each}_s": value for each, value in seconds.items()}
+    for each in list(models)[1:]:
+        speedup, flops_ratio = seconds["ours"] / seconds[each], macs["ours"] / macs[each]
+        results |= {
+            f"{each}_speedup": speedup,
+            f"{each}_flops_ratio": flops_ratio,
+            f"{each}_speedup_of_flops_ratio": speedup / flops_ratio,
+        }
+    if not arguments.presets:
+        results |= {
+            "ours_over_torchvision": seconds["torchvision"] / seconds["ours"],
+            "ours_over_torchvision_hourglass": seconds["torchvision_hourglass"] / seconds["ours_hourglass"],
+            "torchvision_speedup": seconds["torchvision"] / seconds["torchvision_hourglass"],
+        }
+    if arguments.json:
+        print(json.dumps({name: results}, indent=2))
+        return
+    table = Table("", name)
+    for figure, value in results.items():
+        table.add_row(figure, f"{value:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,464 @@
+"""The checkpoints of DPT and Depth Anything V2: the official ones, and those of transformers.
+
+Source: isl-org/DPT, dpt/{models,blocks,vit}.py, run_monodepth.py and run_segmentation.py;
+DepthAnything/Depth-Anything-V2, depth_anything_v2/dpt.py and metric_depth; huggingface/transformers,
+src/transformers/models/dpt and src/transformers/models/depth_anything.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from checkpoints_convert.rules import (
+    Family,
+    Row,
+    Settings,
+    Tensors,
+    convolution,
+    linear,
+    pointwise,
+    row,
+    same,
+    shape_of,
+)
+from checkpoints_convert.vit import (
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Names,
+    timm,
+    transformers_dinov2,
+    transformers_dpt,
+)
+
+MAPS = 4
+STEM_STAGES = 3
+STANDARDISATION_EPSILON = 1e-8
+KITTI, NYU = (0.00006016, 0.00579), (0.000305, 0.1378)
+"""Scale and shift of inverse depth, 1 / metre, in run_monodepth.py."""
+BLOCKS = {12: (2, 5, 8, 11), 24: (5, 11, 17, 23)}
+"""DPT's hooks by the number of blocks; of a hybrid's only the last two are blocks."""
+DINOV2_BLOCKS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23)}
+"""Depth Anything V2's hooks by the number of blocks."""
+CLASSES = {150: "ade20k"}
+PREPROCESSING = {"multiple": 32, "resize": "minimal", "interpolation": "cubic", "mean": HALF, "std": HALF}
+DINOV2_PREPROCESSING = {
+    "size": 518,
+    "multiple": 14,
+    "resize": "shortest",
+    "interpolation": "cubic",
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
+}
+NO_COARSER_MAP = "of the coarsest map, which is added to nothing"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a naming calls the parts between the backbone and the output.
+
+    Attributes:
+        readout, projection, resize, convolution: of a map, by its number; the finest is 0.
+        fusion: of a map likewise; `unit1`, `unit2` and `out` are parts of it.
+        convolutions, norms: parts of a unit.
+    """
+
+    readout: Callable[[int], str]
+    projection: Callable[[int], str]
+    resize: Callable[[int], str]
+    convolution: Callable[[int], str]
+    fusion: Callable[[int], str]
+    unit1: str
+    unit2: str
+    out: str
+    convolutions: tuple[str, str]
+    norms: tuple[str, str]
+
+    def rows(
+        self, reassembled: range = range(MAPS), *, batch_norm: bool = False, readout: bool = True
+    ) -> list[Row]:
+        """The rows of these parts.
+
+        Args:
+            reassembled: the numbers of the maps that come from blocks.
+            batch_norm: whether there is one after every convolution of the residual units.
+            readout: whether the class token is joined to the others.
+        """
+        rows = []
+        for place, number in enumerate(reassembled):
+            ours = f"reassemble.{place}."
+            if readout:
+                rows += [
+                    row(f"{ours}readout.kernel", f"{self.readout(number)}.weight", linear),
+                    row(f"{ours}readout.bias", f"{self.readout(number)}.bias", same),
+                ]
+            rows += [
+                row(f"{ours}projection.kernel", f"{self.projection(number)}.weight", pointwise),
+                row(f"{ours}projection.bias", f"{self.projection(number)}.bias", same),
+                row(f"{ours}upsampling.kernel", f"{self.resize(number)}.weight", tiles),
+                row(f"{ours}upsampling_bias", f"{self.resize(number)}.bias", same),
+                row(f"{ours}downsampling.kernel", f"{self.resize(number)}.weight", convolution),
+                row(f"{ours}downsampling.bias", f"{self.resize(number)}.bias", same),
+            ]
+        for number in range(MAPS):
+            ours, theirs = f"fusions.{number}.", self.fusion(number)
+            rows += [
+                row(f"convolutions.{number}.kernel", f"{self.convolution(number)}.weight", convolution),
+                row(f"{ours}projection.kernel", f"{theirs}.{self.out}.weight", pointwise),
+                row(f"{ours}projection.bias", f"{theirs}.{self.out}.bias", same),
+            ]
+            for unit, name in (("unit1", self.unit1), ("unit2", self.unit2)):
+                for i in range(2):
+                    source = f"{theirs}.{name}."
+                    target = f"{ours}{unit}.convolution{i + 1}"
+                    rows.append(row(f"{target}.kernel", f"{source}{self.convolutions[i]}.weight", convolution))
+                    if batch_norm:
+                        rows += norm_rows(f"{ours}{unit}.norm{i + 1}", source + self.norms[i])
+                    else:
+                        rows.append(row(f"{target}.bias", f"{source}{self.convolutions[i]}.bias", same))
+        return rows
+
+
+def tiles(weight: np.ndarray) -> np.ndarray:
+    """A transposed convolution [in, out, side, side] of this stride as a linear kernel [in, side * side * out]."""
+    return weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def standardised(weight: np.ndarray) -> np.ndarray:
+    """A convolution [out, in, rows, columns] with standardised weights, as [rows, columns, in, out]."""
+    values = weight.astype(np.float64)
+    axes = (1, 2, 3)
+    deviation = np.sqrt(values.var(axis=axes, keepdims=True) + STANDARDISATION_EPSILON)
+    return convolution(((values - values.mean(axis=axes, keepdims=True)) / deviation).astype(np.float32))
+
+
+def norm_rows(target: str, source: str) -> list[Row]:
+    """The rows of a batch norm."""
+    names = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    return [row(f"{target}.{ours}", f"{source}.{theirs}", same) for ours, theirs in names.items()]
+
+
+def stem_rows(first: str, first_norm: str, block: Callable[[int], str]) -> list[Row]:
+    """The rows of a hybrid's stem; `block` names the bottlenecks of a stage, "*" being their number."""
+    ours = "backbone.stem."
+    rows = [row(f"{ours}convolution.kernel", f"{first}.weight", standardised)]
+    norms = [(f"{ours}norm", first_norm)]
+    for stage in range(STEM_STAGES):
+        target, source = f"{ours}stages.{stage}.*.", block(stage)
+        for i in (1, 2, 3):
+            rows.append(row(f"{target}convolution{i}.kernel", f"{source}conv{i}.weight", standardised))
+            norms.append((f"{target}norm{i}", f"{source}norm{i}"))
+        rows.append(row(f"{target}shortcut.kernel", f"{source}downsample.conv.weight", standardised))
+        norms.append((f"{target}shortcut_norm", f"{source}downsample.norm"))
+    for target, source in norms:
+        rows += [
+            row(f"{target}.scale", f"{source}.weight", same),
+            row(f"{target}.bias", f"{source}.bias", same),
+        ]
+    return rows
+
+
+def depth_rows(names: tuple[str, str, str]) -> list[Row]:
+    """The rows of the depth head, whose three convolutions have these names."""
+    rows = []
+    for target, source, build in zip(
+        ("convolution1", "convolution2", "regression"), names, (convolution, convolution, pointwise), strict=True
+    ):
+        rows += [
+            row(f"{target}.kernel", f"{source}.weight", build),
+            row(f"{target}.bias", f"{source}.bias", same),
+        ]
+    return rows
+
+
+def segmentation_rows(prefix: str) -> list[Row]:
+    """The rows of the segmentation head."""
+    return [
+        row("convolution.kernel", f"{prefix}0.weight", convolution),
+        *norm_rows("norm", f"{prefix}1"),
+        row("classifier.kernel", f"{prefix}4.weight", pointwise),
+        row("classifier.bias", f"{prefix}4.bias", same),
+    ]
+
+
+POSTPROCESS = "pretrained.act_postprocess"
+SCRATCH = "scratch."
+OFFICIAL = Head(
+    readout=lambda i: f"{POSTPROCESS}{i + 1}.0.project.0",
+    projection=lambda i: f"{POSTPROCESS}{i + 1}.3",
+    resize=lambda i: f"{POSTPROCESS}{i + 1}.4",
+    convolution=lambda i: f"{SCRATCH}layer{i + 1}_rn",
+    fusion=lambda i: f"{SCRATCH}refinenet{i + 1}",
+    unit1="resConfUnit1",
+    unit2="resConfUnit2",
+    out="out_conv",
+    convolutions=("conv1", "conv2"),
+    norms=("bn1", "bn2"),
+)
+DEPTH_ANYTHING = replace(
+    OFFICIAL,
+    projection=lambda i: f"depth_head.projects.{i}",
+    resize=lambda i: f"depth_head.resize_layers.{i}",
+    convolution=lambda i: f"depth_head.{SCRATCH}layer{i + 1}_rn",
+    fusion=lambda i: f"depth_head.{SCRATCH}refinenet{i + 1}",
+)
+TRANSFORMERS = Head(
+    readout=lambda i: f"neck.reassemble_stage.readout_projects.{i}.0",
+    projection=lambda i: f"neck.reassemble_stage.layers.{i}.projection",
+    resize=lambda i: f"neck.reassemble_stage.layers.{i}.resize",
+    convolution=lambda i: f"neck.convs.{i}",
+    fusion=lambda i: f"neck.fusion_stage.layers.{MAPS - 1 - i}",
+    unit1="residual_layer1",
+    unit2="residual_layer2",
+    out="projection",
+    convolutions=("convolution1", "convolution2"),
+    norms=("batch_norm1", "batch_norm2"),
+)
+
+TIMM = timm("pretrained.model.")
+TIMM_STEM = "pretrained.model.patch_embed.backbone."
+BIT = "dpt.embeddings.backbone.bit."
+STEMS = {
+    f"{TIMM_STEM}stem.conv": (f"{TIMM_STEM}stem.norm", lambda i: f"{TIMM_STEM}stages.{i}.blocks.*."),
+    f"{BIT}embedder.convolution": (f"{BIT}embedder.norm", lambda i: f"{BIT}encoder.stages.{i}.layers.*."),
+}
+"""Name of the first convolution -> of its norm, and of the bottlenecks of a stage."""
+HYBRID_MAPS = range(2, MAPS)
+
+
+def _backbone(tensors: Tensors, names: Names, heads: int | None = None) -> dict[str, object]:
+    """A `ViTConfig` of DPT, with a stem if the checkpoint has one."""
+    backbone = {**names.config(tensors, heads=heads), "position_resize": "bilinear"}
+    for first, (_, block) in STEMS.items():
+        if f"{first}.weight" in tensors:
+            names_of = [block(stage).replace("*", "{}") + "conv3.weight" for stage in range(STEM_STAGES)]
+            depths = [_count(tensors, name) for name in names_of]
+            backbone["stem"] = {
+                "depths": depths,
+                "widths": [shape_of(tensors, name.format(0), axes=4)[0] for name in names_of],
+                "stem_width": shape_of(tensors, f"{first}.weight", axes=4)[0],
+            }
+            backbone["patch_size"] *= 4 * 2 ** (STEM_STAGES - 1)
+    return backbone
+
+
+def _count(tensors: Tensors, name: str) -> int:
+    """How many tensors there are of this name with a number in it, from 0."""
+    count = 0
+    while name.format(count) in tensors:
+        count += 1
+    return count
+
+
+def _fused(tensors: Tensors, head: Head, backbone: dict[str, object], hooks: tuple[int, ...]) -> dict[str, object]:
+    """The fields of a `DPTConfig` that all have."""
+    widths = [shape_of(tensors, f"{head.convolution(i)}.weight", axes=4) for i in range(MAPS)]
+    return {
+        "backbone": backbone,
+        "hooks": hooks[2:] if "stem" in backbone else hooks,
+        "widths": [width[1] for width in widths],
+        "fusion_width": widths[0][0],
+    }
+
+
+def _hooks(backbone: dict[str, object], known: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
+    depth = backbone["depth"]
+    if depth not in known:
+        blocks = " or ".join(map(str, known))
+        raise ValueError(f"the blocks whose features are fused are known for {blocks} blocks, got {depth}")
+    return known[depth]
+
+
+def _official(size: int | tuple[int, int], **fields: object) -> Callable[[Tensors, Settings], dict[str, object]]:
+    """How to configure an official DPT."""
+
+    def configure(tensors: Tensors, settings: Settings) -> dict[str, object]:
+        backbone = _backbone(tensors, TIMM)
+        config = _fused(tensors, OFFICIAL, backbone, _hooks(backbone, BLOCKS))
+        return {**config, **_classes(tensors, f"{SCRATCH}output_conv.4"), **fields} | {
+            "preprocessing": {**PREPROCESSING, "size": size}
+        }
+
+    return configure
+
+
+def _classes(tensors: Tensors, classifier: str) -> dict[str, object]:
+    """The fields of a `DPTSegmentationConfig` for this classifier; none for a depth head, which has one output."""
+    classes = shape_of(tensors, f"{classifier}.weight", axes=4)[0]
+    return {} if classes == 1 else {"classes": classes, "dataset": CLASSES.get(classes)}
+
+
+def _transformers(tensors: Tensors, settings: Settings) -> dict[str, object]:
+    backbone = _backbone(
+        tensors,
+        transformers_dpt(hybrid="dpt.embeddings.projection.weight" in tensors),
+        _setting(settings, "num_attention_heads", int),
+    )
+    backbone["norm_epsilon"] = _setting(settings, "layer_norm_eps", float) or 1e-12
+    hooks = _setting(settings, "backbone_out_indices", list) or _hooks(backbone, BLOCKS)
+    config = {**_fused(tensors, TRANSFORMERS, backbone, tuple(hooks)), **_classes(tensors, "head.head.4")}
+    return {**config, "preprocessing": {**PREPROCESSING, "size": 480 if "classes" in config else 384}}
+
+
+def _setting(settings: Settings, name: str, kind: type) -> object:
+    """A value of config.json, or None where there is none of this kind."""
+    value = settings.get(name)
+    return value if isinstance(value, kind) else None
+
+
+def _depth_anything(max_depth: float | None) -> Callable[[Tensors, Settings], dict[str, object]]:
+    """How to configure an official Depth Anything V2."""
+
+    def configure(tensors: Tensors, settings: Settings) -> dict[str, object]:
+        backbone = {**timm("pretrained.").config(tensors), "position_offset": 0.1}
+        config = _fused(tensors, DEPTH_ANYTHING, backbone, _hooks(backbone, DINOV2_BLOCKS))
+        return {**config, **_of_dinov2(max_depth)}
+
+    return configure
+
+
+def _of_dinov2(max_depth: float | None) -> dict[str, object]:
+    return {
+        "readout": "ignore",
+        "norm_features": True,
+        "max_depth": max_depth,
+        "resampling": "bilinear-align-corners",
+        "preprocessing": DINOV2_PREPROCESSING,
+    }
+
+
+def _depth_anything_transformers(tensors: Tensors, settings: Settings) -> dict[str, object]:
+    kind, vit = settings.get("depth_estimation_type"), settings.get("backbone_config")
+    if kind not in ("relative", "metric", None) or not isinstance(vit, dict):
+        raise ValueError(
+            "whether the depth is relative or metric stands in the config.json of a Depth Anything: "
+            "put it beside the checkpoint, or name it with --config"
+        )
+    backbone = transformers_dinov2("backbone.").config(tensors, heads=_setting(vit, "num_attention_heads", int))
+    stages = vit.get("out_indices") or [str(each).removeprefix("stage") for each in vit.get("out_features") or ()]
+    hooks = tuple(int(each) - 1 for each in stages) or _hooks(backbone, DINOV2_BLOCKS)
+    config = _fused(tensors, TRANSFORMERS, backbone, hooks)
+    return {**config, **_of_dinov2(settings.get("max_depth") if kind == "metric" else None)}
+
+
+def _fits(head: str, *, stem: str = "", is_hybrid: bool | None = None) -> Callable[[Tensors, Settings], bool]:
+    """Whether a checkpoint has this tensor, and a stem that begins with that one or none."""
+
+    def fits(tensors: Tensors, settings: Settings) -> bool:
+        return head in tensors and is_hybrid in (None, f"{stem}.weight" in tensors)
+
+    return fits
+
+
+COUNTS = {r".*\.num_batches_tracked": "counts batches in training"}
+OFFICIAL_IGNORED = {
+    r"scratch\.refinenet4\.resConfUnit1\..*": NO_COARSER_MAP,
+    r"pretrained\.model\.(head|head_dist|pre_logits)\..*": "head of the ImageNet classifier that it was trained as",
+    r"auxlayer\..*": "second head, for training",
+    **COUNTS,
+}
+TRANSFORMERS_IGNORED = {
+    r"neck\.fusion_stage\.layers\.0\.residual_layer1\..*": NO_COARSER_MAP,
+    r"auxiliary_head\..*": "second head, for training",
+    r"dpt\.pooler\..*": "pools the class token, which nothing uses",
+    **COUNTS,
+}
+OFFICIAL_DEPTH = tuple(f"{SCRATCH}output_conv.{i}" for i in (0, 2, 4))
+OFFICIAL_STEM, BIT_STEM = STEMS
+
+
+def _official_family(
+    name: str, size: int | tuple[int, int], *, is_hybrid: bool, segments: bool = False, **fields: object
+) -> Family:
+    maps = HYBRID_MAPS if is_hybrid else range(MAPS)
+    return Family(
+        name=name,
+        model="dpt-segmentation" if segments else "dpt-depth",
+        fits=_fits(
+            f"{SCRATCH}output_conv.{'1.running_mean' if segments else '2.weight'}",
+            stem=OFFICIAL_STEM,
+            is_hybrid=is_hybrid,
+        ),
+        configure=_official(size, **fields),
+        table=(
+            *TIMM.rows(),
+            *(stem_rows(OFFICIAL_STEM, *STEMS[OFFICIAL_STEM]) if is_hybrid else ()),
+            *OFFICIAL.rows(maps, batch_norm=segments),
+            *(segmentation_rows(f"{SCRATCH}output_conv.") if segments else depth_rows(OFFICIAL_DEPTH)),
+        ),
+        ignored=OFFICIAL_IGNORED,
+    )
+
+
+def _transformers_family(*, is_hybrid: bool, segments: bool) -> Family:
+    maps = HYBRID_MAPS if is_hybrid else range(MAPS)
+    heads = tuple(f"head.head.{i}" for i in (0, 2, 4))
+    return Family(
+        name="dpt-transformers",
+        model="dpt-segmentation" if segments else "dpt-depth",
+        fits=_fits(f"head.head.{'1.running_mean' if segments else '2.weight'}", stem=BIT_STEM, is_hybrid=is_hybrid),
+        configure=_transformers,
+        table=(
+            *transformers_dpt(hybrid=is_hybrid).rows(),
+            *(stem_rows(BIT_STEM, *STEMS[BIT_STEM]) if is_hybrid else ()),
+            *TRANSFORMERS.rows(maps, batch_norm=segments),
+            *(segmentation_rows("head.head.") if segments else depth_rows(heads)),
+        ),
+        ignored=TRANSFORMERS_IGNORED,
+        settings_file="config.json",
+    )
+
+
+def _depth_anything_family(name: str, max_depth: float | None) -> Family:
+    output = f"depth_head.{SCRATCH}output_conv"
+    return Family(
+        name=name,
+        model="dpt-depth",
+        fits=_fits(f"{output}1.weight"),
+        configure=_depth_anything(max_depth),
+        table=(
+            *timm("pretrained.").rows(),
+            *DEPTH_ANYTHING.rows(readout=False),
+            *depth_rows((f"{output}1", f"{output}2.0", f"{output}2.2")),
+        ),
+        ignored={
+            r"depth_head\.scratch\.refinenet4\.resConfUnit1\..*": NO_COARSER_MAP,
+            r"pretrained\.mask_token": "stands for hidden patches in training",
+        },
+    )
+
+
+FAMILIES = (
+    _official_family("dpt", 384, is_hybrid=False),
+    _official_family("dpt", 384, is_hybrid=True),
+    _official_family("dpt-kitti", (352, 1216), is_hybrid=True, inversion=KITTI),
+    _official_family("dpt-nyu", (480, 640), is_hybrid=True, inversion=NYU),
+    *(_official_family("dpt-ade20k", 480, is_hybrid=each, segments=True) for each in (False, True)),
+    *(
+        _transformers_family(is_hybrid=each, segments=segments)
+        for each in (False, True)
+        for segments in (False, True)
+    ),
+    _depth_anything_family("depth-anything-v2", None),
+    _depth_anything_family("depth-anything-v2-indoor", 20.0),
+    _depth_anything_family("depth-anything-v2-outdoor", 80.0),
+    Family(
+        name="depth-anything-transformers",
+        model="dpt-depth",
+        fits=_fits("head.conv3.weight"),
+        configure=_depth_anything_transformers,
+        table=(
+            *transformers_dinov2("backbone.").rows(),
+            *TRANSFORMERS.rows(readout=False),
+            *depth_rows(("head.conv1", "head.conv2", "head.conv3")),
+        ),
+        ignored={
+            r"neck\.fusion_stage\.layers\.0\.residual_layer1\..*": NO_COARSER_MAP,
+            r"backbone\.embeddings\.mask_token": "stands for hidden patches in training",
+        },
+        settings_file="config.json",
+    ),
+)
+"""Official hybrids have the same tensors whatever their depth is, and so have those of Depth Anything V2: which it
+is, only their user knows."""

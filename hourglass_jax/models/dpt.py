@@ -1,0 +1,345 @@
+"""DPT and Depth Anything V2: features of several blocks, reassembled to maps and fused from coarse to fine.
+
+Source: isl-org/DPT, dpt/{models,blocks,vit}.py (arXiv 2103.13413); DepthAnything/Depth-Anything-V2,
+depth_anything_v2/dpt.py and metric_depth/depth_anything_v2/dpt.py (arXiv 2406.09414).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hourglass_jax.backbones.vit import BlockFeatures, ViT, ViTConfig, ViTFeatures, gelu
+from hourglass_jax.inference.depth_pictures import depth_in_16_bits, depth_picture, sixteen_bit_unit
+from hourglass_jax.inference.images import Preprocessing, resampled
+from hourglass_jax.inference.windows import Layout, decided
+from hourglass_jax.models.label_maps import LabelMaps
+from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.resize import resize, resize_matrix
+
+FACTORS = (4, 2, 1, 0.5)
+"""Sides of the four maps, in units of the token grid's."""
+HEAD_WIDTH = 32
+"""Channels of the depth head's last map."""
+SMALLEST = 1e-8
+"""The least inverse depth, 1 / metre, that is inverted."""
+
+
+@dataclass(frozen=True)
+class DPTConfig:
+    """A ViT, what is made of its features, and the preparation of images.
+
+    Attributes:
+        backbone: the ViT; DPT's resize their position embedding bilinearly.
+        hooks: 0-based blocks whose features make up the four maps. A hybrid has two: its two finer maps are those
+            of the first two stages of its stem.
+        widths: channels of the four maps, from fine to coarse.
+        fusion_width: channels of all maps while they are fused.
+        readout: what becomes of the class token: "project" joins it to every token (DPT), "ignore" does not.
+        norm_features: whether features pass the backbone's final norm (Depth Anything).
+        preprocessing: of images.
+    """
+
+    backbone: ViTConfig = field(
+        default_factory=lambda: ViTConfig(
+            width=1024, depth=24, heads=16, position_grid=(24, 24), position_resize="bilinear"
+        )
+    )
+    hooks: tuple[int, ...] = (5, 11, 17, 23)
+    widths: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    fusion_width: int = 256
+    readout: Literal["project", "ignore"] = "project"
+    norm_features: bool = False
+    preprocessing: Preprocessing = field(
+        default_factory=lambda: Preprocessing(
+            size=384, multiple=32, resize="minimal", interpolation="cubic", mean=(0.5,) * 3, std=(0.5,) * 3
+        )
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("hooks", "widths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        expected = len(FACTORS) if self.backbone.stem is None else 2
+        if len(self.hooks) != expected or len(self.widths) != len(FACTORS):
+            raise ValueError(
+                f"expected {expected} hooks and {len(FACTORS)} widths, got {len(self.hooks)} and {len(self.widths)}"
+            )
+        if self.readout not in ("project", "ignore"):
+            raise ValueError(f"readout must be 'project' or 'ignore', got {self.readout!r}")
+        if self.readout == "project" and self.backbone.special_tokens < 1:
+            raise ValueError("readout must be 'ignore' for a backbone without a class token, got 'project'")
+
+
+@dataclass(frozen=True)
+class DPTDepthConfig(DPTConfig):
+    """A DPT that estimates depth: relative inverse depth unless `inversion` or `max_depth` makes metres of it.
+
+    Attributes:
+        inversion: (scale, shift): the depth is 1 / (scale * output + shift) metres (DPT for KITTI and NYUv2).
+        max_depth: the depth is sigmoid(output) times so many metres (Depth Anything V2, metric).
+        resampling: how a depth map gets its photograph's size.
+    """
+
+    inversion: tuple[float, float] | None = None
+    max_depth: float | None = None
+    resampling: Literal["bicubic", "bilinear-align-corners"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inversion is not None:
+            object.__setattr__(self, "inversion", tuple(self.inversion))
+            if self.max_depth is not None or len(self.inversion) != 2 or min(self.inversion) <= 0:
+                raise ValueError(
+                    "inversion must be a positive scale and shift, without max_depth, "
+                    f"got {self.inversion} and max_depth {self.max_depth}"
+                )
+        if self.max_depth is not None and self.max_depth <= 0:
+            raise ValueError(f"max_depth must be a positive number of metres, got {self.max_depth}")
+
+    @property
+    def farthest(self) -> float | None:
+        """The largest depth in metres that the model can tell; None if its depth is relative."""
+        return 1 / self.inversion[1] if self.inversion else self.max_depth
+
+
+@dataclass(frozen=True)
+class DPTSegmentationConfig(DPTConfig):
+    """A DPT that labels pixels.
+
+    Attributes:
+        classes: number of them.
+        dataset: whose classes they are (`inference.labels.DATASETS`), or None.
+    """
+
+    classes: int = 150
+    dataset: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classes < 1:
+            raise ValueError(f"classes must be at least 1, got {self.classes}")
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True, **kinds: object) -> nnx.Conv:
+    """3 x 3, with one row or column of zeros on every side."""
+    return nnx.Conv(inputs, outputs, (3, 3), stride, padding=1, use_bias=bias, **kinds)
+
+
+class Reassemble(nnx.Module):
+    """The tokens after a block as a map of `factor` times the token grid's sides."""
+
+    def __init__(self, config: DPTConfig, index: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        width, outputs = config.backbone.width, config.widths[index]
+        kinds = {"dtype": dtype, "rngs": rngs}
+        self.factor = FACTORS[index]
+        self.readout = nnx.Linear(2 * width, width, **kinds) if config.readout == "project" else None
+        self.projection = nnx.Linear(width, outputs, **kinds)
+        if self.factor > 1:
+            self.upsampling = nnx.Linear(outputs, int(self.factor) ** 2 * outputs, use_bias=False, **kinds)
+            self.upsampling_bias = nnx.Param(jnp.zeros(outputs))
+        elif self.factor < 1:
+            self.downsampling = _convolution(outputs, outputs, stride=round(1 / self.factor), **kinds)
+
+    def __call__(self, features: BlockFeatures, grid: Grid) -> jax.Array:
+        """Features on a grid of H x W tokens -> [B, factor * H, factor * W, outputs]."""
+        tokens = features.tokens
+        if self.readout is not None:
+            tokens = gelu(self._joined(tokens, features.special[:, :1]))
+        x = self.projection(tokens).reshape(len(tokens), *grid, -1)
+        if self.factor > 1:
+            return self._upsampled(x)
+        return self.downsampling(x) if self.factor < 1 else x
+
+    def _joined(self, tokens: jax.Array, class_token: jax.Array) -> jax.Array:
+        """The readout of every token side by side with the class token, whose share is the same for all."""
+        kernel, bias = self.readout.kernel[...].astype(tokens.dtype), self.readout.bias[...].astype(tokens.dtype)
+        of_tokens, of_class = jnp.split(kernel, 2)
+        return tokens @ of_tokens + (class_token @ of_class + bias)
+
+    def _upsampled(self, x: jax.Array) -> jax.Array:
+        """A transposed convolution whose stride is its kernel's side: every position becomes a tile of its own."""
+        side = int(self.factor)
+        batch, rows, columns, width = x.shape
+        tiles = self.upsampling(x).reshape(batch, rows, columns, side, side, width).swapaxes(2, 3)
+        return tiles.reshape(batch, side * rows, side * columns, width) + self.upsampling_bias[...].astype(x.dtype)
+
+
+class ResidualUnit(nnx.Module):
+    """Two convolutions, each of what is positive of its input, around which the input is led."""
+
+    def __init__(self, width: int, *, batch_norm: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        kinds = {"dtype": dtype, "rngs": rngs}
+        self.convolution1 = _convolution(width, width, bias=not batch_norm, **kinds)
+        self.norm1 = _batch_norm(width, **kinds) if batch_norm else None
+        self.convolution2 = _convolution(width, width, bias=not batch_norm, **kinds)
+        self.norm2 = _batch_norm(width, **kinds) if batch_norm else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch = self.convolution1(jax.nn.relu(x))
+        if self.norm1 is not None:
+            branch = self.norm1(branch)
+        branch = self.convolution2(jax.nn.relu(branch))
+        if self.norm2 is not None:
+            branch = self.norm2(branch)
+        return x + branch
+
+
+def _batch_norm(width: int, **kinds: object) -> nnx.BatchNorm:
+    return nnx.BatchNorm(width, use_running_average=True, epsilon=1e-5, **kinds)
+
+
+class Fusion(nnx.Module):
+    """Adds a map to the fused ones, and upsamples the sum."""
+
+    def __init__(self, width: int, *, is_first: bool, batch_norm: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        kinds = {"dtype": dtype, "rngs": rngs}
+        self.unit1 = None if is_first else ResidualUnit(width, batch_norm=batch_norm, **kinds)
+        self.unit2 = ResidualUnit(width, batch_norm=batch_norm, **kinds)
+        self.projection = nnx.Linear(width, width, **kinds)
+
+    def __call__(self, x: jax.Array, fused: jax.Array | None, size: tuple[int, int]) -> jax.Array:
+        """A map x [B, H, W, C] and what coarser maps were fused to, of the same shape -> [B, *size, C].
+
+        The projection comes before the upsampling, not after it as in the official code: it works on every position
+        alone and the weights of the upsampling sum to one, so that the order changes nothing but the cost.
+        """
+        if fused is not None:
+            x = fused + self.unit1(x)
+        return resize(self.projection(self.unit2(x)), size, "bilinear-align-corners")
+
+
+class DPT(nnx.Module):
+    """Image to the fused map; what is made of that is a subclass's `head`."""
+
+    def __init__(self, config: DPTConfig, *, batch_norm: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.config = config
+        kinds = {"dtype": dtype, "rngs": rngs}
+        self.backbone = ViT(config.backbone, **kinds)
+        count, width = len(FACTORS), config.fusion_width
+        self.reassemble = nnx.List(
+            [Reassemble(config, i, **kinds) for i in range(count - len(config.hooks), count)]
+        )
+        self.convolutions = nnx.List([_convolution(each, width, bias=False, **kinds) for each in config.widths])
+        self.fusions = nnx.List(
+            [Fusion(width, is_first=i == count - 1, batch_norm=batch_norm, **kinds) for i in range(count)]
+        )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Normalised images [B, rows, columns, 3] -> what `decode` makes of their features."""
+        return self.decode(self.features(images), images.shape[1:3])
+
+    def features(self, images: jax.Array) -> ViTFeatures:
+        """The backbone's features, with those that are fused."""
+        return self.backbone(images, intermediates=self.config.hooks)
+
+    def fused(self, features: ViTFeatures) -> jax.Array:
+        """Features on a grid of H x W tokens -> the fused map, [B, 8 H, 8 W, fusion width]."""
+        hooked = features.intermediates
+        if self.config.norm_features:
+            hooked = tuple(BlockFeatures(*map(self.backbone.norm, each)) for each in hooked)
+        maps = list(features.stem[: len(FACTORS) - len(hooked)])
+        maps += [module(each, features.token_grid) for module, each in zip(self.reassemble, hooked, strict=True)]
+        finest = maps[0].shape[1:3]
+        sizes = [(2 * finest[0], 2 * finest[1]), *(each.shape[1:3] for each in maps)]
+        fused = None
+        for index in reversed(range(len(maps))):
+            fused = self.fusions[index](self.convolutions[index](maps[index]), fused, sizes[index])
+        return fused
+
+
+class DPTDepth(DPT):
+    """Image to depth in metres, or to relative inverse depth."""
+
+    task = "depth"
+
+    def __init__(
+        self, config: DPTDepthConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        config = config or DPTDepthConfig()
+        super().__init__(config, batch_norm=False, dtype=dtype, rngs=rngs)
+        width = config.fusion_width
+        self.convolution1 = _convolution(width, width // 2, dtype=dtype, rngs=rngs)
+        self.convolution2 = _convolution(width // 2, HEAD_WIDTH, dtype=dtype, rngs=rngs)
+        self.regression = nnx.Linear(HEAD_WIDTH, 1, dtype=dtype, rngs=rngs)
+
+    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
+        """The head: features -> depth at `size` = (rows, columns) pixels, [B, rows, columns], float32."""
+        config = self.config
+        with jax.named_scope("head"):
+            x = resize(self.convolution1(self.fused(features)), size, "bilinear-align-corners")
+            output = self.regression(jax.nn.relu(self.convolution2(x)))[..., 0].astype(jnp.float32)
+            if config.max_depth is not None:
+                return config.max_depth * jax.nn.sigmoid(output)
+            inverse = jax.nn.relu(output)
+            if config.inversion is None:
+                return inverse
+            scale, shift = config.inversion
+            return 1 / jnp.maximum(scale * inverse + shift, SMALLEST)
+
+    coarse = DPT.__call__
+
+    def finish(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
+        """One photograph's depth at its own `size` = (rows, columns), float32, from its one view."""
+        [output] = outputs
+        return resampled(output, size, self.config.resampling)
+
+    @staticmethod
+    def result(output: jax.Array) -> jax.Array:
+        """The depth itself."""
+        return output
+
+    @staticmethod
+    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """How far two depth maps are apart, in units of the larger value of each pixel, in 0..1."""
+        larger = np.maximum(np.abs(a), np.abs(b))
+        return np.clip(np.abs(a - b) / np.maximum(larger, np.finfo(np.float32).tiny), 0, 1)
+
+    def pictures(self, photo: np.ndarray, result: np.ndarray) -> dict[str, np.ndarray]:
+        """What is written of a prediction: the depth in 16 bits, and its colours with a bar that tells them."""
+        farthest = self.config.farthest
+        return {"depth": depth_in_16_bits(result, farthest), "colors": depth_picture(result, farthest is not None)}
+
+    def arrays(self, result: np.ndarray) -> dict[str, np.ndarray]:
+        """What is written of a prediction as it is; the name tells the unit."""
+        return {"inverse_depth" if self.config.farthest is None else "depth_metres": result}
+
+    @property
+    def units(self) -> str:
+        """What the numbers in the files are."""
+        return sixteen_bit_unit(self.config.farthest)
+
+
+class DPTSegmentation(LabelMaps, DPT):
+    """Image to class logits of every pixel."""
+
+    def __init__(
+        self, config: DPTSegmentationConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        config = config or DPTSegmentationConfig()
+        super().__init__(config, batch_norm=True, dtype=dtype, rngs=rngs)
+        width = config.fusion_width
+        self.convolution = _convolution(width, width, bias=False, dtype=dtype, rngs=rngs)
+        self.norm = _batch_norm(width, dtype=dtype, rngs=rngs)
+        self.classifier = nnx.Linear(width, config.classes, dtype=dtype, rngs=rngs)
+
+    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
+        """The head: features -> logits at `size` = (rows, columns) pixels, [B, rows, columns, classes], float32."""
+        with jax.named_scope("head"):
+            x = jax.nn.relu(self.norm(self.convolution(self.fused(features))))
+            return resize(self.classifier(x).astype(jnp.float32), size, "bilinear-align-corners")
+
+    def coarse(self, images: jax.Array) -> jax.Array:
+        """Normalised images [B, rows, columns, 3] -> the probabilities of the classes, of the logits' shape."""
+        return jax.nn.softmax(self(images))
+
+    def finish(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
+        """One photograph's label map of `size` = (rows, columns), from its one view."""
+        [output] = outputs
+        rows, columns = (
+            resize_matrix(old, new, "bicubic").astype(np.float32)
+            for old, new in zip(output.shape[:2], size, strict=True)
+        )
+        return decided(output, rows, columns, self.most_likely)
