@@ -335,8 +335,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from hourglass_jax.analysis.tune_command import tune
     from hourglass_jax.analysis.visualize_command import visualize
     from hourglass_jax.evaluation.command import eval
+    from hourglass_jax.inference.command import features
 
-    functions = (models, predict, compare, flops, bench, tune, visualize, ablate, convert, eval, demo)
+    functions = (
+        *(models, predict, compare, features, flops, bench, tune),
+        *(visualize, ablate, convert, eval, demo),
+    )
     commands = {each.__name__: each for each in functions}
     try:
         tyro.extras.subcommand_cli_from_dict(

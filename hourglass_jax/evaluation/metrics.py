@@ -23,6 +23,9 @@ class Metric(Protocol):
 
     task: ClassVar[str]
 
+    def of(self, model: Any) -> "Metric":
+        """The same for the results of a model for this task."""
+
     def zeros(self) -> np.ndarray:
         """The counts of no image, int64 or float64 of any shape; those of images are added to them."""
 
@@ -34,34 +37,6 @@ class Metric(Protocol):
 
     def shown(self, scores: Any) -> dict[str, str]:
         """What is printed of figures, as text by its heading; the first while an evaluation runs."""
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """Label maps: every pixel has one of `classes`. Results and truths are as in `confusion`."""
-
-    classes: int
-    task: ClassVar[str] = "segmentation"
-
-    def zeros(self) -> np.ndarray:
-        """See `Metric.zeros`."""
-        return np.zeros((self.classes, self.classes), np.int64)
-
-    def count(self, result: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """See `confusion`."""
-        return confusion(result, truth, self.classes)
-
-    def scores(self, counts: np.ndarray) -> "Scores":
-        """See `scores`."""
-        return scores(counts)
-
-    def shown(self, scores: "Scores") -> dict[str, str]:
-        """See `Metric.shown`."""
-        return {
-            "mIoU, %": percent(scores.miou),
-            "mean accuracy, %": percent(scores.mean_accuracy),
-            "pixel accuracy, %": percent(scores.pixel_accuracy),
-        }
 
 
 class Scores(NamedTuple):
@@ -80,49 +55,60 @@ class Scores(NamedTuple):
     iou: np.ndarray
 
 
-def confusion(prediction: np.ndarray, label: np.ndarray, classes: int, ignore: int = IGNORED) -> np.ndarray:
-    """Counts the pixels of an image by what they are and what they are taken for.
+@dataclass(frozen=True)
+class Segmentation:
+    """Label maps: every pixel has one of `classes`."""
 
-    Args:
-        prediction: int [H, W], classes.
-        label: int [H, W], classes, or `ignore` where a pixel does not count.
-        classes: number of them.
-        ignore: the label that does not count.
+    classes: int
+    task: ClassVar[str] = "segmentation"
 
-    Returns:
-        int64 [classes, classes]: row is the label, column the prediction.
+    def of(self, model: Any) -> "Segmentation":
+        """See `Metric.of`: all models that label pixels do it alike."""
+        return self
 
-    Raises:
-        ValueError: another shape or type, or a class out of range.
-    """
-    for name, values in (("prediction", prediction), ("label", label)):
-        if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-            raise ValueError(f"{name} must be integers [H, W], got {values.dtype} {list(values.shape)}")
-    if prediction.shape != label.shape:
-        raise ValueError(
-            f"prediction must have the label's shape {list(label.shape)}, got {list(prediction.shape)}"
-        )
-    counted = label != ignore
-    truth, found = label[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    for name, values in (("prediction", found), ("label", truth)):
-        if values.size and not 0 <= values.min() <= values.max() < classes:
-            raise ValueError(f"{name} must lie in 0..{classes - 1}, got {values.min()} to {values.max()}")
-    return np.bincount(truth * classes + found, minlength=classes**2).reshape(classes, classes)
+    def zeros(self) -> np.ndarray:
+        """See `Metric.zeros`: pixels by what they are (rows) and what they are taken for (columns)."""
+        return np.zeros((self.classes, self.classes), np.int64)
 
+    def count(self, result: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Counts the pixels of one image.
 
-def scores(counts: np.ndarray) -> Scores:
-    """The figures of a data set.
+        Args:
+            result: int [H, W], classes.
+            truth: int [H, W], classes, or `IGNORED` where a pixel does not count.
 
-    Args:
-        counts: int [classes, classes], the sum of the `confusion` of all its images.
+        Returns:
+            int64 [classes, classes], as `zeros`.
 
-    Returns:
-        Its `Scores`.
-    """
-    right, labels, predictions = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
-    iou = share(right, labels + predictions - right)
-    accuracy = share(right, labels)
-    return Scores(_mean(iou), _mean(accuracy), float(share(right.sum(), labels.sum())), iou)
+        Raises:
+            ValueError: another shape or type, or a class out of range.
+        """
+        for name, values in (("result", result), ("truth", truth)):
+            if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+                raise ValueError(f"{name} must be integers [H, W], got {values.dtype} {list(values.shape)}")
+        if result.shape != truth.shape:
+            raise ValueError(f"result must have the truth's shape {list(truth.shape)}, got {list(result.shape)}")
+        counted = truth != IGNORED
+        true, found = truth[counted].astype(np.int64), result[counted].astype(np.int64)
+        for name, values in (("result", found), ("truth", true)):
+            if values.size and not 0 <= values.min() <= values.max() < self.classes:
+                raise ValueError(f"{name} must lie in 0..{self.classes - 1}, got {values.min()} to {values.max()}")
+        places = np.bincount(true * self.classes + found, minlength=self.classes**2)
+        return places.reshape(self.classes, self.classes)
+
+    def scores(self, counts: np.ndarray) -> Scores:
+        """The figures of a data set, from the sum of the counts of its images."""
+        right, true, found = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+        iou, accuracy = share(right, true + found - right), share(right, true)
+        return Scores(_mean(iou), _mean(accuracy), float(share(right.sum(), true.sum())), iou)
+
+    def shown(self, scores: Scores) -> dict[str, str]:
+        """See `Metric.shown`."""
+        return {
+            "mIoU, %": percent(scores.miou),
+            "mean accuracy, %": percent(scores.mean_accuracy),
+            "pixel accuracy, %": percent(scores.pixel_accuracy),
+        }
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -82,10 +82,10 @@ def test_a_classifier_is_compared_by_what_its_head_reads(photographs: dict[str, 
     original = tokens(model, prepared(model, photographs))
     for point, side in ((Point("", 0, None, side=42), 42), (Point("", 0, PLAN), 70)):
         found = tokens(hj.expedite(model, point.plan), prepared(model, photographs, side))
-        expected = cosine_similarity(found, original)
+        expected = np.asarray(cosine_similarity(found, original))
         figures = ablation.measure(point)
-        assert figures.cosine == pytest.approx(np.mean(expected), abs=1e-5)
-        assert figures.worst == pytest.approx(np.min(expected), abs=1e-5)
+        assert figures.cosine == pytest.approx(float(expected.mean()), abs=1e-5)
+        assert figures.worst == pytest.approx(float(expected.min()), abs=1e-5)
         assert figures.cosine < 0.99999
     counted = count_macs(hj.expedite(model, PLAN), (70, 70))
     assert figures.gflops == pytest.approx((counted["total"] - counted["head"]) / 1e9, abs=1e-6)

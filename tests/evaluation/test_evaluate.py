@@ -22,7 +22,7 @@ import hourglass_jax as hj
 from hourglass_jax.evaluation.command import eval as command
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
 from hourglass_jax.evaluation.evaluate import evaluate, input_size
-from hourglass_jax.evaluation.metrics import IGNORED, Scores, Segmentation, scores
+from hourglass_jax.evaluation.metrics import IGNORED, Scores, Segmentation
 from hourglass_jax.files import file_hash
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.models.segmenter import Segmenter
@@ -30,6 +30,7 @@ from hourglass_jax.models.segmenter import Segmenter
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PLAN = hj.Hourglass(1, (2, 3), temperature=5.0, neighbors=3, reconstruct="logits")
+METRIC = Segmentation(19)
 OPTIONS = {"weights": "random", "size": 32, "batch_size": 2}
 CHILD = """
 import sys, json, time
@@ -91,7 +92,7 @@ def test_figures_are_those_of_all_pixels(plan, model: Segmenter, data: Dataset, 
     for _, image, label in data:
         truth.append(label[label != IGNORED])
         guess.append(predictor(image)[label != IGNORED])
-    expected = scores(confusion_matrix(*map(np.concatenate, (truth, guess)), labels=range(19)))
+    expected = METRIC.scores(confusion_matrix(*map(np.concatenate, (truth, guess)), labels=range(19)))
     same(found, expected)
     assert found.iou.shape == (19,)
     assert np.count_nonzero(found.iou) > 3
@@ -103,6 +104,7 @@ def test_a_journal_says_what_was_evaluated_and_found(uninterrupted: Path, data: 
     first, *images = map(json.loads, lines(uninterrupted))
     assert first == {"model": "random", "plan": None, "dataset": "cityscapes", "source": "folder"} | {
         "split": "val",
+        "metric": {"classes": 19},
         "images": 9,
         "size": 32,
     }
@@ -181,7 +183,7 @@ def test_a_limited_run_is_of_the_first_images_and_can_be_continued(
 ) -> None:
     limited = evaluate(model, data, tmp_path, **OPTIONS, limit=4)
     assert lines(tmp_path) == lines(uninterrupted)[:5]
-    same(limited, scores(sum(map(counts_of, lines(uninterrupted)[1:5]))))
+    same(limited, METRIC.scores(sum(map(counts_of, lines(uninterrupted)[1:5]))))
     same(evaluate(model, data, tmp_path, **OPTIONS), evaluate(model, data, uninterrupted, **OPTIONS))
     same(evaluate(model, data, tmp_path, **OPTIONS, limit=4), limited)
 
@@ -191,7 +193,7 @@ def test_a_limited_run_is_of_the_first_images_and_can_be_continued(
     [
         ({"weights": "others"}, "expected model others, got random"),
         ({"size": 40}, "expected size 40, got 32"),
-        ({"plan": PLAN}, "expected plan {'alpha': 1, .*}, got None"),
+        ({"plan": PLAN}, "expected plan {'method': 'Hourglass', 'alpha': 1, .*}, got None"),
     ],
 )
 def test_the_journal_of_something_else_is_refused(
@@ -335,7 +337,7 @@ def test_two_processes_share_the_images(arguments: list[str], uninterrupted: Pat
     alike(folder, uninterrupted)
     counts = [counts_of(line) for process in (0, 1) for line in lines(folder, process)[1:]]
     result = json.loads((tmp_path / "out/result.json").read_text())
-    assert result["original"]["miou"] == scores(sum(counts)).miou
+    assert result["original"]["miou"] == METRIC.scores(sum(counts)).miou
 
 
 def test_the_command_shows_both_and_writes_json(run: Run, uninterrupted: Path, model_file: Path, tmp_path) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from hourglass_jax.evaluation.metrics import IGNORED, confusion, scores
+from hourglass_jax.evaluation.metrics import IGNORED, Segmentation
 
+FOUR = Segmentation(4)
 PREDICTION = np.array([[0, 0, 1, 1], [0, 2, 1, 1]], np.uint8)
 LABEL = np.array([[0, 0, 0, 1], [1, 1, 1, IGNORED]], np.int16)
 COUNTS = [[2, 1, 0, 0], [1, 2, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
@@ -21,10 +22,10 @@ def random_maps(seed: int, classes: int, size: tuple[int, int] = (31, 43)) -> tu
 
 
 def test_by_hand() -> None:
-    counts = confusion(PREDICTION, LABEL, 4)
+    counts = FOUR.count(PREDICTION, LABEL)
     assert counts.dtype == np.int64
     assert counts.tolist() == COUNTS
-    found = scores(counts)
+    found = FOUR.scores(counts)
     np.testing.assert_allclose(found.iou, [2 / 4, 2 / 5, 0, np.nan])
     assert found.miou == pytest.approx((2 / 4 + 2 / 5 + 0) / 3)
     assert found.mean_accuracy == pytest.approx((2 / 3 + 2 / 4) / 2)
@@ -37,12 +38,13 @@ def test_counts_are_those_of_scikit_learn(classes: int) -> None:
         prediction, label = random_maps(seed, classes)
         counted = label != IGNORED
         expected = confusion_matrix(label[counted], prediction[counted], labels=range(classes))
-        np.testing.assert_array_equal(confusion(prediction, label, classes), expected)
+        np.testing.assert_array_equal(Segmentation(classes).count(prediction, label), expected)
 
 
 def test_figures_of_many_images_are_those_of_the_sets_of_all_their_pixels() -> None:
     classes, maps = 6, [random_maps(seed, 6, (7, 5 + seed)) for seed in range(4)]
-    found = scores(sum(confusion(*each, classes) for each in maps))
+    metric = Segmentation(classes)
+    found = metric.scores(sum((metric.count(*each) for each in maps), metric.zeros()))
     truth: list[set] = [set() for _ in range(classes)]
     guess: list[set] = [set() for _ in range(classes)]
     for number, (prediction, label) in enumerate(maps):
@@ -62,27 +64,29 @@ def test_figures_of_many_images_are_those_of_the_sets_of_all_their_pixels() -> N
 
 def test_perfect_and_nothing() -> None:
     label = LABEL.clip(max=1)
-    perfect = scores(confusion(label, label, 3))
+    metric = Segmentation(3)
+    perfect = metric.scores(metric.count(label, label))
     assert perfect[:3] == (1, 1, 1)
-    nothing = scores(confusion(PREDICTION, np.full_like(LABEL, IGNORED), 3))
+    nothing = metric.scores(metric.count(PREDICTION, np.full_like(LABEL, IGNORED)))
     assert np.isnan([*nothing[:3], *nothing.iou]).all()
 
 
-def test_another_label_can_be_ignored() -> None:
-    assert confusion(PREDICTION, LABEL.clip(max=1), 3, ignore=1).sum() == 3
+def test_what_is_shown_is_in_percent() -> None:
+    shown = FOUR.shown(FOUR.scores(FOUR.count(PREDICTION, LABEL)))
+    assert shown == {"mIoU, %": "30.00", "mean accuracy, %": "58.33", "pixel accuracy, %": "57.14"}
 
 
 @pytest.mark.parametrize(
     ("prediction", "label", "message"),
     [
-        (PREDICTION, LABEL[:1], r"the label's shape \[1, 4\], got \[2, 4\]"),
-        (PREDICTION, LABEL.clip(max=7) + 1, "label must lie in 0..3, got 1 to 8"),
-        (PREDICTION, LABEL - 1, "label must lie in 0..3, got -1 to 254"),
-        (PREDICTION + 4, LABEL, "prediction must lie in 0..3, got 4 to 6"),
-        (PREDICTION / 2, LABEL, r"prediction must be integers \[H, W\], got float"),
-        (PREDICTION, LABEL[0], r"label must be integers \[H, W\], got int16 \[4\]"),
+        (PREDICTION, LABEL[:1], r"the truth's shape \[1, 4\], got \[2, 4\]"),
+        (PREDICTION, LABEL.clip(max=7) + 1, "truth must lie in 0..3, got 1 to 8"),
+        (PREDICTION, LABEL - 1, "truth must lie in 0..3, got -1 to 254"),
+        (PREDICTION + 4, LABEL, "result must lie in 0..3, got 4 to 6"),
+        (PREDICTION / 2, LABEL, r"result must be integers \[H, W\], got float"),
+        (PREDICTION, LABEL[0], r"truth must be integers \[H, W\], got int16 \[4\]"),
     ],
 )
 def test_wrong_maps_are_refused(prediction: np.ndarray, label: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        confusion(prediction, label, 4)
+        FOUR.count(prediction, label)

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import hourglass_jax as hj
+from hourglass_jax.analysis.budget import Costs
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.inference.images import Preprocessing
@@ -82,6 +83,12 @@ def test_nothing_is_reconstructed_unless_blocks_need_it(model: Swag) -> None:
     )
     blocks = {beta: each["blocks"] for beta, each in counts.items()}
     assert blocks[None] < blocks[2] < blocks[1] < count_macs(model, (32, 32))["blocks"]
+
+
+def test_budgets_are_of_what_is_executed(model: Swag) -> None:
+    original, expedited = (count_macs(each, (32, 32)) for each in (model, hj.expedite(model, PLAN)))
+    shares = [each["total"] - each["head"] for each in (expedited, original)]
+    assert Costs(model, (32, 32))(PLAN) == pytest.approx(shares[0] / shares[1])
 
 
 def test_the_compiler_executes_what_is_counted() -> None:
