@@ -40,8 +40,8 @@ METHODS = {
     "Pooling": ("Pooling", {}),
     "Downsampling": ("Downsampling", {}),
 }
-"""Name -> method, and what its plan has in place of its own choice. DynamicViT is not among them: it needs a backbone
-that was trained with its prediction modules."""
+"""Name -> method, and what its plan has in place of its own choice. DynamicViT is not among them: it needs a
+backbone that was trained with its prediction modules."""
 
 
 @jax.jit
