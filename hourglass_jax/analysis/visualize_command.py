@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from hourglass_jax.ops.grids import Grid
 
+SHARES = (0.7, 0.5, 0.3, 0.15)
+"""Clusters for a token, where nobody says how many."""
 HEIGHT = 360
 """Of the pictures in a sheet, in pixels."""
 Panels = list[tuple[str, "np.ndarray"]]
@@ -55,13 +57,14 @@ def visualize(
     Args:
         photos: Image files.
         output: Folder to write the pictures to.
-        rows: Rows of the cluster grids in "predictions", whose columns follow the image's shape; by default 4/3,
-            3/3, 2/3 and 1/3 of the plan's.
+        rows: Rows of the cluster grids in "predictions", whose columns follow the image's shape; by default there
+            are 0.7, 0.5, 0.3 and 0.15 times as many clusters as tokens.
         position: Of the token whose attention is drawn, and that of its neighbours to the right and below: down and
             across, in 0..1 of the photograph's sides.
         block: Whose attention is drawn, counted from 1; by default the first one on clusters.
     """
     from hourglass_jax.inference.images import read_image, write_image
+    from hourglass_jax.ops.grids import shrunk
 
     check_paths(photos, output)
     if not all(0 <= share <= 1 for share in position):
@@ -85,7 +88,7 @@ def visualize(
         with naming(path):
             image = preprocessing(photo)[None]
             grid = loaded.backbone.token_grid(*image.shape[1:3])
-            grids = [_grid(count, grid) for count in rows or _rows(chosen)]
+            grids = [_grid(count, grid) for count in rows] or [shrunk(grid, share) for share in SHARES]
             for clusters in (chosen.clusters, *grids):
                 dataclasses.replace(chosen, clusters=clusters).check(depth, grid)
         small = _small(photo)
@@ -102,10 +105,6 @@ def visualize(
     else:
         for each in written:
             print(f"{each['photo']}: {', '.join(each['files'].values())}")
-
-
-def _rows(plan: hj.Hourglass) -> list[int]:
-    return list(dict.fromkeys(max(1, plan.clusters[0] * thirds // 3) for thirds in (4, 3, 2, 1)))
 
 
 def _grid(rows: int, token_grid: "Grid") -> "Grid":

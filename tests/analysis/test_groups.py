@@ -26,7 +26,7 @@ PLANS = [
 def test_a_token_of_an_hourglass_is_in_its_nearest_cluster(beta: int | None, tiny_model: Saliency) -> None:
     plan = hj.Hourglass(1, (3, 3), beta=beta)
     found = find_groups(tiny_model.backbone, plan, IMAGES)
-    [z] = jax.jit(lambda backbone: backbone(IMAGES, intermediates=(0,)).intermediates)(tiny_model.backbone)
+    [(_, z)] = jax.jit(lambda backbone: backbone(IMAGES, intermediates=(0,)).intermediates)(tiny_model.backbone)
     clusters = cluster_tokens(z, token_grid=(5, 5), cluster_grid=(3, 3), temperature="auto")
     distances = jnp.sum((z[0, :, None] - clusters[0]) ** 2, axis=-1)
     np.testing.assert_array_equal(found.ravel(), jnp.argmin(distances, axis=1))

@@ -99,8 +99,6 @@ def test_the_command_writes_three_pictures(run: Run, tmp_path: Path) -> None:
 
 
 def test_grids_have_the_images_shape() -> None:
-    assert visualize_command._rows(hj.Hourglass(1, (24, 30))) == [32, 24, 16, 8]
-    assert visualize_command._rows(hj.Hourglass(1, (1, 2))) == [1]
     assert visualize_command._grid(6, (12, 20)) == (6, 10)
 
 
