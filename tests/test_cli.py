@@ -179,8 +179,11 @@ def test_an_encoder_writes_its_principal_components(
 
 
 @pytest.mark.parametrize("plan", [[], PLAN])
-def test_features_of_a_vit(run: Run, photo: Path, out: Path, plan: list[str]) -> None:
-    [image] = json.loads(run("features", photo, "-o", out, "--json", *plan))["images"]
+def test_features_of_a_vit(
+    tiny_file: Path, photo: Path, out: Path, plan: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["features", str(photo), "-o", str(out), "--model", str(tiny_file), *plan, "--json"])
+    [image] = json.loads(capsys.readouterr().out)["images"]
     assert (image["arrays"], image["picture"]) == (str(out / "photo.npz"), str(out / "photo_features.png"))
     with np.load(image["arrays"]) as arrays:
         assert {name: list(arrays[name].shape) for name in arrays} == image["maps"] == {"features": [4, 5, 32]}
