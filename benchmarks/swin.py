@@ -67,13 +67,13 @@ def layers(x: jax.Array) -> jax.Array:
     return merge(PLAN.before_block(END, tokens, depth=END, token_grid=token_grid).values, grid, WINDOW)
 
 
-def windows(qkv: jax.Array, window: int) -> jax.Array:
+def windows(qkv: jax.Array, window: int) -> list[jax.Array]:
     """The windows of queries, keys and values, and the map of as many outputs, for two blocks: one is shifted."""
-    for shift in (0, window // 2):
-        cut = jax.lax.optimization_barrier(partition(qkv, window, shift))
-        output = merge(cut[..., : qkv.shape[-1] // 3], qkv.shape[1:3], window, shift)
-        qkv = jax.lax.optimization_barrier(jnp.concatenate([output, qkv[..., output.shape[-1] :]], axis=-1))
-    return qkv
+    cut = [jax.lax.optimization_barrier(partition(qkv, window, shift)) for shift in (0, window // 2)]
+    return [
+        merge(each[..., : qkv.shape[-1] // 3], qkv.shape[1:3], window, shift)
+        for each, shift in zip(cut, (0, window // 2), strict=True)
+    ]
 
 
 def biases(swin: Swin) -> list[jax.Array]:
