@@ -24,6 +24,7 @@ bench: .venv/parity
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/segmenter.py
 	$(BIN)/python benchmarks/swag.py
+	$(BIN)/python benchmarks/swin.py
 	$(BIN)/python benchmarks/paper_gflops.py
 
 lint: .venv/dev

@@ -1,4 +1,4 @@
-"""The command line: hourglass models | predict | compare | flops | bench | ablate | convert | eval | demo."""
+"""The command line, `hourglass`: every command by its name."""
 
 import dataclasses
 import math
@@ -332,9 +332,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `hourglass`: errors are one line on stderr and exit status 2."""
     from checkpoints_convert.command import convert
     from hourglass_jax.analysis.command import ablate
+    from hourglass_jax.analysis.tune_command import tune
+    from hourglass_jax.analysis.visualize_command import visualize
     from hourglass_jax.evaluation.command import eval
+    from hourglass_jax.inference.command import features
 
-    functions = (models, predict, compare, flops, bench, ablate, convert, eval, demo)
+    functions = (
+        *(models, predict, compare, features, flops, bench, tune),
+        *(visualize, ablate, convert, eval, demo),
+    )
     commands = {each.__name__: each for each in functions}
     try:
         tyro.extras.subcommand_cli_from_dict(

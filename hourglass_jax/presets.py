@@ -21,6 +21,7 @@ def _published(
     size: tuple[int, int],
     *,
     window: int = 5,
+    iterations: int = 5,
     temperature: float,
     neighbors: int = 20,
     reconstruct: str = "tokens",
@@ -30,6 +31,7 @@ def _published(
         alpha,
         (clusters, clusters),
         window=window,
+        iterations=iterations,
         temperature=temperature,
         neighbors=neighbors,
         reconstruct=reconstruct,
@@ -69,6 +71,52 @@ def _swag_rows() -> dict[str, Preset]:
     }
 
 
+def _swin_rows() -> dict[str, Preset]:
+    """Swin-L in windows of 12 x 12, and SwinV2-L of 32 x 32; a plan ends with the third stage, block 22.
+
+    Mask2Former's alphas are those of the paper's table and of the README, where the configurations differ
+    (docs/paper.md).
+    """
+    paper, size = "paper, Tables 8 and 9", (1152, 1152)
+
+    def mask2former(alpha: int, source: str = paper, **fields: int | float) -> Preset:
+        return _published(alpha, 8, size, source=source, **fields)
+
+    found = {
+        "mask2former-swin-l-coco-panoptic": mask2former(10, window=7, temperature=20.0, neighbors=10),
+        "mask2former-swin-l-ade20k-semantic": mask2former(8, temperature=100.0, neighbors=10),
+        "mask2former-swin-l-coco-instance": mask2former(12, window=11, temperature=100.0, neighbors=60),
+        "mask2former-swin-l-ade20k-panoptic": mask2former(
+            14, "Expedit-Mask2Former, README.md", window=7, iterations=4, temperature=100.0, neighbors=49
+        ),
+        "swinv2-l-htc-coco": _published(12, 23, (1024, 1024), temperature=33.0, source=paper),
+    }
+    rows = {
+        "dino-swin-l-coco": [(16, 9), (14, 8), (10, 8)],
+        "maskdino-swin-l-coco-instance": [(16, 9), (10, 9), (8, 8)],
+        "maskdino-swin-l-coco-panoptic": [(16, 9), (12, 9), (10, 8)],
+    }
+    for name, plans in rows.items():
+        for alpha, clusters in plans:
+            found[f"{name}-a{alpha}-{clusters}"] = _published(
+                *(alpha, clusters, size),
+                iterations=3,
+                temperature=100.0,
+                neighbors=25,
+                source="Expedit-DINO, README.md",
+            )
+    for alpha, clusters in [(8, 10), (10, 8), (8, 8)]:
+        found[f"oneformer-swin-l-ade20k-a{alpha}-{clusters}"] = _published(
+            *(alpha, clusters, (1280, 1280)),
+            window=7,
+            iterations=4,
+            temperature=100.0,
+            neighbors=49,
+            source="Expedit-OneFormer, README.md",
+        )
+    return found
+
+
 PRESETS = MappingProxyType(
     {
         "dinov2-vits14-saliency": Preset(
@@ -89,6 +137,7 @@ PRESETS = MappingProxyType(
             8, 22, (512, 512), window=9, temperature=1.0, source="paper, Tables 8 and 9"
         ),
         **_swag_rows(),
+        **_swin_rows(),
     }
 )
 

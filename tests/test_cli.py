@@ -28,7 +28,19 @@ from hourglass_jax.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-COMMANDS = ["models", "predict", "compare", "flops", "bench", "ablate", "convert", "eval", "demo"]
+COMMANDS = [
+    "models",
+    "predict",
+    "compare",
+    "flops",
+    "bench",
+    "tune",
+    "visualize",
+    "ablate",
+    "convert",
+    "eval",
+    "demo",
+]
 PLAN = ["--alpha", "1", "--clusters", "3", "3"]
 FIGURES = "tokens clusters gflops gflops_expedited latency_ms latency_ms_expedited speedup cosine mae agreement"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.paper_gflops import (
+    SYSTEMS,
     dpt_flops,
     executed_macs,
     executed_swag_macs,
@@ -86,6 +87,15 @@ def test_the_documentation_shows_what_swag_executes() -> None:
     assert float(original[5]) == pytest.approx(executed_swag_macs(config, 512, 9, None) / 1e9, abs=0.01)
     found = executed_swag_macs(config, 512, 9, hourglass(8, 22)) / 1e9
     assert float(expedited[5]) == pytest.approx(found, rel=0.01)
+
+
+def test_the_documentation_shows_what_is_executed_of_a_swin() -> None:
+    system = next(each for each in SYSTEMS if each.name.startswith("Mask2Former"))
+    table = documented()[system.name][1:]
+    for cells, row in [*zip(table, system.rows, strict=True)][:2]:
+        executed = system.executed(row.plan) / 1e9
+        assert float(cells[5]) == pytest.approx(executed, abs=0.006)
+        assert executed == pytest.approx(row.gflops, rel=0.002)
 
 
 def test_a_block_of_segmenter_is_what_is_executed_and_its_elementwise_work() -> None:

@@ -1,10 +1,13 @@
 """The presets against the rows of the paper's Tables 8 and 9 and of the READMEs of Expedit-Segmenter and -SWAG."""
 
 from dataclasses import asdict
+from functools import cache
 
 import pytest
+from flax import nnx
 
-from hourglass_jax.hourglass import Hourglass
+from hourglass_jax.backbones.swin import Swin, SwinConfig
+from hourglass_jax.hourglass import Hourglass, expedite
 from hourglass_jax.presets import PRESETS, preset
 
 OWN = {"dinov2-vits14-saliency"}
@@ -33,9 +36,51 @@ PUBLISHED = {
     "swag-vit-l16-in1k-a8-16": ((512, 512), 8, 24, (32, 32), (16, 16), 9, 1, 20),
 }
 
+SWIN = {
+    # name: side of the image, alpha, window's side, clusters, window, kappa, tau, k; beta ends at block 22
+    "mask2former-swin-l-coco-panoptic": (1152, 10, 12, 8, 7, 5, 20, 10),
+    "mask2former-swin-l-ade20k-semantic": (1152, 8, 12, 8, 5, 5, 100, 10),
+    "mask2former-swin-l-coco-instance": (1152, 12, 12, 8, 11, 5, 100, 60),
+    "mask2former-swin-l-ade20k-panoptic": (1152, 14, 12, 8, 7, 4, 100, 49),
+    "swinv2-l-htc-coco": (1024, 12, 32, 23, 5, 5, 33, 20),
+    "dino-swin-l-coco-a16-9": (1152, 16, 12, 9, 5, 3, 100, 25),
+    "dino-swin-l-coco-a14-8": (1152, 14, 12, 8, 5, 3, 100, 25),
+    "dino-swin-l-coco-a10-8": (1152, 10, 12, 8, 5, 3, 100, 25),
+    "maskdino-swin-l-coco-instance-a16-9": (1152, 16, 12, 9, 5, 3, 100, 25),
+    "maskdino-swin-l-coco-instance-a10-9": (1152, 10, 12, 9, 5, 3, 100, 25),
+    "maskdino-swin-l-coco-instance-a8-8": (1152, 8, 12, 8, 5, 3, 100, 25),
+    "maskdino-swin-l-coco-panoptic-a16-9": (1152, 16, 12, 9, 5, 3, 100, 25),
+    "maskdino-swin-l-coco-panoptic-a12-9": (1152, 12, 12, 9, 5, 3, 100, 25),
+    "maskdino-swin-l-coco-panoptic-a10-8": (1152, 10, 12, 8, 5, 3, 100, 25),
+    "oneformer-swin-l-ade20k-a8-10": (1280, 8, 12, 10, 7, 4, 100, 49),
+    "oneformer-swin-l-ade20k-a10-8": (1280, 10, 12, 8, 7, 4, 100, 49),
+    "oneformer-swin-l-ade20k-a8-8": (1280, 8, 12, 8, 7, 4, 100, 49),
+}
+
 
 def test_every_preset_is_in_the_table_or_our_own() -> None:
-    assert PRESETS.keys() == PUBLISHED.keys() | OWN
+    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | OWN
+
+
+@cache
+def swin_l(window: int, version: int) -> Swin:
+    config = SwinConfig.sized("large", window=window, version=version)
+    return nnx.eval_shape(lambda: Swin(config, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("name", SWIN)
+def test_a_published_preset_of_a_swin_equals_its_row_and_fits(name: str) -> None:
+    side, alpha, tokens, clusters, window, kappa, tau, k = SWIN[name]
+    found = preset(name)
+    assert found.size == (side, side)
+    expected = Hourglass(alpha, (clusters, clusters), window=window, iterations=kappa, temperature=tau, neighbors=k)
+    assert asdict(found.plan) == asdict(expected)
+
+    swin = swin_l(tokens, version=2 if "swinv2" in name else 1)
+    swin.check_plan(found.plan, found.size)
+    fast = expedite(swin, found.plan)
+    grid = -(-side // 16)
+    assert fast.token_counts(*found.size) == (grid**2, (-(-grid // tokens) * clusters) ** 2)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -13,7 +13,7 @@ from hourglass_jax.tokens import TokenReduction
 
 FINENESS = 1024
 """Steps that a method's knob is turned in."""
-NEAR = 1e-3
+NEAR = 2e-3
 """A cost so little below its share is near enough."""
 
 
@@ -30,10 +30,15 @@ class Costs:
         token_grid: (H, W) of such an image.
         depth: blocks of the backbone.
         original: multiply-accumulates without a plan.
+
+    Raises:
+        ValueError: the size does not fit the model, or its backbone is no ViT.
     """
 
     def __init__(self, model: nnx.Module, size: tuple[int, int]) -> None:
         backbone = getattr(model, "backbone", model)
+        if not hasattr(backbone, "token_grid"):
+            raise ValueError(f"budgets are shared out among the blocks of a ViT, got a {type(backbone).__name__}")
         self.token_grid, self.depth = backbone.token_grid(*size), backbone.depth
         self.original = count_encoder_macs(expedite(model, None), size)
         self._share = functools.cache(lambda plan: count_encoder_macs(expedite(model, plan), size) / self.original)
@@ -67,7 +72,7 @@ class Costs:
             scaled = REDUCTIONS[method].scaled(step / FINENESS, self.depth, self.token_grid)
             return replace(scaled, **(fields or {}))
 
-        step = _last(FINENESS, lambda step: self(plan_at(step)) - share)
+        step = _last(FINENESS, lambda step: self(plan_at(step)) - share, round(share * FINENESS) or 1)
         if step is None:
             cheapest = self(plan_at(1))
             raise ValueError(f"{method} cannot do with {share:g} of the encoder's cost: at least {cheapest:.3f}")
@@ -92,21 +97,15 @@ def at_budget(model: nnx.Module, method: str, share: float, size: tuple[int, int
     return Costs(model, size).solve(method, share)
 
 
-def _last(count: int, excess: Callable[[int], float]) -> int | None:
-    """The last of 1 .. count at which a rising function is not above 0; None if it is at 1.
+def _last(count: int, excess: Callable[[int], float], guess: int) -> int | None:
+    """The last of 1 .. count at which a rising function is not above 0; None if there is none.
 
-    Regula falsi with the Illinois rule: the function is nearly a straight line, and expensive. A place where it is
-    `NEAR` will do for the last.
+    Regula falsi with the Illinois rule, from a guess: the function is nearly a straight line from -1 to 1, and
+    expensive. A place where it is within `NEAR` of 0 will do.
     """
-    low, high = 1, count
-    below, above = excess(low), excess(high)
-    if below > 0:
-        return None
-    if above <= 0:
-        return count
-    moved = None
+    low, high = 0, count + 1
+    below, above, moved = -1.0, 1.0, None
     while high - low > 1 and below < -NEAR:
-        guess = min(high - 1, max(low + 1, round(low + (high - low) * below / (below - above))))
         value = excess(guess)
         if value <= 0:
             low, below, above = guess, value, above / (2 if moved == "low" else 1)
@@ -114,4 +113,6 @@ def _last(count: int, excess: Callable[[int], float]) -> int | None:
         else:
             high, above, below = guess, value, below / (2 if moved == "high" else 1)
             moved = "high"
-    return low
+        guess = round(low + (high - low) * below / (below - above))
+        guess = min(high - 1, max(low + 1, guess))
+    return low or None

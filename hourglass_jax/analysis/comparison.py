@@ -96,13 +96,15 @@ def compare(
         if size not in macs:
             macs[size] = [count_macs(each, size)["total"] for each in models]
         batch = jnp.asarray(image)[None]
-        times = measure([functools.partial(_run, each, batch) for each in models], repeats=repeats, on_call=on_call)
-        features, result = _run(model, batch)
+        times = measure(
+            [functools.partial(run_model, each, batch) for each in models], repeats=repeats, on_call=on_call
+        )
+        features, result = run_model(model, batch)
         result = np.asarray(result[0])
         found = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
             tokens, clusters = fast.backbone.token_counts(*size)
-            fast_features, fast_result = _run(fast, batch)
+            fast_features, fast_result = run_model(fast, batch)
             fast_result = np.asarray(fast_result[0])
             difference = model.difference(result, fast_result)
             figures = Figures(
@@ -124,7 +126,7 @@ def compare(
 
 
 @jax.jit
-def _run(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def run_model(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The final features that the head reads, [B, N, C], and the model's result."""
     features = model.features(images) if hasattr(model, "features") else model.backbone(images)
     output = model.decode(features, images.shape[1:3])

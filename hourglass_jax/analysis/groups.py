@@ -1,6 +1,6 @@
 """Which tokens a plan makes one, for pictures of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,8 @@ def find_groups(backbone: ViT | Swin, plan: TokenReduction, images: jax.Array) -
     """
     if isinstance(backbone, Swin):
         return np.asarray(_window_groups(expedite(backbone, plan), images)[0])
+    if getattr(plan, "restore", None) == "reuse":
+        plan = replace(plan, restore="reconstruction")  # what reuses features can restore nothing else
     groups = _groups(expedite(backbone, Unrestored(plan)), images)
     return np.asarray(groups).reshape(backbone.token_grid(*images.shape[1:3]))
 

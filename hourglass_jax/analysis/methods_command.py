@@ -21,6 +21,7 @@ from hourglass_jax.options import (
     naming,
     print_json,
     quiet,
+    square_input,
 )
 from hourglass_jax.plans import plan_fields
 
@@ -84,17 +85,15 @@ def compare_methods(
     squares = {photo.stem: center_crop_square(read_image(photo)) for photo in photos}
     is_given = plan != PlanOptions()
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=is_given or not budgets)
-    preprocessing = dataclasses.replace(
-        preprocessing.at(preprocessing.size), multiple=loaded.config.backbone.patch_size
-    )
-    size = (preprocessing.size,) * 2
+    preprocessing = square_input(loaded, preprocessing)
+    size = preprocessing.shape
     prepared = []
     for name, square in squares.items():
         with naming(name):
             prepared.append(preprocessing(square))
     costs = Costs(loaded, size)
     if chosen is not None:
-        chosen.check(costs.depth, costs.token_grid)
+        loaded.backbone.check_plan(chosen, size)
     budgets = list(dict.fromkeys(budgets)) or [costs(chosen)]
     plans = [("the plan given", None, chosen)] if is_given else []
     with tqdm(total=len(methods) * len(budgets), desc="plans", disable=quiet()) as bar:
@@ -218,19 +217,21 @@ def _picture(model, photo: "np.ndarray", shown: Sequence[tuple[str, "Comparison"
     size = photo.shape[:2]
 
     def drawn(result: np.ndarray) -> np.ndarray:
-        return model.pictures(photo, stretched(result, size))["overlay"]
+        return [*model.pictures(photo, stretched(result, size)).values()][-1]
 
     tokens = shown[0][1].groups.size
     groups = [("Photograph", photo)]
     results = [("Original\nall tokens", drawn(shown[0][1].result))]
     differences = [("Difference\nblack: 0, lightest: 0.25 or more", np.full((*size, 3), 255, np.uint8))]
+    is_map = shown[0][1].difference.ndim > 0
     for title, each in shown:
         left = len(np.unique(each.groups))
         groups.append((f"{title}, {left} of {tokens} tokens", group_overlay(photo, each.groups)))
         results.append((f"speed-up {each.figures.speedup:.2f}", drawn(each.result_expedited)))
-        shade = colorize(stretched(np.asarray(each.difference, np.float32), size) / 0.25)
-        differences.append((f"cosine {each.figures.cosine:.4f}", shade))
-    return sheet([groups, results, differences], height=HEIGHT)
+        if is_map:
+            shade = colorize(stretched(np.asarray(each.difference, np.float32), size) / 0.25)
+            differences.append((f"cosine {each.figures.cosine:.4f}", shade))
+    return sheet([groups, results, differences] if is_map else [groups, results], height=HEIGHT)
 
 
 HEIGHT = 296

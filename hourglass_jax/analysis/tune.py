@@ -6,9 +6,9 @@ are continuous: they follow the gradient of the fidelity through the expedited b
 images is held out for the final figure. The weights are never touched.
 """
 
+import contextlib
 import functools
 import hashlib
-import itertools
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -24,23 +24,27 @@ from flax import nnx
 
 from hourglass_jax.analysis.budget import Costs
 from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
+from hourglass_jax.analysis.inspection import look
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.hourglass import expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
 from hourglass_jax.journal import Journal
 from hourglass_jax.ops.clustering import auto_temperature
+from hourglass_jax.options import square_input
 from hourglass_jax.plans import plan_fields
 from hourglass_jax.reductions import REDUCTIONS
 from hourglass_jax.tokens import TokenReduction
 
 FEW = 2
 """Images that candidates are told apart by."""
-KEPT = 3
-"""Methods whose settings are changed."""
+KEPT, HOPELESS = 3, 3.0
+"""So many methods have their settings changed; none whose cosine is so many times farther from 1 than the best."""
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Costs that are tried for a wanted cosine, from safe to cheap."""
 SPREAD = 0.02
 """A cosine so far below the mean is worth a warning."""
+AROUND = 0.12
+"""How far a plot looks to cheaper and dearer plans."""
 STEPS, RATE = 8, 0.3
 """Of Adam, on the logarithm of a temperature."""
 
@@ -57,6 +61,9 @@ NUMBERS: dict[str, dict[str, Callable[[int], Sequence[object]]]] = {
             for blocks in ((0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7), (0, 3, 6, 9), (1, 3, 5, 7), (0, 4))
         ],
     },
+    "EViT": {"neighbors": lambda depth: (3, 5, 10, 20, 50)},
+    "DynamicViT": {"neighbors": lambda depth: (3, 5, 10, 20, 50)},
+    "ACT": {"bucket": lambda depth: (1.0, 2.0, 4.0, 8.0, 16.0), "hashes": lambda depth: (8, 16, 24, 32)},
     "Pooling": {"alpha": lambda depth: range(depth)},
 }
 """Method -> field -> what is tried of it, by the depth of the backbone. Numbers are in order: the search climbs
@@ -174,12 +181,9 @@ class Tuner:
     ) -> None:
         if len(photographs) < 2:
             raise ValueError(f"expected at least 2 photographs, as some are held out; got {len(photographs)}")
-        preprocessing = preprocessing or model.config.preprocessing
-        preprocessing = replace(preprocessing.at(preprocessing.size), multiple=model.config.backbone.patch_size)
-        self.model, self.size, self._on_plan = model, preprocessing.size, on_plan
-        self._images = {
-            name: preprocessing.at(self.size)(center_crop_square(each))[None] for name, each in photographs.items()
-        }
+        preprocessing = square_input(model, preprocessing or model.config.preprocessing)
+        self.model, self.size, self._on_plan = expedite(model, None), preprocessing.size, on_plan
+        self._images = {name: preprocessing(center_crop_square(each))[None] for name, each in photographs.items()}
         names = list(photographs)
         self.tuned_on, self.held_out = tuple(names[::2]), tuple(names[1::2])
         self.costs = Costs(model, (self.size, self.size))
@@ -190,7 +194,7 @@ class Tuner:
         }
         self._journal = Journal(journal, header, _entry, "of another search")
         self._known = dict(self._journal.entries)
-        self._original = functools.cache(lambda name: _features(expedite(model.backbone, None), self._images[name]))
+        self._original = functools.cache(lambda name: _features(self.model, self._images[name]))
         self.candidates: dict[TokenReduction, Candidate] = {}
 
     def __enter__(self) -> Self:
@@ -202,20 +206,22 @@ class Tuner:
 
     def measure(self, plan: TokenReduction, names: Sequence[str]) -> Candidate:
         """The cosines of a plan on some of the photographs; what is known is not measured again."""
-        self._on_plan(plan)
-        cosines = {}
-        for name in names:
-            [cosines[name]] = self._once(
-                {"plan": plan_fields(plan), "photograph": name},
-                lambda name=name: [
-                    float(_cosine(expedite(self.model.backbone, plan), self._images[name], self._original(name)))
-                ],
-            )
+        cosines = self._cosines(plan, names)
         known = self.candidates.get(plan)
         self.candidates[plan] = Candidate(
             plan, self.costs(plan), {**(known.cosines if known else {}), **cosines}, known and known.speedup
         )
         return replace(self.candidates[plan], cosines=cosines)
+
+    def _cosines(self, plan: TokenReduction, names: Sequence[str]) -> dict[str, float]:
+        self._on_plan(plan)
+        fast, cosines = expedite(self.model, plan), {}
+        for name in names:
+            [cosines[name]] = self._once(
+                {"plan": plan_fields(plan), "photograph": name},
+                lambda name=name: [float(_cosine(fast, self._images[name], self._original(name)))],
+            )
+        return cosines
 
     def speedup(self, plan: TokenReduction) -> float:
         """How much faster the whole model is under a plan: medians of runs in turn on one photograph."""
@@ -250,24 +256,29 @@ class Tuner:
             raise NoPlan(f"no plan meets the target: {'; '.join(reasons)}")
         key = self._key(target)
         kept = sorted(first, key=lambda method: key(first[method]))[:KEPT]
-        finalists = sorted((self._refined(first[method], target) for method in kept), key=key)
-        best = finalists[0]
+        if target.kind != "cosine":
+            kept = [each for each in kept if 1 - first[each].cosine < HOPELESS * (1 - first[kept[0]].cosine)]
+        refined = [self._refined(first[method], target) for method in kept]
+        refined.sort(key=lambda pair: key(pair[0]))
+        best = refined[0][0]
         reached = {"gflops": 1.0, "speedup": best.speedup, "cosine": best.cosine}[target.kind]
         if target.kind != "gflops" and reached < target.value:
             raise NoPlan(
                 f"no plan meets the target: {target.kind} {target.value:g} was wanted, and the best is "
                 f"{reached:.4f}, of {best.method} at {best.share:.2f} of the encoder's multiply-accumulates"
             )
-        held_out = self.measure(best.plan, self.held_out).cosines
-        return Tuned(best, held_out, tuple(finalists), self._warnings(best, held_out, target))
+        for candidate, changed in refined:
+            self._look_around(candidate, changed)
+        held_out = self._cosines(best.plan, self.held_out)
+        return Tuned(best, held_out, tuple(each for each, _ in refined), self._warnings(best, held_out, target))
 
-    def _key(self, target: Target) -> Callable[[Candidate], tuple[float, ...]]:
+    def _key(self, target: Target) -> Callable[[Candidate], tuple[bool, float]]:
         """What finalists are sorted by, the best first."""
         if target.kind == "cosine":
-            return lambda each: (each.cosine < target.value, round(each.share, 3), -each.cosine)
+            return lambda each: (False, each.share) if each.cosine >= target.value else (True, -each.cosine)
         if target.kind == "speedup":
-            return lambda each: (each.speedup < target.value, -each.cosine)
-        return lambda each: (-each.cosine,)
+            return lambda each: (False, -each.cosine) if each.speedup >= target.value else (True, -each.speedup)
+        return lambda each: (False, -each.cosine)
 
     @property
     def _few(self) -> tuple[str, ...]:
@@ -322,15 +333,15 @@ class Tuner:
         self.candidates[plan] = replace(self.candidates[plan], speedup=found[plan])
         return replace(self.measure(plan, names), speedup=found[plan])
 
-    def _refined(self, start: Candidate, target: Target) -> Candidate:
-        """The best settings of a method for the target, measured on all photographs that are tuned on."""
+    def _refined(self, start: Candidate, target: Target) -> tuple[Candidate, dict[str, object]]:
+        """A method's best plan for the target, on all photographs that are tuned on, and its settings."""
         share = target.value if target.kind == "gflops" else start.share
         plan, changed = self._polished(start, share)
         if target.kind == "gflops":
-            return self.measure(plan, self.tuned_on)
+            return self.measure(plan, self.tuned_on), changed
         if target.kind == "speedup":
-            return self._fast_enough(start.method, changed, target.value, self.tuned_on)
-        return self._cheapest(start.method, changed, target.value, plan)
+            return self._fast_enough(start.method, changed, target.value, self.tuned_on), changed
+        return self._cheapest(start.method, changed, target.value, plan), changed
 
     def _polished(self, start: Candidate, share: float) -> tuple[TokenReduction, dict[str, object]]:
         """Changes one setting after the other at the same cost, on few photographs; keeps what is better.
@@ -354,15 +365,16 @@ class Tuner:
 
         for field, values in self._settings(type(start.plan)).items():
             here = getattr(best.plan, field)
-            if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
+            if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
                 for value in values:
                     if value != here:
                         improves(field, value)
                 continue
             above, below = [v for v in values if v > here], [v for v in reversed(values) if v < here]
             for direction in (above, below):
-                if list(itertools.takewhile(functools.partial(improves, field), direction)):
-                    break
+                for value in direction:
+                    if not improves(field, value):
+                        break
         if getattr(best.plan, "temperature", None) is not None:
             temperature = self.follow_gradient(best.plan)
             improves("temperature", temperature)
@@ -405,6 +417,12 @@ class Tuner:
                 found = found if found.cosine >= wanted else max(found, candidate, key=lambda each: each.cosine)
         return found
 
+    def _look_around(self, candidate: Candidate, changed: Mapping[str, object]) -> None:
+        """Measures the same settings at less and at more cost, for the curves of a plot."""
+        for share in (candidate.share - AROUND, candidate.share + AROUND):
+            with contextlib.suppress(ValueError):
+                self.measure(self.costs.solve(candidate.method, share, changed), self.tuned_on)
+
     def follow_gradient(self, plan: TokenReduction) -> float:
         """The temperature at which the mean cosine is best, by Adam on its logarithm.
 
@@ -440,16 +458,21 @@ class Tuner:
             lambda: [
                 float(each)
                 for each in _slope(
-                    self.model.backbone, plan, jnp.float32(position), self._images[name], self._original(name)
+                    self.model, plan, jnp.float32(position), self._images[name], self._original(name)
                 )
             ],
         )
 
     def _auto_temperature(self, plan: TokenReduction, name: str) -> float:
-        [found] = self._once(
-            {"plan": plan_fields(plan), "photograph": name, "auto": True},
-            lambda: [float(_auto_temperature(self.model.backbone, plan.alpha, self._images[name]))],
-        )
+        """What "auto" measures of a photograph where the plan begins to reduce its tokens."""
+        counts = plan.counts(self.costs.depth, self.costs.token_grid)
+        block = next(index for index, count in enumerate(counts) if count < max(counts))
+
+        def measure() -> list[float]:
+            seen = look(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
+            return [float(auto_temperature(seen.entering[None], self.costs.token_grid)[0])]
+
+        [found] = self._once({"photograph": name, "auto_before": block}, measure)
         return found
 
     def _time(self, plan: TokenReduction) -> float:
@@ -498,28 +521,18 @@ def _run(model: nnx.Module, images: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _cosine(backbone: nnx.Module, images: jax.Array, original: jax.Array) -> jax.Array:
-    return cosine_similarity(final_features(backbone, images), original)[0]
+def _cosine(model: nnx.Module, images: jax.Array, original: jax.Array) -> jax.Array:
+    return cosine_similarity(final_features(model, images), original)[0]
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _slope(
-    backbone: nnx.Module, plan: TokenReduction, position: jax.Array, images: jax.Array, original: jax.Array
+    model: nnx.Module, plan: TokenReduction, position: jax.Array, images: jax.Array, original: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """One minus the cosine at exp(position) as the plan's temperature, and its derivative by the position."""
 
     def loss(position: jax.Array) -> jax.Array:
-        fast = expedite(backbone, replace(plan, temperature=jnp.exp(position)))
+        fast = expedite(model, replace(plan, temperature=jnp.exp(position)))
         return 1 - cosine_similarity(final_features(fast, images), original)[0]
 
     return jax.jvp(loss, (position,), (jnp.ones_like(position),))
-
-
-@functools.partial(jax.jit, static_argnames="alpha")
-def _auto_temperature(backbone: nnx.Module, alpha: int, images: jax.Array) -> jax.Array:
-    """What "auto" measures of one image after block alpha."""
-    if alpha == 0:
-        tokens = backbone.embed(images)
-    else:
-        [tokens] = backbone(images, intermediates=(alpha - 1,)).intermediates
-    return auto_temperature(tokens, backbone.token_grid(*images.shape[1:3]))[0]

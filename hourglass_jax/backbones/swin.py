@@ -248,7 +248,7 @@ class Swin(nnx.Module):
         self.config = config
         self.dtype = dtype
         self.plan: Hourglass | None = None
-        self.patch_embedding = PatchEmbedding(config.patch_size, config.width, dtype=dtype, rngs=rngs)
+        self.patch_embedding = PatchEmbedding(config.patch_size, 3, config.width, dtype=dtype, rngs=rngs)
         self.patch_norm = nnx.LayerNorm(config.width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
         numbers = range(len(config.depths))
         self.stages = nnx.List([Stage(config, number, dtype=dtype, rngs=rngs) for number in numbers])

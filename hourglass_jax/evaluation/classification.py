@@ -4,7 +4,7 @@ Source: facebookresearch/SWAG, imagenet_1k_eval.py (accuracy).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,10 @@ class Classification:
 
     classes: int
     task: ClassVar[str] = "classification"
+
+    def of(self, model: Any) -> "Classification":
+        """See `Metric.of`: all classifiers do it alike."""
+        return self
 
     def zeros(self) -> np.ndarray:
         """See `Metric.zeros`: of each class the images, those that are found, and those among the five."""

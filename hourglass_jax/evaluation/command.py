@@ -17,6 +17,7 @@ from hourglass_jax.options import (
     Output,
     PlanOptions,
     Plans,
+    by,
     check_folder,
     console,
     describe,
@@ -30,7 +31,7 @@ from hourglass_jax.plans import plan_fields
 
 
 def eval(
-    dataset: Literal["ade20k", "cityscapes", "pascal_context", "imagenet2012"],
+    dataset: Literal["ade20k", "cityscapes", "pascal_context", "imagenet2012", "kitti", "nyu_depth_v2"],
     data_dir: Path,
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
@@ -39,14 +40,17 @@ def eval(
     hourglass: bool = True,
     limit: int | None = None,
     batch: int = 8,
+    crop: Literal["garg", "eigen", "none"] | None = None,
+    cap: float | None = None,
     output: Output = Path("out"),
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Measures the accuracy of a model on a data set, with the hourglass beside it if a plan is given.
 
     Unless --size is given, images are scaled as for published figures: their shorter side to 1024 pixels for
-    Cityscapes, 520 for PASCAL-Context and the model's own for ADE20K and ImageNet. What is counted is kept: a run
-    that was ended goes on when the same command is given again.
+    Cityscapes, 520 for PASCAL-Context and the model's own for the others. What is counted is kept: a run that was
+    ended goes on when the same command is given again. Relative inverse depth gets the scale and shift that fit the
+    truth of each image best.
 
     Example: hourglass eval --model seg.safetensors --dataset ade20k --data-dir data/ --alpha 10 --clusters 28 28
 
@@ -54,22 +58,26 @@ def eval(
         dataset: Whose labels.
         data_dir: Folder of the published files, or the data_dir of tensorflow-datasets, built as array_record. For
             ImageNet, it holds a folder for each class, or val/ and train/ with those, named by the class's WordNet
-            id (n01440764), number (0) or name (tench).
+            id (n01440764), number (0) or name (tench). For depth, images/ and depth/ with files of the same names
+            (16-bit PNG, 256 steps to a metre for kitti, 1000 for nyu_depth_v2), or KITTI's own folders and
+            eigen_test_files_with_gt.txt.
         split: Part of the data set.
         original: Evaluate the model without the hourglass.
         hourglass: Evaluate it with the hourglass, if a plan is given.
         limit: Only so many images, the first ones.
         batch: Images at once.
+        crop: Which part of a depth map counts; by default Garg's of KITTI and Eigen's of NYUv2.
+        cap: Metres up to which depth counts; by default 80 for KITTI and 10 for NYUv2.
         output: Folder of the journals and of result.json.
         distributed: Share the images with the other processes that Slurm, Open MPI or a TPU pod started.
     """
     import jax
 
-    from hourglass_jax.evaluation.datasets import open_dataset
+    from hourglass_jax.evaluation.datasets import measured, open_dataset
     from hourglass_jax.evaluation.evaluate import check_fit, evaluate, input_size
 
     check_folder(output)
-    data = open_dataset(dataset, data_dir, split)
+    data = measured(open_dataset(dataset, data_dir, split), crop, cap)
     if distributed:
         jax.distributed.initialize()
     loaded, _, chosen = load_model(model, plan, default_preset=False)
@@ -125,12 +133,16 @@ def eval(
         print_json(result)
         return
     rows = {name: data.metric.shown(each) for name, each in found.items()}
-    table = Table("", *next(iter(rows.values())), title=f"{dataset} {split}, {images} images, shorter side {size}")
+    table = Table(
+        "",
+        *next(iter(rows.values())),
+        title=f"{dataset} {split}, {images} images, size {size if isinstance(size, int) else by(size)}",
+    )
     for name, texts in rows.items():
         described = name if plans[name] is None else f"{name}: {describe(plans[name])}"
         table.add_row(described, *texts.values())
     console().print(table)
-    console().print(f"Every class: {output / 'result.json'}")
+    console().print(f"All figures: {output / 'result.json'}")
 
 
 def _check_grid(model, plan, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Images with their truth, a label map or a class: published folders, or what tensorflow-datasets made of them.
+"""Images with their truth, a map of labels or depth or a class: published folders, or tensorflow-datasets' files.
 
 Source: open-mmlab/mmsegmentation, mmseg/datasets (the folders, and which labels count); mcordts/cityscapesScripts,
 cityscapesscripts/helpers/labels.py (the 19 classes); rstrudel/segmenter, segm/config.yml (the sizes).
@@ -6,7 +6,7 @@ cityscapesscripts/helpers/labels.py (the 19 classes); rstrudel/segmenter, segm/c
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from hourglass_jax.evaluation.classification import Classification
+from hourglass_jax.evaluation.depth import EIGEN, EIGEN_NYU, GARG, Depth
 from hourglass_jax.evaluation.metrics import IGNORED, Metric, Segmentation
 from hourglass_jax.inference.images import read_image
 from hourglass_jax.inference.labels import Labels, labels_of, wordnet_ids
@@ -24,7 +25,7 @@ from hourglass_jax.ops.grids import Grid
 Split = Literal["val", "train"]
 File = Path | BytesIO
 Pair = tuple[File, Any]
-"""An image and what its truth is read from: a label map, or the number of a class."""
+"""An image and what its truth is read from: a label or depth map, or the number of a class."""
 Read = Callable[[Any, Grid], Any]
 """Makes the truth of an image of (rows, columns) from the second of its `Pair`; ValueError if it is none."""
 
@@ -72,6 +73,7 @@ class Dataset:
         labels: names and colours of the classes.
         size: what the shorter side of the images is scaled to in published figures; None for the model's own.
         source: where the pairs lie.
+        crop: (rows, columns) in the middle at the bottom of an image that are all that is seen of it, or None.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Dataset:
     labels: Labels
     size: int | None
     source: Source
+    crop: Grid | None = None
 
     @property
     def classes(self) -> int:
@@ -99,7 +102,8 @@ class Dataset:
 
         Returns:
             Its key, the image (uint8 [H, W, 3]) and its truth: a label map (int16 [H, W], 255 for pixels that do
-            not count), or the number of its class.
+            not count), a depth map (float32 [H, W], metres, 0 where there is none; of the whole image, also where
+            that is cropped), or the number of its class.
 
         Raises:
             ValueError: a file cannot be read, the two differ in size, or a label is out of range.
@@ -108,9 +112,16 @@ class Dataset:
         image_file, truth = self.source.pair(index)
         try:
             image = read_image(_opened("image", image_file))
-            return key, image, self.source.read(truth, image.shape[:2])
+            return key, self._cropped(image), self.source.read(truth, image.shape[:2])
         except ValueError as problem:
             raise ValueError(f"{key} of {self.name}: {problem}") from problem
+
+    def _cropped(self, image: np.ndarray) -> np.ndarray:
+        if self.crop is None:
+            return image
+        rows, columns = (min(kept, side) for kept, side in zip(self.crop, image.shape[:2], strict=True))
+        left = (image.shape[1] - columns) // 2
+        return image[image.shape[0] - rows :, left : left + columns]
 
 
 def _read_label_map(file: File, size: Grid, *, encoding: np.ndarray) -> np.ndarray:
@@ -140,6 +151,23 @@ def _label_maps(encoding: np.ndarray) -> Read:
     return partial(_read_label_map, encoding=encoding)
 
 
+def _read_depth_map(file: File | np.ndarray, size: Grid, *, steps: int) -> np.ndarray:
+    """The depth map of an image in metres: numbers as they are, or a file with so many steps to a metre."""
+    if isinstance(file, np.ndarray):
+        depth = file.astype(np.float32)
+    else:
+        image = _opened("depth map", file)
+        if image.mode not in ("I", "I;16", "I;16B"):
+            raise ValueError(f"a depth map must have one channel of 16 bits, got {image.mode}")
+        try:
+            depth = np.asarray(image).astype(np.float32) / steps
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ...
+            raise ValueError(f"the depth map cannot be decoded: {error}") from error
+    if depth.shape != size:
+        raise ValueError(f"the depth map must have the image's size {list(size)}, got {list(depth.shape)}")
+    return np.where(np.isfinite(depth), depth, 0)
+
+
 def _read_class(number: int, size: Grid) -> int:
     """The class of an image, which is known without reading anything."""
     return int(number)
@@ -149,7 +177,8 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], split: Split = "va
     """Finds a data set in a folder; nothing is downloaded, and only file names are read.
 
     Args:
-        name: "ade20k" (150 classes), "cityscapes" (19), "pascal_context" (60) or "imagenet2012" (1000).
+        name: "ade20k" (150 classes), "cityscapes" (19), "pascal_context" (60), "imagenet2012" (1000), "kitti" or
+            "nyu_depth_v2" (depth).
         data_dir: the folder the published archives were unpacked in, or the data_dir of tensorflow-datasets, built
             as array_record. For ImageNet it holds a folder for each class, or val/ and train/ with those: by
             WordNet id (n01440764), by number in the order of these ids (0), or by name (tench).
@@ -176,8 +205,31 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], split: Split = "va
             f"{data_dir} holds no {split} split of {name}: looked for {published.layout}"
             + (f", and {published.built.name}/*/features.json of tensorflow-datasets" if published.built else "")
         )
-    labels = labels_of(name, published.metric.classes)
-    return Dataset(name, split, published.metric, labels, published.size, source)
+    classes = getattr(published.metric, "classes", 0)
+    labels = labels_of(name, classes) if classes else Labels((), ())
+    return Dataset(name, split, published.metric, labels, published.size, source, published.crop)
+
+
+def measured(dataset: Dataset, crop: str | None, cap: float | None) -> Dataset:
+    """A data set of depth with another crop ("garg", "eigen", "none") or cap than its own, where one is given.
+
+    Raises:
+        ValueError: the data set is of something else, or has no such crop.
+    """
+    if crop is None and cap is None:
+        return dataset
+    crops = _CROPS.get(dataset.name, {})
+    if not isinstance(dataset.metric, Depth) or crop not in (None, *crops):
+        known = ", ".join(crops) or "none, nor a cap"
+        raise ValueError(f"crops of {dataset.name} are {known}; got crop {crop} and cap {cap}")
+    changes = ({} if crop is None else {"crop": crops[crop]}) | ({} if cap is None else {"cap": cap})
+    return replace(dataset, metric=replace(dataset.metric, **changes))
+
+
+_CROPS = {
+    "kitti": {"garg": GARG, "eigen": EIGEN, "none": None},
+    "nyu_depth_v2": {"eigen": EIGEN_NYU, "none": None},
+}
 
 
 class Built(NamedTuple):
@@ -204,6 +256,7 @@ class Published(NamedTuple):
         layout: of its files, in words.
         find: the images of a split below a root.
         built: in tensorflow-datasets.
+        crop: see `Dataset`.
     """
 
     metric: Metric
@@ -212,6 +265,7 @@ class Published(NamedTuple):
     layout: str
     find: Callable[[Path, str], Found]
     built: Built | None = None
+    crop: Grid | None = None
 
 
 def _ade20k(root: Path, split: str) -> Found:
@@ -267,6 +321,36 @@ def _imagenet(root: Path, split: str) -> Found:
     return found, _read_class
 
 
+def _with_depth(root: Path, split: str, *, steps: int) -> Found:
+    """images/NAME.png or .jpg with depth/NAME.png, where the split has a folder of its own in that."""
+    folder = root / split if (root / split).is_dir() else root
+    images = sorted(
+        path for path in (folder / "images").glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")
+    )
+    found = [(path.stem, path, folder / "depth" / f"{path.stem}.png") for path in images]
+    return found, partial(_read_depth_map, steps=steps)
+
+
+def _kitti(root: Path, split: str) -> Found:
+    listed = root / KITTI_LIST
+    if split != "val" or not listed.is_file():
+        return _with_depth(root, split, steps=256)
+    found = []
+    for line in filter(None, map(str.split, listed.read_text().splitlines())):
+        if len(line) < 2:
+            raise ValueError(f"{listed} must hold an image and its depth map in each line, got {line}")
+        image, depth = line[:2]
+        if depth != "None":  # of 45 images there is none
+            key = f"{Path(depth).parts[0]}/{Path(depth).stem}"
+            folders = [root / each / depth for each in KITTI_DEPTH]
+            image_path = root / "raw" / image if (root / "raw").is_dir() else root / image
+            found.append((key, image_path, next(filter(Path.is_file, folders), folders[0])))
+    return found, partial(_read_depth_map, steps=256)
+
+
+KITTI_LIST = "eigen_test_files_with_gt.txt"
+KITTI_DEPTH = ("data_depth_annotated/val", "data_depth_annotated/train", "data_depth_annotated", "")
+
 _PUBLISHED = {
     "ade20k": Published(
         Segmentation(150),
@@ -306,6 +390,29 @@ _PUBLISHED = {
         _imagenet,
         Built("imagenet2012", {"val": "validation", "train": "train"}, "image", "label", _read_class),
     ),
+    "kitti": Published(
+        Depth(80.0, GARG),
+        None,
+        ("",),
+        f"{KITTI_LIST} with [raw/]2011_*/*/image_02/data/*.png and data_depth_annotated/{{val,train}}/*, or "
+        "[{val,train}/]images/NAME.png with depth/NAME.png (256 steps to a metre)",
+        _kitti,
+        crop=(352, 1216),
+    ),
+    "nyu_depth_v2": Published(
+        Depth(10.0, EIGEN_NYU),
+        None,
+        ("",),
+        "[{val,train}/]images/NAME.png or .jpg with depth/NAME.png (millimetres)",
+        partial(_with_depth, steps=1000),
+        Built(
+            "nyu_depth_v2",
+            {"val": "validation", "train": "train"},
+            "image",
+            "depth",
+            partial(_read_depth_map, steps=1000),
+        ),
+    ),
 }
 
 
@@ -316,7 +423,7 @@ def _in_folder(published: Published, data_dir: Path, split: str) -> Source | Non
         missing = [each for _, *pair in found for each in pair if isinstance(each, Path) and not each.is_file()]
         if missing:
             raise ValueError(
-                f"{len(found)} images with their label maps are expected in {data_dir / root}, "
+                f"{len(found)} images with their {published.metric.task} maps are expected in {data_dir / root}, "
                 f"but {len(missing)} files are missing, the first of them {missing[0]}"
             )
         if found:

@@ -1,5 +1,6 @@
 """Evaluates a model on a data set, image by image, so that a run that was killed can be continued."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from hourglass_jax.evaluation.datasets import Dataset
 from hourglass_jax.evaluation.journal import add_rows, line_of, open_journal, read_journals
 from hourglass_jax.evaluation.metrics import Metric
 from hourglass_jax.inference.predictor import Predictor
+from hourglass_jax.ops.grids import Grid
 from hourglass_jax.plans import plan_fields
 
 
@@ -43,7 +45,7 @@ def evaluate(
     folder: str | os.PathLike[str],
     *,
     weights: str,
-    size: int | None = None,
+    size: int | Grid | None = None,
     limit: int | None = None,
     batch_size: int = 8,
     on_progress: Callable[[int, Any], None] = lambda images, running: None,
@@ -79,8 +81,8 @@ def evaluate(
     predictor_class = SharingPredictor if jax.local_device_count() > 1 else Predictor
     predictor = predictor_class(model, preprocessing=preprocessing, batch_size=batch_size)
 
-    folder, keys, metric = Path(folder), dataset.keys[:limit], dataset.metric
-    header = _header(model, dataset, weights, preprocessing.size)
+    folder, keys, metric = Path(folder), dataset.keys[:limit], dataset.metric.of(model)
+    header = _header(model, dataset, metric, weights, preprocessing.size)
     mine = range(len(keys))[jax.process_index() :: jax.process_count()]
     running = metric.zeros()
     with open_journal(folder, jax.process_index(), header, metric) as journal, ThreadPoolExecutor() as readers:
@@ -109,10 +111,12 @@ def evaluate(
 
 
 def check_fit(model: nnx.Module, dataset: Dataset) -> None:
-    """Raises ValueError unless the model is for the data set's task and has its classes."""
+    """Raises ValueError unless the model is for the data set's task and has its classes, if it has any."""
     task = dataset.metric.task
     if getattr(model, "task", None) != task:
         raise ValueError(f"{dataset.name} needs a model for {task}, got {type(model).__name__}")
+    if not dataset.classes:
+        return
     classes, named = model.config.classes, model.config.dataset
     if classes != dataset.classes or named not in (None, dataset.name):
         raise ValueError(
@@ -121,7 +125,7 @@ def check_fit(model: nnx.Module, dataset: Dataset) -> None:
         )
 
 
-def input_size(model: nnx.Module, dataset: Dataset, size: int | None = None) -> int:
+def input_size(model: nnx.Module, dataset: Dataset, size: int | Grid | None = None) -> int | Grid:
     """What images are scaled to, as published figures have it.
 
     Args:
@@ -130,8 +134,8 @@ def input_size(model: nnx.Module, dataset: Dataset, size: int | None = None) -> 
         size: something else that is wanted.
 
     Returns:
-        Pixels of the side that the model's preprocessing scales, the shorter one for a model that sees windows:
-        then by default the data set's, otherwise the model's own.
+        What the model's preprocessing takes: pixels of the side that it scales, the shorter one for a model that
+        sees windows: then by default the data set's, otherwise the model's own.
     """
     preprocessing = model.config.preprocessing
     if size is not None:
@@ -139,7 +143,9 @@ def input_size(model: nnx.Module, dataset: Dataset, size: int | None = None) -> 
     return (dataset.size if preprocessing.resize == "none" else None) or preprocessing.size
 
 
-def _header(model: nnx.Module, dataset: Dataset, weights: str, size: int) -> dict[str, object]:
+def _header(
+    model: nnx.Module, dataset: Dataset, metric: Metric, weights: str, size: int | Grid
+) -> dict[str, object]:
     """What is evaluated, as JSON keeps it."""
     plan = model.backbone.plan
     header = {
@@ -148,6 +154,7 @@ def _header(model: nnx.Module, dataset: Dataset, weights: str, size: int) -> dic
         "dataset": dataset.name,
         "source": dataset.source.kind,
         "split": dataset.split,
+        "metric": dataclasses.asdict(metric),
         "images": len(dataset),
         "size": size,
     }

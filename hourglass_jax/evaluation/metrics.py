@@ -23,6 +23,9 @@ class Metric(Protocol):
 
     task: ClassVar[str]
 
+    def of(self, model: Any) -> "Metric":
+        """The same for the results of a model for this task."""
+
     def zeros(self) -> np.ndarray:
         """The counts of no image, int64 or float64 of any shape; those of images are added to them."""
 
@@ -58,6 +61,10 @@ class Segmentation:
 
     classes: int
     task: ClassVar[str] = "segmentation"
+
+    def of(self, model: Any) -> "Segmentation":
+        """See `Metric.of`: all models that label pixels do it alike."""
+        return self
 
     def zeros(self) -> np.ndarray:
         """See `Metric.zeros`: pixels by what they are (rows) and what they are taken for (columns)."""

@@ -62,13 +62,15 @@ def overlay(photo: np.ndarray, values: np.ndarray, opacity: float = 0.6) -> np.n
     return np.rint(photo * (1 - weight) + colorize(values) * weight).astype(np.uint8)
 
 
-def principal_components(features: np.ndarray) -> np.ndarray:
+def principal_components(features: np.ndarray, *, of: np.ndarray | None = None) -> np.ndarray:
     """Features as colours: their first three principal components, from the 1st to the 99th percentile.
 
     A component's sign is free; here its longer tail is light.
 
     Args:
         features: [H, W, C] with C of at least 3.
+        of: [any, any, C], the features whose components and percentiles they are; by default these. Features that
+            share them have comparable colours.
 
     Returns:
         uint8 [H, W, 3].
@@ -76,16 +78,18 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: another shape, NaN or infinite values.
     """
-    features = np.asarray(features, np.float64)
-    if features.ndim != 3 or features.shape[2] < 3 or not np.isfinite(features).all():
-        raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(features.shape)}")
-    centred = (features - features.mean(axis=(0, 1))).reshape(-1, features.shape[2])
+    features, of = (np.asarray(each, np.float64) for each in (features, features if of is None else of))
+    for each in (features, of):
+        if each.ndim != 3 or each.shape[2] < 3 or not np.isfinite(each).all():
+            raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(each.shape)}")
+    mean = of.mean(axis=(0, 1))
+    centred = (of - mean).reshape(-1, of.shape[2])
     axes = np.linalg.eigh(centred.T @ centred)[1][:, :-4:-1]
     components = centred @ axes
-    components *= np.where((components**3).sum(axis=0) < 0, -1, 1)
-    low, high = np.percentile(components, (1, 99), axis=0)
-    shares = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
-    return np.rint(255 * shares).astype(np.uint8).reshape(*features.shape[:2], 3)
+    signs = np.where((components**3).sum(axis=0) < 0, -1, 1)
+    low, high = np.percentile(components * signs, (1, 99), axis=0)
+    shares = np.clip(((features - mean) @ axes * signs - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return np.rint(255 * shares).astype(np.uint8)
 
 
 def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

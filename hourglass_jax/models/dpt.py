@@ -253,6 +253,8 @@ class DPT(nnx.Module):
 class DPTDepth(DPT):
     """Image to depth in metres, or to relative inverse depth."""
 
+    task = "depth"
+
     def __init__(
         self, config: DPTDepthConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:

@@ -11,6 +11,8 @@ from hourglass_jax.inference.labels import Labels, labels_of
 class LabelMaps:
     """The part of a model after its logits; its `config` has `classes`, and `dataset` or None."""
 
+    task = "segmentation"
+
     @staticmethod
     def most_likely(logits: jax.Array) -> jax.Array:
         """[..., classes] -> the labels [...], uint8, or uint16 for more than 256 classes."""

@@ -101,8 +101,6 @@ def _unit(x: jax.Array) -> jax.Array:
 class Segmenter(LabelMaps, nnx.Module):
     """Image to class logits of every pixel."""
 
-    task = "segmentation"
-
     def __init__(
         self, config: SegmenterConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:

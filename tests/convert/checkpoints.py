@@ -60,6 +60,7 @@ def timm_vit(
     scales: bool = False,
     mlp: tuple[str, str] = MLP,
     gated: bool = False,
+    depth: int = DEPTH,
 ) -> Checkpoint:
     """timm's names.
 
@@ -70,6 +71,7 @@ def timm_vit(
         scales: whether there is LayerScale.
         mlp: what the linear layers of the MLP are called.
         gated: whether they are a SwiGLU.
+        depth: number of blocks.
     """
     shapes: Shapes = {
         **{prefix + name: (1, REGISTERS if "reg" in name else 1, WIDTH) for name in special},
@@ -78,7 +80,7 @@ def timm_vit(
         f"{prefix}patch_embed.proj.bias": (WIDTH,),
         **_norm(f"{prefix}norm"),
     }
-    for number in range(DEPTH):
+    for number in range(depth):
         block = f"{prefix}blocks.{number}"
         shapes |= _timm_block(block, mlp, gated=gated)
         if scales:
@@ -162,7 +164,9 @@ def swag(layer: str, head: str, *, classes: int, mlp: tuple[str, str] | None = N
     )
 
 
-def transformers_dinov2(prefix: str = "", *, registers: bool = False, gated: bool = False) -> Checkpoint:
+def transformers_dinov2(
+    prefix: str = "", *, registers: bool = False, gated: bool = False, depth: int = DEPTH
+) -> Checkpoint:
     """Hugging Face's DINOv2 names."""
     embeddings = f"{prefix}embeddings."
     shapes: Shapes = {
@@ -175,7 +179,7 @@ def transformers_dinov2(prefix: str = "", *, registers: bool = False, gated: boo
         **_norm(f"{prefix}layernorm"),
     }
     linears = ("weights_in", "weights_out") if gated else ("fc1", "fc2")
-    for number in range(DEPTH):
+    for number in range(depth):
         layer = f"{prefix}encoder.layer.{number}"
         for part in ("attention.query", "attention.key", "attention.value", "output.dense"):
             shapes |= _linear(f"{layer}.attention.{part}", WIDTH, WIDTH)

@@ -249,6 +249,10 @@ def build(folder: Path, name: str, split: str, records: Sequence[Mapping[str, ob
             "image_left": image(shape=(1024, 2048, 3), encoding_format="png"),
             "segmentation_label": image(shape=(1024, 2048, 1), encoding_format="png", use_colormap=True),
         },
+        "nyu_depth_v2": {
+            "image": image(shape=(480, 640, 3), encoding_format="png"),
+            "depth": tfds.features.Tensor(shape=(480, 640), dtype=np.float16),
+        },
         "imagenet2012": {
             "file_name": tfds.features.Text(),
             "image": image(encoding_format="jpeg"),

@@ -104,6 +104,7 @@ def test_a_journal_says_what_was_evaluated_and_found(uninterrupted: Path, data: 
     first, *images = map(json.loads, lines(uninterrupted))
     assert first == {"model": "random", "plan": None, "dataset": "cityscapes", "source": "folder"} | {
         "split": "val",
+        "metric": {"classes": 19},
         "images": 9,
         "size": 32,
     }

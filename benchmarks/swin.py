@@ -1,0 +1,179 @@
+"""Speed of Swin-L with and without the hourglass, against timm's eager PyTorch, in one run.
+
+    python benchmarks/swin.py [--json] [--repeats N] [--size PIXELS]
+
+Random weights, windows of 12 x 12 tokens; from block 10 to the end of the third stage 8 x 8 clusters in each
+(mask2former-swin-l-coco-panoptic). The runs of all candidates alternate, and medians are compared.
+
+"stage" is the third one with its 18 blocks, "blocks" the last twelve of them, on its tokens and on the clusters.
+"layers" is the clustering and the reconstruction; "windows" what else cuts maps into windows and puts them together
+again in the expedited stage: queries, keys, values and outputs of every block. "bias" is the relative position bias
+of its 18 blocks, which every call computes anew. Run it on an idle machine.
+"""
+
+import argparse
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+from speed import import_timm
+from tqdm import tqdm
+
+import hourglass_jax as hj
+from hourglass_jax.analysis.flops import count_function_macs
+from hourglass_jax.analysis.latency import measure
+from hourglass_jax.backbones.swin import Swin, SwinConfig
+from hourglass_jax.ops.windows import merge, partition, window_grid
+from hourglass_jax.tokens import Tokens
+
+PLAN = hj.preset("mask2former-swin-l-coco-panoptic").plan
+WINDOW, SIDE = 12, PLAN.clusters[0]
+STAGE, FIRST, END = 2, 4, 22
+"""The stage that the plan is about, its first block and the one after its last."""
+
+
+def features(swin: Swin, images: jax.Array) -> tuple[jax.Array, ...]:
+    return swin(images).stages
+
+
+def stage(swin: Swin, x: jax.Array) -> jax.Array:
+    chosen = swin.stages[STAGE]
+    return swin._blocks(enumerate(chosen.blocks), x, WINDOW) if swin.plan is None else clustered(swin, x)
+
+
+def clustered(swin: Swin, x: jax.Array) -> jax.Array:
+    return swin._clustered(swin.stages[STAGE], FIRST, x)[0]
+
+
+def blocks(swin: Swin, x: jax.Array, window: int) -> jax.Array:
+    return swin._blocks([*enumerate(swin.stages[STAGE].blocks)][PLAN.alpha - FIRST :], x, window)
+
+
+def layers(x: jax.Array) -> jax.Array:
+    """What the plan does to the tokens, without the blocks between."""
+    grid = x.shape[1:3]
+    cluster_grid = tuple(SIDE * count for count in window_grid(grid, WINDOW))
+    token_grid = (WINDOW, WINDOW)
+    tokens = PLAN.before_block(PLAN.alpha, Tokens(partition(x, WINDOW)), depth=END, token_grid=token_grid)
+    clusters = jax.lax.optimization_barrier(merge(tokens.values, cluster_grid, SIDE))
+    tokens = tokens._replace(values=partition(clusters, SIDE))
+    return merge(PLAN.before_block(END, tokens, depth=END, token_grid=token_grid).values, grid, WINDOW)
+
+
+def windows(qkv: jax.Array, window: int) -> jax.Array:
+    """The windows of queries, keys and values, and the map of as many outputs, for two blocks: one is shifted."""
+    for shift in (0, window // 2):
+        cut = jax.lax.optimization_barrier(partition(qkv, window, shift))
+        output = merge(cut[..., : qkv.shape[-1] // 3], qkv.shape[1:3], window, shift)
+        qkv = jax.lax.optimization_barrier(jnp.concatenate([output, qkv[..., output.shape[-1] :]], axis=-1))
+    return qkv
+
+
+def biases(swin: Swin) -> list[jax.Array]:
+    chosen = swin.stages[STAGE].blocks
+    split = PLAN.alpha - FIRST
+    return [block.attention.position_bias(WINDOW if i < split else SIDE) for i, block in enumerate(chosen)]
+
+
+def run(size: int, repeats: int) -> dict[str, float]:
+    original = Swin(SwinConfig.sized("large", window=WINDOW), rngs=nnx.Rngs(0))
+    fast = hj.expedite(original, PLAN)
+    random = np.random.default_rng(0)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(random.standard_normal(shape, dtype=np.float32))
+
+    images = normal(1, size, size, 3)
+    grid, width = original.grids(size, size)[STAGE], original.config.width * 2**STAGE
+    cluster_grid = tuple(SIDE * count for count in window_grid(grid, WINDOW))
+    x, s = normal(1, *grid, width), normal(1, *cluster_grid, width)
+    x_qkv, s_qkv = normal(1, *grid, 3 * width), normal(1, *cluster_grid, 3 * width)
+
+    timm, _library = import_timm()
+    name = "swin_large_patch4_window12_384"
+    peer = timm.create_model(name, pretrained=False, img_size=size, num_classes=0).eval()
+    peer_images = torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())
+
+    def run_peer() -> np.ndarray:
+        with torch.inference_mode():
+            return peer.forward_features(peer_images).numpy()
+
+    jitted = {each: jax.jit(each, static_argnames="window") for each in (features, stage, blocks, layers, windows)}
+    jitted[biases] = jax.jit(biases)
+    candidates = {
+        "timm": run_peer,
+        "original": lambda: jitted[features](original, images),
+        "expedited": lambda: jitted[features](fast, images),
+        "stage": lambda: jitted[stage](original, x),
+        "expedited stage": lambda: jitted[stage](fast, x),
+        "blocks": lambda: jitted[blocks](original, x, window=WINDOW),
+        "clustered blocks": lambda: jitted[blocks](original, s, window=SIDE),
+        "layers": lambda: jitted[layers](x),
+        "windows of two blocks": lambda: jitted[windows](x_qkv, window=WINDOW),
+        "windows of two clustered blocks": lambda: jitted[windows](s_qkv, window=SIDE),
+        "bias": lambda: jitted[biases](fast),
+    }
+    with tqdm(total=len(candidates) * (repeats + 1), disable=not sys.stderr.isatty()) as bar:
+        times = measure(list(candidates.values()), repeats=repeats, on_call=bar.update)
+    seconds = {key: each.median for key, each in zip(candidates, times, strict=True)}
+    plain, few = (PLAN.alpha - FIRST) / 2, (END - PLAN.alpha) / 2
+    shuffling = plain * seconds["windows of two blocks"] + few * seconds["windows of two clustered blocks"]
+
+    def gmacs(function: object, *arguments: object) -> float:
+        return sum(count_function_macs(function, *arguments).values()) / 1e9
+
+    ratios = {
+        "backbone": (
+            (gmacs(features, original, images), gmacs(features, fast, images)),
+            seconds["original"] / seconds["expedited"],
+        ),
+        "stage": (
+            (gmacs(stage, original, x), gmacs(stage, fast, x)),
+            seconds["stage"] / seconds["expedited stage"],
+        ),
+        "blocks": (
+            (gmacs(lambda x: blocks(original, x, WINDOW), x), gmacs(lambda s: blocks(original, s, SIDE), s)),
+            seconds["blocks"] / seconds["clustered blocks"],
+        ),
+    }
+    found = {f"{key}, ms": 1e3 * value for key, value in seconds.items()}
+    found["original, of timm's speed"] = seconds["timm"] / seconds["original"]
+    for part, ((full, reduced), speedup) in ratios.items():
+        found |= {
+            f"{part}: GFLOPs": full,
+            f"{part}: GFLOPs, expedited": reduced,
+            f"{part}: speed-up": speedup,
+            f"{part}: speed-up, of the FLOP ratio": speedup / (full / reduced),
+        }
+    found["layers and windows, share of the expedited stage"] = (seconds["layers"] + shuffling) / seconds[
+        "expedited stage"
+    ]
+    found["layers, share of the expedited stage"] = seconds["layers"] / seconds["expedited stage"]
+    found["bias, share of the expedited stage"] = seconds["bias"] / seconds["expedited stage"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print machine-readable results")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", type=int, default=640, help="side of the image in pixels")
+    arguments = parser.parse_args()
+    found = run(arguments.size, arguments.repeats)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table("", "", title=f"Swin-L, {jax.devices()[0]}, {torch.get_num_threads()} PyTorch threads")
+    for name, value in found.items():
+        table.add_row(name, f"{value:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
