@@ -25,8 +25,8 @@ class ModelOptions:
     model: str = DEFAULT_MODEL
     """A converted file (.safetensors) or a name that `hourglass models` lists."""
     size: Annotated[int | tuple[int, int] | None, tyro.conf.arg(metavar="PX [PX]")] = None
-    """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows of an
-    image. Rows and columns for a model whose images have another shape. By default the model's own."""
+    """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows or the
+    middle of an image. Rows and columns for a model whose images have another shape. By default the model's own."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print machine-readable results."""
 
