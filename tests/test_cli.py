@@ -13,6 +13,7 @@ from flax import nnx
 from PIL import Image
 
 import hourglass_jax as hj
+from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.cli import main
 from hourglass_jax.inference.images import Preprocessing
@@ -32,6 +33,7 @@ COMMANDS = [
     "models",
     "predict",
     "compare",
+    "features",
     "flops",
     "bench",
     "tune",
@@ -174,6 +176,48 @@ def test_an_encoder_writes_its_principal_components(
     mean = json.loads(printed[printed.index("{") :])["mean"]
     assert mean["agreement"] is None and mean["mae"] > 0
     main(["compare", str(photo), "-o", str(out), "--model", model, *PLAN, "--repeats", "1"])
+
+
+@pytest.mark.parametrize("plan", [[], PLAN])
+def test_features_of_a_vit(
+    tiny_file: Path, photo: Path, out: Path, plan: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["features", str(photo), "-o", str(out), "--model", str(tiny_file), *plan, "--json"])
+    [image] = json.loads(capsys.readouterr().out)["images"]
+    assert (image["arrays"], image["picture"]) == (str(out / "photo.npz"), str(out / "photo_features.png"))
+    with np.load(image["arrays"]) as arrays:
+        assert {name: list(arrays[name].shape) for name in arrays} == image["maps"] == {"features": [4, 5, 32]}
+        assert arrays["features"].dtype == np.float32 and np.ptp(arrays["features"]) > 0
+    assert min(size(image["picture"])) > 300
+
+
+def test_a_swin_is_run_and_compared(
+    photo: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = EncoderConfig(
+        SwinConfig(width=8, depths=(1, 2), head_width=4, window=3), Preprocessing(size=48, multiple=8)
+    )
+    model = str(hj.save(Encoder(config, rngs=nnx.Rngs(0)), tmp_path / "swin.safetensors"))
+    options, plan = [str(photo), "-o", str(out), "--model", model], ["--alpha", "1", "--clusters", "2", "2"]
+    maps = {}
+    for name, chosen in (("original", []), ("expedited", plan)):
+        main(["features", *options, *chosen, "--json"])
+        [image] = json.loads(capsys.readouterr().out)["images"]
+        assert image["maps"] == {"res2": [10, 12, 8], "res3": [5, 6, 16]}
+        with np.load(image["arrays"]) as arrays:
+            maps[name] = dict(arrays)
+    np.testing.assert_array_equal(maps["original"]["res2"], maps["expedited"]["res2"])
+    assert np.abs(maps["original"]["res3"] - maps["expedited"]["res3"]).max() > 0.01
+
+    main(["compare", *options, *plan, "--repeats", "1", "--json"])
+    [image] = json.loads(capsys.readouterr().out)["images"]
+    assert (image["tokens"], image["clusters"]) == (5 * 6, 2 * 2 * 4)
+    main(["flops", "--model", model, *plan, "--json"])
+    counted = json.loads(capsys.readouterr().out)
+    assert counted["expedited"]["clustering"] > 0 and counted["expedited"]["blocks"] < counted["original"]["blocks"]
+    with pytest.raises(SystemExit):
+        main(["ablate", *options, *plan])
+    assert "an ablation takes a ViT apart, got a Swin" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

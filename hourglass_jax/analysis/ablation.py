@@ -16,6 +16,7 @@ from flax import nnx
 
 from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, head_input
 from hourglass_jax.analysis.flops import count_function_macs
+from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.hourglass import Hourglass, expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
 from hourglass_jax.journal import Journal
@@ -158,6 +159,8 @@ class Ablation:
         weights: str,
         preprocessing: Preprocessing | None = None,
     ) -> None:
+        if not isinstance(model.backbone, ViT):
+            raise ValueError(f"an ablation takes a ViT apart, got a {type(model.backbone).__name__}")
         preprocessing = preprocessing or model.config.preprocessing
         self._backbone, side = model.backbone, model.config.backbone.patch_size
         self._final = head_input(model)

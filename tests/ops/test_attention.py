@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hourglass_jax.ops.attention import attention
+from hourglass_jax.ops.attention import attention, window_attention
 
 
 def attention_of_equation(
@@ -106,3 +106,23 @@ def test_gradients_are_finite_and_do_not_depend_on_the_chunks(
         assert np.all(np.isfinite(gradient)), name
         np.testing.assert_allclose(gradient, whole[name], rtol=1e-4, atol=1e-4 * max(scale, 1))
     assert np.any(chunked["value"])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+@pytest.mark.parametrize("separated", [False, True])
+def test_attention_in_windows(monkeypatch: pytest.MonkeyPatch, separated: bool, backend: str) -> None:
+    """Two images of three windows, each with a region that its other tokens do not see."""
+    rng = np.random.default_rng(0)
+    query, key, value = (jnp.asarray(rng.normal(size=(6, 4, 3, 8)), jnp.float32) for _ in range(3))
+    bias = jnp.asarray(rng.normal(size=(3, 4, 4)), jnp.float32)
+    regions = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 2, 3]])
+    monkeypatch.setattr("jax.default_backend", lambda: backend)
+    mixed = window_attention(query, key, value, bias=bias, regions=jnp.asarray(regions) if separated else None)
+    assert mixed.dtype == jnp.float32
+    for window, head in np.ndindex(6, 3):
+        logits = np.asarray(query)[window, :, head] @ np.asarray(key)[window, :, head].T + bias[head]
+        if separated:
+            logits = logits - 100 * (regions[window % 3][:, None] != regions[window % 3])
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        expected = weights / weights.sum(axis=1, keepdims=True) @ np.asarray(value)[window, :, head]
+        np.testing.assert_allclose(mixed[window, :, head], expected, rtol=0, atol=1e-5)
