@@ -65,7 +65,7 @@ def run(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command with the tiny model; returns what it prints."""
 
     def run(command: str, *arguments: object) -> str:
-        main([command, "--model", str(tiny_file), "--size", "70", *map(str, arguments)])
+        main([command, "--size", "70", "--model", str(tiny_file), *map(str, arguments)])
         return capsys.readouterr().out
 
     return run
