@@ -104,8 +104,8 @@ def run(size: int, repeats: int) -> dict[str, float]:
         with torch.inference_mode():
             return peer.forward_features(peer_images).numpy()
 
-    jitted = {each: jax.jit(each, static_argnames="window") for each in (features, stage, blocks, layers, windows)}
-    jitted[biases] = jax.jit(biases)
+    jitted = {each: jax.jit(each) for each in (features, stage, layers, biases)}
+    jitted |= {each: jax.jit(each, static_argnames="window") for each in (blocks, windows)}
     candidates = {
         "timm": run_peer,
         "original": lambda: jitted[features](original, images),

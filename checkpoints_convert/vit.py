@@ -239,12 +239,43 @@ def normalisation(settings: Settings) -> tuple[tuple[float, ...] | None, tuple[f
     return tuple(tuple(seen[name]) if isinstance(seen.get(name), list) else None for name in ("mean", "std"))
 
 
+def _dynamic_vit(tensors: Tensors, settings: Settings) -> dict[str, object]:
+    """A DeiT with prediction modules, whose position embedding its code resizes bilinearly."""
+    config = _encoder(TIMM, mean=IMAGENET_MEAN, std=IMAGENET_STD)(tensors, settings)
+    config["backbone"] |= {"position_resize": "bilinear", "predictors": PREDICTORS}
+    return config
+
+
+def _prediction_modules() -> tuple[Row, ...]:
+    """The rows of DynamicViT's prediction modules, which the checkpoint numbers by themselves."""
+    rows = []
+    for number, block in enumerate(PREDICTORS):
+        target, source = f"backbone.blocks.{block}.predictor.", f"score_predictor.{number}."
+        rows += [
+            row(f"{target}norm.scale", f"{source}in_conv.0.weight", same),
+            row(f"{target}norm.bias", f"{source}in_conv.0.bias", same),
+        ]
+        layers = {
+            "embedding": "in_conv.1",
+            "hidden1": "out_conv.0",
+            "hidden2": "out_conv.2",
+            "classifier": "out_conv.4",
+        }
+        for ours, theirs in layers.items():
+            rows += [
+                row(f"{target}{ours}.kernel", f"{source}{theirs}.weight", linear),
+                row(f"{target}{ours}.bias", f"{source}{theirs}.bias", same),
+            ]
+    return tuple(rows)
+
+
 def _plain(*, imagenet: bool):
     """Whether a checkpoint is a ViT without LayerScale, whose settings, if any, have ImageNet's mean or another."""
 
     def fits(tensors: Tensors, settings: Settings) -> bool:
         mean, _ = normalisation(settings)
-        return BLOCK in tensors and SCALE not in tensors and (mean is None or (mean == IMAGENET_MEAN) == imagenet)
+        plain = BLOCK in tensors and SCALE not in tensors and PREDICTOR not in tensors
+        return plain and (mean is None or (mean == IMAGENET_MEAN) == imagenet)
 
     return fits
 
@@ -255,6 +286,9 @@ HEADS_DROPPED = {
 MASK_DROPPED = {r"(.*\.)?mask_token": "stands for hidden patches in training"}
 TIMM = timm()
 BLOCK, SCALE = "blocks.0.attn.qkv.weight", "blocks.0.ls1.gamma"
+PREDICTOR = "score_predictor.0.in_conv.0.weight"
+PREDICTORS = (3, 6, 9)
+"""The blocks before which all of DynamicViT's checkpoints of plain ViTs have their prediction modules."""
 
 FAMILIES = (
     Family(
@@ -297,6 +331,14 @@ FAMILIES = (
             settings_file="config.json",
         )
         for name, mean, std in (("vit-timm", HALF, HALF), ("deit-timm", IMAGENET_MEAN, IMAGENET_STD))
+    ),
+    Family(
+        name="dynamicvit",
+        model="encoder",
+        fits=lambda tensors, settings: {BLOCK, PREDICTOR} <= tensors.keys(),
+        configure=_dynamic_vit,
+        table=(*TIMM.rows(), *_prediction_modules()),
+        ignored=HEADS_DROPPED,
     ),
 )
 """Encoders. Plain ViTs (AugReg: mean 0.5) and DeiTs (ImageNet's mean) differ in their preprocessing only: which one

@@ -117,6 +117,21 @@ def _swin_rows() -> dict[str, Preset]:
     return found
 
 
+def _dpt_rows() -> dict[str, Preset]:
+    """The further rows of Expedit-DPT's README, whose alpha is the last block before the clustering, from 0.
+
+    Window, tau and k are what its commands have by default: EVALUATION.md gives no others.
+    """
+    rows = {("kitti", (352, 1216)): [(6, 28), (4, 20), (4, 16)], ("nyu", (480, 640)): [(6, 24), (4, 16), (2, 14)]}
+    return {
+        f"dpt-hybrid-{dataset}-a{last + 1}-{clusters}": _published(
+            last + 1, clusters, size, temperature=1.0, source="Expedit-DPT, README.md"
+        )
+        for (dataset, size), plans in rows.items()
+        for last, clusters in plans
+    }
+
+
 PRESETS = MappingProxyType(
     {
         "dinov2-vits14-saliency": Preset(
@@ -130,6 +145,7 @@ PRESETS = MappingProxyType(
         "dpt-hybrid-nyu": _published(
             3, 16, (480, 640), window=7, temperature=5.0, neighbors=50, source="paper, Tables 8 and 9"
         ),
+        **_dpt_rows(),
         "swag-vit-h14-in1k": _published(
             8, 25, (518, 518), window=7, temperature=1.0, source="paper, Tables 8 and 9"
         ),

@@ -25,11 +25,7 @@ def depth_in_16_bits(depth: np.ndarray, farthest: float | None) -> np.ndarray:
         uint16 [H, W]: depth in steps of `steps_per_metre`, or relative inverse depth from the least, 0, to the
         largest, 65535.
     """
-    if farthest is None:
-        low, high = float(depth.min()), float(depth.max())
-        steps = (depth - low) * (65535 / max(high - low, np.finfo(np.float32).tiny))
-    else:
-        steps = depth * steps_per_metre(farthest)
+    steps = 65535 * _share(depth) if farthest is None else depth * steps_per_metre(farthest)
     return np.rint(np.clip(steps, 0, 65535)).astype(np.uint16)
 
 
@@ -54,13 +50,10 @@ def depth_picture(depth: np.ndarray, is_metric: bool) -> np.ndarray:
     Raises:
         ValueError: another shape, NaN or infinite values.
     """
-    low, high = float(np.min(depth)), float(np.max(depth))
-    nearness = (depth - low) / max(high - low, np.finfo(np.float32).tiny)
-    bar = np.linspace(1, 0, depth.shape[0], dtype=np.float32)[:, None]
-    if is_metric:
-        nearness, ends = 1 - nearness, (low, high)
-    else:
-        ends = (high, low)
+    nearness = colorize(1 - _share(depth) if is_metric else _share(depth))
+    low, high = float(depth.min()), float(depth.max())
+    ends = (low, high) if is_metric else (high, low)
+    bar = colorize(np.linspace(1, 0, depth.shape[0])[:, None])
     height, width = depth.shape
     size = max(10, min(height, width) // 24)
     digits = max(0, 2 - int(np.floor(np.log10(max(abs(low), abs(high), 1e-9)))))
@@ -69,12 +62,18 @@ def depth_picture(depth: np.ndarray, is_metric: bool) -> np.ndarray:
     left = width + size + size
     legend = max(max(line.width for line in lines) + size // 2, unit.width - size)
     canvas = Image.new("RGB", (left + legend + size, max(height, 2 * size * TICKS) + 2 * size), "white")
-    canvas.paste(Image.fromarray(colorize(nearness)), (0, 0))
+    canvas.paste(Image.fromarray(nearness), (0, 0))
     tall = canvas.height - 2 * size
-    canvas.paste(Image.fromarray(colorize(bar)).resize((size, tall)), (width + size // 2, 0))
+    canvas.paste(Image.fromarray(bar).resize((size, tall)), (width + size // 2, 0))
     draw = ImageDraw.Draw(canvas)
     for place, line in zip(np.linspace(0, tall - 1, TICKS), lines, strict=True):
         anchor = "la" if place == 0 else "ld" if place == tall - 1 else "lm"
         draw.text((left, place), line.text, fill=line.color, font=line.font, anchor=anchor)
     draw.text((width + size // 2, canvas.height - 1), unit.text, fill=unit.color, font=unit.font, anchor="ld")
     return np.array(canvas)
+
+
+def _share(depth: np.ndarray) -> np.ndarray:
+    """Values from the least, 0, to the largest, 1; a constant map is 0."""
+    low, high = depth.min(), depth.max()
+    return (depth - low) / (high - low if high > low else 1)

@@ -37,7 +37,7 @@ def match_tokens(metric: jax.Array, merged: int, *, offset: int = 0, in_order: b
 
     Args:
         metric: [B, M, D], what is compared; cosines are computed in float32 or wider.
-        merged: r, the number of tokens that join another; at most as many as the first half has.
+        merged: r, the number of tokens that join another: from one to as many as the first half has.
         offset: of the alternation: the first half is the even places of a sequence in which this many tokens that
             take no part come first.
         in_order: whether tokens of the first half that stay keep their order; otherwise the least similar to their
