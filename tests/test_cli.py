@@ -263,7 +263,8 @@ def test_compare_prints_a_table(run: Run, photo: Path, out: Path) -> None:
 
 
 def test_compare_puts_methods_side_by_side(run: Run, photo: Path, out: Path) -> None:
-    methods = ["--method", "StagedMerging", "--method", "Pooling", "--budget", 0.7, 0.9, "--repeats", 1]
+    methods = ["--method", "StagedMerging", "--method", "Pooling", "--method", "DynamicViT"]
+    methods += ["--budget", 0.7, 0.9, "--repeats", 1]
     printed = json.loads(run("compare", photo, "-o", out, *PLAN, *methods, "--json"))
     rows = printed["methods"]
     named = [(row["method"], row["budget"]) for row in rows]
@@ -275,6 +276,7 @@ def test_compare_puts_methods_side_by_side(run: Run, photo: Path, out: Path) -> 
         assert row["latency_ms"] * row["speedup"] == pytest.approx(printed["original"]["latency_ms"])
         assert row["cosine"] == row["worst"] == row["cosines"]["photo"] < 1
         assert plan_fields(plan_of(row["plan"])) == row["plan"]
+    assert len(printed["left_out"]) == 2 and "DynamicViT needs prediction modules" in printed["left_out"][0]
     shares = [row["share"] for row in rows]
     assert shares[1] < shares[3] and shares[2] < shares[4]
     files = {f"photo_methods_{budget}.png" for budget in (0.7, 0.9)}

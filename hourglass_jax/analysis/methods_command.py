@@ -98,7 +98,7 @@ def compare_methods(
     for name, square in squares.items():
         with naming(name):
             prepared.append(preprocessing(square))
-    entries = _entries(loaded, preprocessing.shape, chosen, is_given, methods, budgets)
+    entries, left_out = _entries(loaded, preprocessing.shape, chosen, is_given, methods, budgets)
     wanted = list(dict.fromkeys(each.budget for each in entries if each.budget is not None))
 
     found, pictures = [], []
@@ -127,6 +127,7 @@ def compare_methods(
                     {**each._asdict(), "plan": plan_fields(each.plan), **row._asdict()}
                     for each, row in zip(entries, rows, strict=True)
                 ],
+                "left_out": left_out,
                 "plot": str(plot),
                 "pictures": pictures,
             }
@@ -153,6 +154,8 @@ def compare_methods(
     console().print(table)
     for each in entries:
         console().print(f"{each.method}: {describe(each.plan)}")
+    for problem in left_out:
+        console().print(f"left out: {problem}")
     console().print(
         "GFLOPs are 10^9 multiply-accumulates of the whole model; the encoder's are a share of what it costs "
         "without a plan. Cosines are of the encoder's final features with the original's. "
@@ -167,22 +170,32 @@ def _entries(
     is_given: bool,
     methods: Sequence[str],
     budgets: Sequence[float],
-) -> list[Entry]:
-    """The plan given, and the methods' own at every budget; by default at what the plan costs."""
+) -> tuple[list[Entry], list[str]]:
+    """The plan given, and the methods' own at every budget, by default at what it costs; and why some are left out.
+
+    Raises:
+        ValueError: none of the methods has a plan.
+    """
     from hourglass_jax.analysis.budget import Costs
 
     if chosen is not None:
         model.backbone.check_plan(chosen, size)
     costs = Costs(model, size)
-    entries = [Entry("the plan given", chosen, None, costs(chosen))] if is_given else []
+    entries, left_out = [], []
     budgets, methods = dict.fromkeys(budgets or [costs(chosen)]), dict.fromkeys(methods)
     with tqdm(total=len(budgets) * len(methods), desc="plans", disable=quiet()) as bar:
         for budget in budgets:
             for method in methods:
-                plan = costs.solve(method, budget)
-                entries.append(Entry(method, plan, budget, costs(plan)))
+                try:
+                    plan = costs.solve(method, budget)
+                    entries.append(Entry(method, plan, budget, costs(plan)))
+                except ValueError as problem:
+                    left_out.append(str(problem))
                 bar.update()
-    return entries
+    if not entries:
+        raise ValueError("; ".join(dict.fromkeys(left_out)))
+    given = [Entry("the plan given", chosen, None, costs(chosen))] if is_given else []
+    return given + entries, left_out
 
 
 def _row(results: dict[str, "Comparison"]) -> Row:

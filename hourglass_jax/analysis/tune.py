@@ -447,6 +447,8 @@ class Tuner:
             found = [self._slope(plan, float(position), name) for name in self.tuned_on]
             loss, slope = np.mean(found, axis=0)
             path.append((loss, float(position)))
+            if len(path) > 2 and path[-3][0] < path[-2][0] < path[-1][0]:
+                break  # with medoids the loss has steps that the gradient does not see
             update, state = optimizer.update(jnp.asarray(slope, position.dtype), state)
             position = optax.apply_updates(position, update)
         return float(f"{np.exp(min(path)[1]):.4g}")
