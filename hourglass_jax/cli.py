@@ -149,11 +149,12 @@ def compare(
     """Runs the model with and without a plan: a table, and a picture for each photograph.
 
     With --method it is several plans side by side: each method's own at a common cost, and the plan where one is
-    given. Then the largest square in the middle of each photograph counts, and a plot shows fidelity over cost.
+    given. Then the largest square in the middle of each photograph counts, by default of those of `hourglass demo`,
+    and a plot shows fidelity over cost.
 
     Example: hourglass compare photo.jpg --alpha 4 --clusters 26 26
 
-    Example: hourglass compare *.jpg --method TokenMerging --method StagedMerging --budget 0.6
+    Example: hourglass compare -o out/ --method TokenMerging --method StagedMerging --budget 0.5 0.6 0.75
 
     Args:
         photos: Image files.
@@ -164,12 +165,16 @@ def compare(
     """
     from hourglass_jax.analysis.methods_command import compare_methods
     from hourglass_jax.inference.images import read_image
+    from hourglass_jax.inference.photographs import photographs
 
-    check_paths(photos, output)
     if budget and not methods:
         raise ValueError("--budget is for methods: expected --method, got none")
+    if photos or not methods:
+        check_paths(photos, output)
     if methods:
-        compare_methods(photos, output, model, plan, methods, budget, repeats)
+        check_folder(output)
+        paths = {photo.stem: photo for photo in photos} or photographs()
+        compare_methods(paths, output, model, plan, methods, budget, repeats)
         return
     _compare({photo.stem: read_image(photo) for photo in photos}, output, model, plan, repeats)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal, Self, TypeVar
 
@@ -12,6 +13,7 @@ from flax import nnx
 from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
 from hourglass_jax.ops.grids import Grid, check_grid, shrunk
 from hourglass_jax.ops.reconstruction import reconstruct_tokens
+from hourglass_jax.plans import load_plan
 from hourglass_jax.tokens import TokenReduction, Tokens
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -139,12 +141,13 @@ class Hourglass(TokenReduction):
         return Tokens(clusters, restore)
 
 
-def expedite(model: Model, plan: TokenReduction | None) -> Model:
+def expedite(model: Model, plan: TokenReduction | str | os.PathLike[str] | None) -> Model:
     """The same model under another plan: every parameter array is shared, none is copied or changed.
 
     Args:
         model: a model with a `backbone`, or a backbone itself.
-        plan: an `Hourglass` or another member of `reductions.REDUCTIONS`; None for the unexpedited model.
+        plan: an `Hourglass` or another member of `reductions.REDUCTIONS`, or the path of a plan file; None for the
+            unexpedited model.
 
     Returns:
         A new model of the same class; `model` itself stays as it is.
@@ -156,6 +159,8 @@ def expedite(model: Model, plan: TokenReduction | None) -> Model:
     backbone = getattr(fast, "backbone", fast)
     if not hasattr(backbone, "plan"):
         raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
+    if isinstance(plan, str | os.PathLike):
+        plan = load_plan(plan)
     if plan is not None:
         backbone.check_plan(plan)
     backbone.plan = plan

@@ -18,15 +18,35 @@ from hourglass_jax.files import file_hash
 DEFAULT_MODEL = "dinov2-vits14-saliency"
 
 
+def _size_of(words: list[str]) -> int | tuple[int, int]:
+    sides = tuple(map(int, words[0].split("x")))
+    if len(sides) > 2:
+        raise ValueError(f"expected one side or two, got {words[0]}")
+    return sides if len(sides) == 2 else sides[0]
+
+
+Size = Annotated[
+    int | tuple[int, int],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PX|PXxPX",
+        instance_from_str=_size_of,
+        is_instance=lambda size: isinstance(size, (int, tuple)),
+        str_from_instance=lambda size: ["x".join(map(str, size)) if isinstance(size, tuple) else str(size)],
+    ),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """Which model, and how large its input is."""
 
     model: str = DEFAULT_MODEL
     """A converted file (.safetensors) or a name that `hourglass models` lists."""
-    size: Annotated[int | tuple[int, int] | None, tyro.conf.arg(metavar="PX [PX]")] = None
-    """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows of an
-    image. Rows and columns for a model whose images have another shape. By default the model's own."""
+    size: Size | None = None
+    """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows or the
+    middle of an image. Rows and columns, as 352x1216, for a model whose images have another shape. By default the
+    model's own."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print machine-readable results."""
 

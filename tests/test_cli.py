@@ -67,7 +67,7 @@ def run(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command with the tiny model; returns what it prints."""
 
     def run(command: str, *arguments: object) -> str:
-        main([command, "--model", str(tiny_file), "--size", "70", *map(str, arguments)])
+        main([command, "--size", "70", "--model", str(tiny_file), *map(str, arguments)])
         return capsys.readouterr().out
 
     return run
@@ -307,7 +307,8 @@ def test_compare_prints_a_table(run: Run, photo: Path, out: Path) -> None:
 
 
 def test_compare_puts_methods_side_by_side(run: Run, photo: Path, out: Path) -> None:
-    methods = ["--method", "StagedMerging", "--method", "Pooling", "--budget", 0.7, 0.9, "--repeats", 1]
+    methods = ["--method", "StagedMerging", "--method", "Pooling", "--method", "DynamicViT"]
+    methods += ["--budget", 0.7, 0.9, "--repeats", 1]
     printed = json.loads(run("compare", photo, "-o", out, *PLAN, *methods, "--json"))
     rows = printed["methods"]
     named = [(row["method"], row["budget"]) for row in rows]
@@ -319,6 +320,7 @@ def test_compare_puts_methods_side_by_side(run: Run, photo: Path, out: Path) -> 
         assert row["latency_ms"] * row["speedup"] == pytest.approx(printed["original"]["latency_ms"])
         assert row["cosine"] == row["worst"] == row["cosines"]["photo"] < 1
         assert plan_fields(plan_of(row["plan"])) == row["plan"]
+    assert len(printed["left_out"]) == 2 and "DynamicViT needs prediction modules" in printed["left_out"][0]
     shares = [row["share"] for row in rows]
     assert shares[1] < shares[3] and shares[2] < shares[4]
     files = {f"photo_methods_{budget}.png" for budget in (0.7, 0.9)}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import hourglass_jax as hj
+from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.plans import plan_fields, plan_of
 from hourglass_jax.reductions import REDUCTIONS
 
@@ -60,6 +61,16 @@ def test_what_is_no_plan_is_said_in_one_sentence(fields: object, message: str, t
     path.write_bytes(fields.encode("latin-1") if isinstance(fields, str) else json.dumps(fields).encode())
     with pytest.raises(ValueError, match=f"^{path}.*{message}"):
         hj.load_plan(path)
+
+
+def test_expedite_takes_the_path_of_a_plan_file(
+    tiny_model: Saliency, tiny_plan: hj.Hourglass, tmp_path: Path
+) -> None:
+    path = hj.save_plan(tiny_plan, tmp_path / "plan.json")
+    for each in (path, str(path)):
+        assert hj.expedite(tiny_model, each).backbone.plan == tiny_plan
+    with pytest.raises(ValueError, match=r"missing.json cannot be read"):
+        hj.expedite(tiny_model, tmp_path / "missing.json")
 
 
 @pytest.mark.parametrize("name", ["missing.json", "."])

@@ -1,10 +1,9 @@
 """`hourglass compare` with --method: several plans side by side."""
 
-import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 from rich.table import Table
@@ -31,16 +30,30 @@ if TYPE_CHECKING:
     from hourglass_jax.analysis.comparison import Comparison
     from hourglass_jax.tokens import TokenReduction
 
+HEIGHT = 296
+"""Of the pictures in a sheet, in pixels."""
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A plan that is compared, and what came out of it.
+
+class Entry(NamedTuple):
+    """A plan that is compared.
 
     Attributes:
         method: of the plan, or "the plan given".
-        plan: as it ran.
+        plan: as it runs.
         budget: the share that it was made for; None for the plan given.
         share: of the encoder's multiply-accumulates that it costs.
+    """
+
+    method: str
+    plan: "TokenReduction"
+    budget: float | None
+    share: float
+
+
+class Row(NamedTuple):
+    """What came out of a plan.
+
+    Attributes:
         gflops: 10^9 multiply-accumulates of the whole model.
         latency_ms: mean over the photographs of the medians.
         speedup: of the mean latencies.
@@ -49,10 +62,6 @@ class Row:
         cosines: of every photograph.
     """
 
-    method: str
-    plan: "TokenReduction"
-    budget: float | None
-    share: float
     gflops: float
     latency_ms: float
     speedup: float
@@ -64,7 +73,7 @@ class Row:
 
 
 def compare_methods(
-    photos: Sequence[Path],
+    photos: Mapping[str, Path],
     output: Path,
     model: ModelOptions,
     plan: PlanOptions,
@@ -75,85 +84,65 @@ def compare_methods(
     """Prints a table of the methods at every budget, draws a plot, and a picture of each photograph and budget."""
     import numpy as np
 
-    from hourglass_jax.analysis.budget import Costs
     from hourglass_jax.analysis.comparison import compare
     from hourglass_jax.inference.images import center_crop_square, read_image, write_image
 
     check_matplotlib()
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    squares = {photo.stem: center_crop_square(read_image(photo)) for photo in photos}
+    squares = {name: center_crop_square(read_image(path)) for name, path in photos.items()}
     is_given = plan != PlanOptions()
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=is_given or not budgets)
     preprocessing = square_input(loaded, preprocessing)
-    size = preprocessing.shape
     prepared = []
     for name, square in squares.items():
         with naming(name):
             prepared.append(preprocessing(square))
-    costs = Costs(loaded, size)
-    if chosen is not None:
-        loaded.backbone.check_plan(chosen, size)
-    budgets = list(dict.fromkeys(budgets)) or [costs(chosen)]
-    plans = [("the plan given", None, chosen)] if is_given else []
-    with tqdm(total=len(methods) * len(budgets), desc="plans", disable=quiet()) as bar:
-        for budget in budgets:
-            for method in dict.fromkeys(methods):
-                plans.append((method, budget, costs.solve(method, budget)))
-                bar.update()
-    found: list[list[Comparison]] = []
-    with tqdm(total=len(squares) * (1 + len(plans)) * (repeats + 1), desc="runs", disable=quiet()) as bar:
-        compared = compare(loaded, [each for *_, each in plans], prepared, repeats=repeats, on_call=bar.update)
-        for name, square, results in zip(squares, squares.values(), compared, strict=True):
+    entries, left_out = _entries(loaded, preprocessing.shape, chosen, is_given, methods, budgets)
+    wanted = list(dict.fromkeys(each.budget for each in entries if each.budget is not None))
+
+    found, pictures = [], []
+    with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=quiet()) as bar:
+        compared = compare(loaded, [each.plan for each in entries], prepared, repeats=repeats, on_call=bar.update)
+        for (name, square), results in zip(squares.items(), compared, strict=True):
             found.append(results)
-            for budget in budgets:
-                shown = [
-                    (f"{method}\n{cost:.2f} of the encoder", result)
-                    for (method, each, chosen), result in zip(plans, results, strict=True)
-                    if each in (None, budget)
-                    for cost in [costs(chosen)]
-                ]
-                picture = _picture(loaded, square, shown)
-                write_image(output / _picture_name(name, budget, budgets), picture)
-    rows = [
-        _row(method, budget, plan, costs(plan), dict(zip(squares, results, strict=True)))
-        for (method, budget, plan), results in zip(plans, zip(*found, strict=True), strict=True)
-    ]
-    original = {
-        "gflops": found[0][0].figures.gflops,
-        "latency_ms": float(np.mean([results[0].figures.latency_ms for results in found])),
-    }
-    write_image(output / "methods.png", _plot(rows))
-    pictures = [str(output / _picture_name(name, budget, budgets)) for name in squares for budget in budgets]
+            for budget in wanted:
+                pairs = zip(entries, results, strict=True)
+                shown = [(each, result) for each, result in pairs if each.budget in (None, budget)]
+                suffix = "" if len(wanted) == 1 else f"_{budget:g}"
+                pictures.append(str(output / f"{name}_methods{suffix}.png"))
+                write_image(pictures[-1], _picture(loaded, square, shown))
+    rows = [_row(dict(zip(squares, results, strict=True))) for results in zip(*found, strict=True)]
+    plot = output / "methods.png"
+    write_image(plot, _plot(entries, rows))
+    gflops, latency = found[0][0].figures.gflops, np.mean([results[0].figures.latency_ms for results in found])
     if model.json:
         print_json(
             {
                 "model": model.model,
-                "size": size,
+                "size": preprocessing.shape,
                 "photographs": list(squares),
-                "original": original,
+                "original": {"gflops": gflops, "latency_ms": float(latency)},
                 "methods": [
-                    {
-                        **{field.name: getattr(row, field.name) for field in dataclasses.fields(row)},
-                        "plan": plan_fields(row.plan),
-                    }
-                    for row in rows
+                    {**each._asdict(), "plan": plan_fields(each.plan), **row._asdict()}
+                    for each, row in zip(entries, rows, strict=True)
                 ],
-                "plot": str(output / "methods.png"),
+                "left_out": left_out,
+                "plot": str(plot),
                 "pictures": pictures,
             }
         )
         return
     table = Table(
         *("", "budget", "encoder", "GFLOPs", "ms", "speed-up", "cosine", "worst", "MAE", "agreement"),
-        title=f"{len(squares)} photographs at {by(size)}",
+        title=f"{len(squares)} photographs at {by(preprocessing.shape)}",
     )
-    table.add_row("original", "", "1.000", f"{original['gflops']:.1f}", f"{original['latency_ms']:.0f}", "1.00")
-    for row in rows:
+    table.add_row("original", "", "1.000", f"{gflops:.1f}", f"{latency:.0f}", "1.00")
+    for each, row in zip(entries, rows, strict=True):
         table.add_row(
-            row.method,
-            "" if row.budget is None else f"{row.budget:.2f}",
-            f"{row.share:.3f}",
+            each.method,
+            "" if each.budget is None else f"{each.budget:.2f}",
+            f"{each.share:.3f}",
             f"{row.gflops:.1f}",
             f"{row.latency_ms:.0f}",
             f"{row.speedup:.2f}",
@@ -163,8 +152,10 @@ def compare_methods(
             "" if row.agreement is None else f"{row.agreement:.4f}",
         )
     console().print(table)
-    for row in rows:
-        console().print(f"{row.method}: {describe(row.plan)}")
+    for each in entries:
+        console().print(f"{each.method}: {describe(each.plan)}")
+    for problem in left_out:
+        console().print(f"left out: {problem}")
     console().print(
         "GFLOPs are 10^9 multiply-accumulates of the whole model; the encoder's are a share of what it costs "
         "without a plan. Cosines are of the encoder's final features with the original's. "
@@ -172,13 +163,43 @@ def compare_methods(
     )
 
 
-def _row(
-    method: str,
-    budget: float | None,
-    plan: "TokenReduction",
-    share: float,
-    results: dict[str, "Comparison"],
-) -> Row:
+def _entries(
+    model,
+    size: tuple[int, int],
+    chosen: "TokenReduction | None",
+    is_given: bool,
+    methods: Sequence[str],
+    budgets: Sequence[float],
+) -> tuple[list[Entry], list[str]]:
+    """The plan given, and the methods' own at every budget, by default at what it costs; and why some are left out.
+
+    Raises:
+        ValueError: none of the methods has a plan.
+    """
+    from hourglass_jax.analysis.budget import Costs
+
+    if chosen is not None:
+        model.backbone.check_plan(chosen, size)
+    costs = Costs(model, size)
+    entries, left_out = [], []
+    budgets, methods = dict.fromkeys(budgets or [costs(chosen)]), dict.fromkeys(methods)
+    with tqdm(total=len(budgets) * len(methods), desc="plans", disable=quiet()) as bar:
+        for budget in budgets:
+            for method in methods:
+                try:
+                    plan = costs.solve(method, budget)
+                    entries.append(Entry(method, plan, budget, costs(plan)))
+                except ValueError as problem:
+                    left_out.append(str(problem))
+                bar.update()
+    if not entries:
+        raise ValueError("; ".join(dict.fromkeys(left_out)))
+    given = [Entry("the plan given", chosen, None, costs(chosen))] if is_given else []
+    return given + entries, left_out
+
+
+def _row(results: dict[str, "Comparison"]) -> Row:
+    """Of one plan, by photograph."""
     import numpy as np
 
     figures = [each.figures for each in results.values()]
@@ -188,10 +209,6 @@ def _row(
 
     cosines = {name: each.figures.cosine for name, each in results.items()}
     return Row(
-        method=method,
-        plan=plan,
-        budget=budget,
-        share=share,
         gflops=figures[0].gflops_expedited,
         latency_ms=mean("latency_ms_expedited"),
         speedup=mean("latency_ms") / mean("latency_ms_expedited"),
@@ -203,11 +220,7 @@ def _row(
     )
 
 
-def _picture_name(name: str, budget: float, budgets: Sequence[float]) -> str:
-    return f"{name}_methods.png" if len(budgets) == 1 else f"{name}_methods_{budget:g}.png"
-
-
-def _picture(model, photo: "np.ndarray", shown: Sequence[tuple[str, "Comparison"]]) -> "np.ndarray":
+def _picture(model, photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
     """A column for every plan: what it made one, the model's result under it, and what differs."""
     import numpy as np
 
@@ -219,32 +232,27 @@ def _picture(model, photo: "np.ndarray", shown: Sequence[tuple[str, "Comparison"
     def drawn(result: np.ndarray) -> np.ndarray:
         return [*model.pictures(photo, stretched(result, size)).values()][-1]
 
-    tokens = shown[0][1].groups.size
+    _, first = shown[0]
     groups = [("Photograph", photo)]
-    results = [("Original\nall tokens", drawn(shown[0][1].result))]
+    results = [("Original\nall tokens", drawn(first.result))]
     differences = [("Difference\nblack: 0, lightest: 0.25 or more", np.full((*size, 3), 255, np.uint8))]
-    is_map = shown[0][1].difference.ndim > 0
-    for title, each in shown:
-        left = len(np.unique(each.groups))
-        groups.append((f"{title}, {left} of {tokens} tokens", group_overlay(photo, each.groups)))
+    for entry, each in shown:
+        left = f"{len(np.unique(each.groups))} of {each.groups.size} tokens"
+        title = f"{entry.method}\n{entry.share:.2f} of the encoder, {left}"
+        groups.append((title, group_overlay(photo, each.groups)))
         results.append((f"speed-up {each.figures.speedup:.2f}", drawn(each.result_expedited)))
-        if is_map:
+        if each.difference.ndim:
             shade = colorize(stretched(np.asarray(each.difference, np.float32), size) / 0.25)
             differences.append((f"cosine {each.figures.cosine:.4f}", shade))
-    return sheet([groups, results, differences] if is_map else [groups, results], height=HEIGHT)
+    return sheet([groups, results, differences] if first.difference.ndim else [groups, results], height=HEIGHT)
 
 
-HEIGHT = 296
-"""Of the pictures in a sheet, in pixels."""
-
-
-def _plot(rows: Sequence[Row]) -> "np.ndarray":
+def _plot(entries: Sequence[Entry], rows: Sequence[Row]) -> "np.ndarray":
     panels = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        panels["multiply-accumulates of the encoder, share"][row.method].append(
-            Place(row.share, row.cosine, row.worst)
-        )
-        panels["speed-up of the whole model, measured"][row.method].append(
-            Place(row.speedup, row.cosine, row.worst)
-        )
+    for entry, row in zip(entries, rows, strict=True):
+        for axis, x in (
+            ("multiply-accumulates of the encoder, share", entry.share),
+            ("speed-up of the whole model, measured", row.speedup),
+        ):
+            panels[axis][entry.method].append(Place(x, row.cosine, row.worst))
     return pareto_plot(panels)

@@ -17,7 +17,8 @@ from PIL import Image
 
 from hourglass_jax.evaluation.classification import Classification
 from hourglass_jax.evaluation.depth import EIGEN, EIGEN_NYU, GARG, Depth
-from hourglass_jax.evaluation.metrics import IGNORED, Metric, Segmentation
+from hourglass_jax.evaluation.metrics import Metric
+from hourglass_jax.evaluation.segmentation import IGNORED, Segmentation
 from hourglass_jax.inference.images import read_image
 from hourglass_jax.inference.labels import Labels, labels_of, wordnet_ids
 from hourglass_jax.ops.grids import Grid

@@ -78,7 +78,22 @@ def resize(
         return image
     row_scale, column_scale = scale or (None, None)
     dtype = jnp.promote_types(image.dtype, jnp.float32)
-    rows = jnp.asarray(resize_matrix(image.shape[1], size[0], method, row_scale), dtype)
-    columns = jnp.asarray(resize_matrix(image.shape[2], size[1], method, column_scale), dtype)
-    resized = jnp.einsum("yh,bhwc->bywc", rows, image, precision="highest")
-    return jnp.einsum("xw,bywc->byxc", columns, resized, precision="highest").astype(image.dtype)
+    rows = resize_matrix(image.shape[1], size[0], method, row_scale)
+    columns = resize_matrix(image.shape[2], size[1], method, column_scale)
+    if method == "bilinear-align-corners":
+        # The large maps of a DPT: on CPU nine times as fast as the products, at 192 x 192 to 384 x 384 positions.
+        resized = _interpolated(_interpolated(image.astype(dtype), rows, 1), columns, 2)
+    else:
+        resized = jnp.einsum("yh,bhwc->bywc", jnp.asarray(rows, dtype), image, precision="highest")
+        resized = jnp.einsum("xw,bywc->byxc", jnp.asarray(columns, dtype), resized, precision="highest")
+    return resized.astype(image.dtype)
+
+
+def _interpolated(image: jax.Array, matrix: np.ndarray, axis: int) -> jax.Array:
+    """An axis of an image times a matrix [target, source] with at most two weights in a row, without a product."""
+    first = np.argmax(matrix != 0, axis=1)
+    second = matrix.shape[1] - 1 - np.argmax(matrix[:, ::-1] != 0, axis=1)
+    shape = [-1 if each == axis else 1 for each in range(image.ndim)]
+    share = jnp.asarray(matrix[np.arange(len(matrix)), first].reshape(shape), image.dtype)
+    near, far = (jnp.take(image, places, axis=axis, mode="clip") for places in (first, second))
+    return far + share * (near - far)

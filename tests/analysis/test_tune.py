@@ -79,6 +79,18 @@ def test_following_the_gradient_finds_the_best_temperature(tuner: Tuner, monkeyp
     assert tuner.follow_gradient(hj.Hourglass(1, (3, 3), temperature=2.0)) == pytest.approx(3, rel=0.1)
 
 
+def test_it_turns_back_where_the_gradient_leads_astray(tuner: Tuner, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def slope(self: Tuner, plan: hj.TokenReduction, at: float, name: str) -> list[float]:
+        asked.append(at)
+        return [at, -1.0]
+
+    monkeypatch.setattr(Tuner, "_slope", slope)
+    assert tuner.follow_gradient(hj.Hourglass(1, (3, 3), temperature=2.0)) == 2
+    assert len(asked) == 3 * 2
+
+
 class Cosines:
     """Cosines out of thin air in place of those that are measured; keeps which plans were asked for."""
 

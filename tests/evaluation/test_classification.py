@@ -140,7 +140,7 @@ def test_the_command_evaluates_a_classifier(run: Run, classifier: Swag, imagenet
     plan = hj.Hourglass(1, (2, 3))
     printed = run("--alpha", 1, "--clusters", 2, 3)
     result = json.loads((tmp_path / "out/result.json").read_text())
-    for word in ["imagenet2012 val, 11 images, shorter side 32", "top-1, %", "top-5, %", "original", "expedited"]:
+    for word in ["imagenet2012 val, 11 images, size 32", "top-1, %", "top-5, %", "original", "expedited"]:
         assert word in printed
     data = open_dataset("imagenet2012", imagenet)
     for name, fast in (("original", classifier), ("expedited", hj.expedite(classifier, plan))):

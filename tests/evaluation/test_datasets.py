@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
-from hourglass_jax.evaluation.metrics import IGNORED
+from hourglass_jax.evaluation.segmentation import IGNORED
 from hourglass_jax.inference.labels import wordnet_ids
 
 CITYSCAPES = {

@@ -22,7 +22,7 @@ import hourglass_jax as hj
 from hourglass_jax.evaluation.command import eval as command
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
 from hourglass_jax.evaluation.evaluate import evaluate, input_size
-from hourglass_jax.evaluation.metrics import IGNORED, Scores, Segmentation
+from hourglass_jax.evaluation.segmentation import IGNORED, Scores, Segmentation
 from hourglass_jax.files import file_hash
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.models.segmenter import Segmenter

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from hourglass_jax.evaluation.metrics import IGNORED, Segmentation
+from hourglass_jax.evaluation.segmentation import IGNORED, Segmentation
 
 FOUR = Segmentation(4)
 PREDICTION = np.array([[0, 0, 1, 1], [0, 2, 1, 1]], np.uint8)
