@@ -1,6 +1,6 @@
 """Speed of Swin-L with and without the hourglass, against timm's eager PyTorch, in one run.
 
-    python benchmarks/swin.py [--json] [--repeats N] [--size PIXELS]
+    python benchmarks/swin.py [--json] [--repeats N] [--size PIXELS] [--only backbone|stage]
 
 Random weights, windows of 12 x 12 tokens; from block 10 to the end of the third stage 8 x 8 clusters in each
 (mask2former-swin-l-coco-panoptic). The runs of all candidates alternate, and medians are compared.
@@ -14,6 +14,7 @@ of its 18 blocks, which every call computes anew. Run it on an idle machine.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -66,13 +67,13 @@ def layers(x: jax.Array) -> jax.Array:
     return merge(PLAN.before_block(END, tokens, depth=END, token_grid=token_grid).values, grid, WINDOW)
 
 
-def windows(qkv: jax.Array, window: int) -> jax.Array:
+def windows(qkv: jax.Array, window: int) -> list[jax.Array]:
     """The windows of queries, keys and values, and the map of as many outputs, for two blocks: one is shifted."""
-    for shift in (0, window // 2):
-        cut = jax.lax.optimization_barrier(partition(qkv, window, shift))
-        output = merge(cut[..., : qkv.shape[-1] // 3], qkv.shape[1:3], window, shift)
-        qkv = jax.lax.optimization_barrier(jnp.concatenate([output, qkv[..., output.shape[-1] :]], axis=-1))
-    return qkv
+    cut = [jax.lax.optimization_barrier(partition(qkv, window, shift)) for shift in (0, window // 2)]
+    return [
+        merge(each[..., : qkv.shape[-1] // 3], qkv.shape[1:3], window, shift)
+        for each, shift in zip(cut, (0, window // 2), strict=True)
+    ]
 
 
 def biases(swin: Swin) -> list[jax.Array]:
@@ -81,20 +82,34 @@ def biases(swin: Swin) -> list[jax.Array]:
     return [block.attention.position_bias(WINDOW if i < split else SIDE) for i, block in enumerate(chosen)]
 
 
-def run(size: int, repeats: int) -> dict[str, float]:
-    original = Swin(SwinConfig.sized("large", window=WINDOW), rngs=nnx.Rngs(0))
-    fast = hj.expedite(original, PLAN)
-    random = np.random.default_rng(0)
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
 
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(random.standard_normal(shape, dtype=np.float32))
 
+def gmacs(function: Callable[..., object], *arguments: object) -> float:
+    return sum(count_function_macs(function, *arguments).values()) / 1e9
+
+
+def timed(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Medians in seconds."""
+    with tqdm(total=len(candidates) * (repeats + 1), disable=not sys.stderr.isatty()) as bar:
+        times = measure(list(candidates.values()), repeats=repeats, on_call=bar.update)
+    return {name: each.median for name, each in zip(candidates, times, strict=True)}
+
+
+def figures(part: str, seconds: tuple[float, float], costs: tuple[float, float]) -> dict[str, float]:
+    """What the plan saves of a part of the backbone."""
+    speedup = seconds[0] / seconds[1]
+    return {
+        f"{part}: GFLOPs": costs[0],
+        f"{part}: GFLOPs, expedited": costs[1],
+        f"{part}: speed-up": speedup,
+        f"{part}: speed-up, of the FLOP ratio": speedup * costs[1] / costs[0],
+    }
+
+
+def run_backbone(original: Swin, fast: Swin, size: int, repeats: int) -> dict[str, float]:
     images = normal(1, size, size, 3)
-    grid, width = original.grids(size, size)[STAGE], original.config.width * 2**STAGE
-    cluster_grid = tuple(SIDE * count for count in window_grid(grid, WINDOW))
-    x, s = normal(1, *grid, width), normal(1, *cluster_grid, width)
-    x_qkv, s_qkv = normal(1, *grid, 3 * width), normal(1, *cluster_grid, 3 * width)
-
     timm, _library = import_timm()
     name = "swin_large_patch4_window12_384"
     peer = timm.create_model(name, pretrained=False, img_size=size, num_classes=0).eval()
@@ -104,59 +119,64 @@ def run(size: int, repeats: int) -> dict[str, float]:
         with torch.inference_mode():
             return peer.forward_features(peer_images).numpy()
 
-    jitted = {each: jax.jit(each) for each in (features, stage, layers, biases)}
-    jitted |= {each: jax.jit(each, static_argnames="window") for each in (blocks, windows)}
-    candidates = {
-        "timm": run_peer,
-        "original": lambda: jitted[features](original, images),
-        "expedited": lambda: jitted[features](fast, images),
-        "stage": lambda: jitted[stage](original, x),
-        "expedited stage": lambda: jitted[stage](fast, x),
-        "blocks": lambda: jitted[blocks](original, x, window=WINDOW),
-        "clustered blocks": lambda: jitted[blocks](original, s, window=SIDE),
-        "layers": lambda: jitted[layers](x),
-        "windows of two blocks": lambda: jitted[windows](x_qkv, window=WINDOW),
-        "windows of two clustered blocks": lambda: jitted[windows](s_qkv, window=SIDE),
-        "bias": lambda: jitted[biases](fast),
+    run = jax.jit(features)
+    seconds = timed(
+        {"timm": run_peer, "original": lambda: run(original, images), "expedited": lambda: run(fast, images)},
+        repeats,
+    )
+    costs = gmacs(features, original, images), gmacs(features, fast, images)
+    return {
+        **{f"{name}, ms": 1e3 * each for name, each in seconds.items()},
+        "original, of timm's speed": seconds["timm"] / seconds["original"],
+        **figures("backbone", (seconds["original"], seconds["expedited"]), costs),
     }
-    with tqdm(total=len(candidates) * (repeats + 1), disable=not sys.stderr.isatty()) as bar:
-        times = measure(list(candidates.values()), repeats=repeats, on_call=bar.update)
-    seconds = {key: each.median for key, each in zip(candidates, times, strict=True)}
+
+
+def run_stage(original: Swin, fast: Swin, size: int, repeats: int) -> dict[str, float]:
+    grid, width = original.grids(size, size)[STAGE], original.config.width * 2**STAGE
+    cluster_grid = tuple(SIDE * count for count in window_grid(grid, WINDOW))
+    x, s = normal(1, *grid, width), normal(1, *cluster_grid, width)
+    x_qkv, s_qkv = normal(1, *grid, 3 * width), normal(1, *cluster_grid, 3 * width)
+    of_stage, of_blocks = jax.jit(stage), jax.jit(blocks, static_argnames="window")
+    of_layers, of_windows = jax.jit(layers), jax.jit(windows, static_argnames="window")
+    of_biases = jax.jit(biases)
+    seconds = timed(
+        {
+            "stage": lambda: of_stage(original, x),
+            "expedited stage": lambda: of_stage(fast, x),
+            "blocks": lambda: of_blocks(original, x, window=WINDOW),
+            "clustered blocks": lambda: of_blocks(original, s, window=SIDE),
+            "layers": lambda: of_layers(x),
+            "windows of two blocks": lambda: of_windows(x_qkv, window=WINDOW),
+            "windows of two clustered blocks": lambda: of_windows(s_qkv, window=SIDE),
+            "bias": lambda: of_biases(fast),
+        },
+        repeats,
+    )
+    stage_costs = gmacs(stage, original, x), gmacs(stage, fast, x)
+    block_costs = (
+        gmacs(lambda x: blocks(original, x, WINDOW), x),
+        gmacs(lambda s: blocks(original, s, SIDE), s),
+    )
     plain, few = (PLAN.alpha - FIRST) / 2, (END - PLAN.alpha) / 2
     shuffling = plain * seconds["windows of two blocks"] + few * seconds["windows of two clustered blocks"]
-
-    def gmacs(function: object, *arguments: object) -> float:
-        return sum(count_function_macs(function, *arguments).values()) / 1e9
-
-    ratios = {
-        "backbone": (
-            (gmacs(features, original, images), gmacs(features, fast, images)),
-            seconds["original"] / seconds["expedited"],
-        ),
-        "stage": (
-            (gmacs(stage, original, x), gmacs(stage, fast, x)),
-            seconds["stage"] / seconds["expedited stage"],
-        ),
-        "blocks": (
-            (gmacs(lambda x: blocks(original, x, WINDOW), x), gmacs(lambda s: blocks(original, s, SIDE), s)),
-            seconds["blocks"] / seconds["clustered blocks"],
-        ),
+    shares = {
+        "layers and windows": seconds["layers"] + shuffling,
+        "layers": seconds["layers"],
+        "bias": seconds["bias"],
     }
-    found = {f"{key}, ms": 1e3 * value for key, value in seconds.items()}
-    found["original, of timm's speed"] = seconds["timm"] / seconds["original"]
-    for part, ((full, reduced), speedup) in ratios.items():
-        found |= {
-            f"{part}: GFLOPs": full,
-            f"{part}: GFLOPs, expedited": reduced,
-            f"{part}: speed-up": speedup,
-            f"{part}: speed-up, of the FLOP ratio": speedup / (full / reduced),
-        }
-    found["layers and windows, share of the expedited stage"] = (seconds["layers"] + shuffling) / seconds[
-        "expedited stage"
-    ]
-    found["layers, share of the expedited stage"] = seconds["layers"] / seconds["expedited stage"]
-    found["bias, share of the expedited stage"] = seconds["bias"] / seconds["expedited stage"]
-    return found
+    return {
+        **{f"{name}, ms": 1e3 * each for name, each in seconds.items()},
+        **figures("stage", (seconds["stage"], seconds["expedited stage"]), stage_costs),
+        **figures("blocks", (seconds["blocks"], seconds["clustered blocks"]), block_costs),
+        **{
+            f"{name}, share of the expedited stage": each / seconds["expedited stage"]
+            for name, each in shares.items()
+        },
+    }
+
+
+PARTS = {"backbone": run_backbone, "stage": run_stage}
 
 
 def main() -> None:
@@ -164,8 +184,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print machine-readable results")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, default=640, help="side of the image in pixels")
+    parser.add_argument("--only", choices=PARTS, help="the whole backbone, or its third stage")
     arguments = parser.parse_args()
-    found = run(arguments.size, arguments.repeats)
+    original = Swin(SwinConfig.sized("large", window=WINDOW), rngs=nnx.Rngs(0))
+    fast = hj.expedite(original, PLAN)
+    found = {}
+    for part in [arguments.only] if arguments.only else PARTS:
+        found |= PARTS[part](original, fast, arguments.size, arguments.repeats)
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
