@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.paper_gflops import (
     dpt_flops,
+    executed_dpt_flops,
     executed_macs,
     executed_swag_macs,
     hourglass,
@@ -86,6 +87,14 @@ def test_the_documentation_shows_what_swag_executes() -> None:
     assert float(original[5]) == pytest.approx(executed_swag_macs(config, 512, 9, None) / 1e9, abs=0.01)
     found = executed_swag_macs(config, 512, 9, hourglass(8, 22)) / 1e9
     assert float(expedited[5]) == pytest.approx(found, rel=0.01)
+
+
+def test_the_documentation_shows_what_dpt_executes() -> None:
+    """Resizing, norms and products of maps, of which the published count has some, are no products."""
+    rows = documented()["DPT-Hybrid, NYUv2, 480 x 640 px"]
+    assert float(rows[1][5]) == pytest.approx(executed_dpt_flops((480, 640), None) / 1e9, abs=0.01)
+    assert float(rows[2][5]) == pytest.approx(executed_dpt_flops((480, 640), hourglass(3, 16)) / 1e9, rel=0.01)
+    assert float(rows[1][5]) == pytest.approx(float(rows[1][4]), rel=0.03)
 
 
 def test_a_block_of_segmenter_is_what_is_executed_and_its_elementwise_work() -> None:
