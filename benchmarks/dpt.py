@@ -70,6 +70,9 @@ def photograph(side: int) -> np.ndarray:
 
 def torch_runs(name: str, image: np.ndarray, plan: hj.Hourglass) -> dict[str, Run]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from benchmarks.swag import operators
+
+    operators()
     from tests.parity.dpts import TorchDepthAnything, TorchDPT, timm_vit
     from tests.parity.hourglasses import torch_clusters, torch_tokens
 
@@ -91,7 +94,7 @@ def torch_runs(name: str, image: np.ndarray, plan: hj.Hourglass) -> dict[str, Ru
             refined, z, s, neighbors=plan.neighbors, multiplier=multiplier, norm=1
         )
 
-    pixels = torch.from_numpy(image).permute(0, 3, 1, 2)
+    pixels = torch.tensor(image).permute(0, 3, 1, 2)
 
     @torch.inference_mode()
     def run(**hourglass: object) -> np.ndarray:
@@ -101,7 +104,11 @@ def torch_runs(name: str, image: np.ndarray, plan: hj.Hourglass) -> dict[str, Ru
 
 
 def new_model(name: str) -> DPTDepth:
-    return nnx.jit(lambda: DPTDepth(MODELS[name], rngs=nnx.Rngs(0)))()
+    """Random parameters, small enough for numbers of order one."""
+    model = nnx.eval_shape(lambda: DPTDepth(MODELS[name], rngs=nnx.Rngs(0)))
+    random = np.random.default_rng(0)
+    nnx.update(model, jax.tree.map(lambda each: random.normal(0, 0.02, each.shape).astype("f"), nnx.state(model)))
+    return model
 
 
 def medians(runs: dict[str, Run], repeats: int, title: str) -> dict[str, float]:
