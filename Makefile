@@ -23,6 +23,7 @@ bench: .venv/parity
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/segmenter.py
+	$(BIN)/python benchmarks/dpt.py
 	$(BIN)/python benchmarks/swag.py
 	$(BIN)/python benchmarks/swin.py
 	$(BIN)/python benchmarks/paper_gflops.py

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.paper_gflops import (
     SYSTEMS,
     dpt_flops,
+    executed_dpt_flops,
     executed_macs,
     executed_swag_macs,
     hourglass,
@@ -96,6 +97,14 @@ def test_the_documentation_shows_what_is_executed_of_a_swin() -> None:
         executed = system.executed(row.plan) / 1e9
         assert float(cells[5]) == pytest.approx(executed, abs=0.006)
         assert executed == pytest.approx(row.gflops, rel=0.002)
+
+
+def test_the_documentation_shows_what_dpt_executes() -> None:
+    """Resizing, norms and products of maps, of which the published count has some, are no products."""
+    rows = documented()["DPT-Hybrid, NYUv2, 480 x 640 px"]
+    assert float(rows[1][5]) == pytest.approx(executed_dpt_flops((480, 640), None) / 1e9, abs=0.01)
+    assert float(rows[2][5]) == pytest.approx(executed_dpt_flops((480, 640), hourglass(3, 16)) / 1e9, rel=0.01)
+    assert float(rows[1][5]) == pytest.approx(float(rows[1][4]), rel=0.03)
 
 
 def test_a_block_of_segmenter_is_what_is_executed_and_its_elementwise_work() -> None:
