@@ -35,8 +35,8 @@ from hourglass_jax.plans import plan_fields
 from hourglass_jax.reductions import REDUCTIONS
 from hourglass_jax.tokens import TokenReduction
 
-FEW = 2
-"""Images that candidates are told apart by."""
+FEW = 4
+"""Images that candidates are told apart by: with fewer, settings are chosen that suit but these."""
 KEPT, HOPELESS = 3, 3.0
 """So many methods have their settings changed; none whose cosine is so many times farther from 1 than the best."""
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
