@@ -39,12 +39,12 @@ class MedoidMerging(hj.StagedMerging):
 
 
 class TunedHourglass(hj.Hourglass):
-    """`Hourglass` with what suits this model: a later clustering, fewer iterations, medoids."""
+    """`Hourglass` with what suits this model: fewer iterations, medoids, kriging."""
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: tuple[int, int]) -> hj.Hourglass:
         plan = hj.Hourglass.scaled(share, depth, token_grid)
-        return dataclasses.replace(plan, alpha=5, iterations=2, representative="medoid")
+        return dataclasses.replace(plan, iterations=2, representative="medoid", interpolation="kriging")
 
 
 METHODS = {
