@@ -34,7 +34,10 @@ METHODS = {
     "StagedMerging, mean": ("StagedMerging", {}),
     "StagedMerging, medoid": ("StagedMerging", {"value": "medoid"}),
     "Hourglass": ("Hourglass", {}),
-    "Hourglass, tuned": ("Hourglass", {"alpha": 5, "iterations": 2, "representative": "medoid"}),
+    "Hourglass, tuned": (
+        "Hourglass",
+        {"iterations": 2, "representative": "medoid", "interpolation": "kriging"},
+    ),
     "EViT": ("EViT", {}),
     "ACT": ("ACT", {}),
     "Pooling": ("Pooling", {}),

@@ -93,25 +93,21 @@ def merge_tokens(
 
     Source: facebookresearch/ToMe, tome/merge.py (`merge_wavg`); the medoid is this library's.
     """
-    others = jnp.broadcast_to(matching.others, (len(tokens), len(matching.others)))
     wide = jnp.promote_types(tokens.dtype, jnp.float32)
     joining, joining_sizes = take(tokens, matching.join).astype(wide), take(sizes, matching.join)
     partners, partner_sizes = tokens[:, matching.others].astype(wide), sizes[:, matching.others]
-    pairs = (matching.partner[:, None] == np.arange(len(matching.others))[:, None]).astype(wide)
-
-    new_sizes = partner_sizes + jnp.einsum("bjr,br->bj", pairs, joining_sizes)
-    total = partner_sizes[..., None] * partners
-    total += jnp.einsum("bjr,brc->bjc", pairs, joining_sizes[..., None] * joining, precision="highest")
+    new_sizes = _add(partner_sizes, matching.partner, joining_sizes)
+    total = _add(partner_sizes[..., None] * partners, matching.partner, joining_sizes[..., None] * joining)
     mean = total / new_sizes[..., None]
-    if value == "mean":
-        groups = mean.astype(tokens.dtype)
-    else:
+    groups = mean.astype(tokens.dtype)
+    if value == "medoid":
         own = jnp.sum((partners - mean) ** 2, axis=-1)
         theirs = jnp.sum((joining - take(mean, matching.partner)) ** 2, axis=-1)
-        distances = jnp.where(pairs > 0, theirs[:, None], jnp.inf)
+        members = matching.partner[:, None] == np.arange(len(matching.others))[:, None]
+        distances = jnp.where(members, theirs[:, None], jnp.inf)
         nearest = jnp.take_along_axis(matching.join, jnp.argmin(distances, axis=-1), axis=-1)
         nearer = distances.min(axis=-1) < (1 - MEDOID_MARGIN) * own
-        groups = take(tokens, jnp.where(nearer, nearest, others))
+        groups = take(tokens, jnp.where(nearer, nearest, matching.others))
     return (
         jnp.concatenate([take(tokens, matching.stay), groups], axis=1),
         jnp.concatenate([take(sizes, matching.stay), new_sizes], axis=1),
@@ -121,3 +117,8 @@ def merge_tokens(
 def take(values: jax.Array, index: jax.Array) -> jax.Array:
     """Rows of [B, M] or [B, M, C] at the places [B, K] of every image."""
     return jnp.take_along_axis(values, index.reshape(*index.shape, *(1,) * (values.ndim - 2)), axis=1)
+
+
+def _add(values: jax.Array, index: jax.Array, more: jax.Array) -> jax.Array:
+    """Adds to the rows at the places [B, K] of every image."""
+    return jax.vmap(lambda values, index, more: values.at[index].add(more))(values, index, more)
