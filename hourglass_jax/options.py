@@ -17,15 +17,35 @@ from hourglass_jax.files import file_hash
 DEFAULT_MODEL = "dinov2-vits14-saliency"
 
 
+def _size(arguments: list[str]) -> int | tuple[int, int]:
+    """518, or 352x1216 as (352, 1216)."""
+    numbers = [int(each) for each in arguments[0].split("x")]
+    if len(numbers) > 2:
+        raise ValueError(f"expected pixels, or rows and columns as in 352x1216, got {arguments[0]}")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+Size = Annotated[
+    int | tuple[int, int] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PX|ROWSxCOLUMNS",
+        instance_from_str=_size,
+        is_instance=lambda value: value is None or isinstance(value, int | tuple),
+        str_from_instance=lambda value: [str(value) if not isinstance(value, tuple) else "x".join(map(str, value))],
+    ),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """Which model, and how large its input is."""
 
     model: str = DEFAULT_MODEL
     """A converted file (.safetensors) or a name that `hourglass models` lists."""
-    size: Annotated[int | tuple[int, int] | None, tyro.conf.arg(metavar="PX [PX]")] = None
+    size: Size = None
     """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows of an
-    image. Rows and columns for a model whose images have another shape. By default the model's own."""
+    image. Rows x columns, as 352x1216, for a model whose images are no squares. By default the model's own."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print machine-readable results."""
 
