@@ -18,21 +18,22 @@ from hourglass_jax.files import file_hash
 DEFAULT_MODEL = "dinov2-vits14-saliency"
 
 
-def _size_of(words: list[str]) -> int | tuple[int, int]:
-    sides = tuple(map(int, words[0].split("x")))
-    if len(sides) > 2:
-        raise ValueError(f"expected one side or two, got {words[0]}")
-    return sides if len(sides) == 2 else sides[0]
+def _size(arguments: list[str]) -> int | tuple[int, int]:
+    """518, or 352x1216 as (352, 1216)."""
+    numbers = [int(each) for each in arguments[0].split("x")]
+    if len(numbers) > 2:
+        raise ValueError(f"expected pixels, or rows and columns as in 352x1216, got {arguments[0]}")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 Size = Annotated[
-    int | tuple[int, int],
+    int | tuple[int, int] | None,
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="PX|PXxPX",
-        instance_from_str=_size_of,
-        is_instance=lambda size: isinstance(size, (int, tuple)),
-        str_from_instance=lambda size: ["x".join(map(str, size)) if isinstance(size, tuple) else str(size)],
+        metavar="PX|ROWSxCOLUMNS",
+        instance_from_str=_size,
+        is_instance=lambda value: value is None or isinstance(value, int | tuple),
+        str_from_instance=lambda value: [str(value) if not isinstance(value, tuple) else "x".join(map(str, value))],
     ),
 ]
 
@@ -43,7 +44,7 @@ class ModelOptions:
 
     model: str = DEFAULT_MODEL
     """A converted file (.safetensors) or a name that `hourglass models` lists."""
-    size: Size | None = None
+    size: Size = None
     """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows or the
     middle of an image. Rows and columns, as 352x1216, for a model whose images have another shape. By default the
     model's own."""
