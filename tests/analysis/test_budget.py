@@ -5,21 +5,13 @@ from hourglass_jax.analysis.budget import encoder_macs, plan_within
 from tests.reductions.vits import SIDES, random_vit
 
 
-@pytest.mark.parametrize("method", [TokenMerging, StagedMerging])
-def test_the_plan_is_the_dearest_within_the_budget(method) -> None:
+def test_the_plan_is_the_dearest_within_the_budget() -> None:
+    """Of the unexpedited encoder, whatever plan the backbone has."""
     vit = random_vit()
-    full = encoder_macs(vit, SIDES)
-    plan = plan_within(0.7, method, vit, SIDES)
-    cost = encoder_macs(expedite(vit, plan), SIDES) / full
-    assert isinstance(plan, method)
+    plan = plan_within(0.7, StagedMerging, expedite(vit, TokenMerging(merged=9)), SIDES)
+    cost = encoder_macs(expedite(vit, plan), SIDES) / encoder_macs(vit, SIDES)
+    assert isinstance(plan, StagedMerging)
     assert 0.66 < cost <= 0.7
-
-
-def test_the_budget_is_of_the_unexpedited_encoder() -> None:
-    vit = random_vit()
-    assert plan_within(0.7, StagedMerging, expedite(vit, TokenMerging(merged=9)), SIDES) == plan_within(
-        0.7, StagedMerging, vit, SIDES
-    )
 
 
 def test_a_budget_out_of_reach_is_named() -> None:
