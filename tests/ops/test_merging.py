@@ -16,7 +16,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(2, 19), st.integers(0, 3), st.booleans(), st.data())
 def test_matching_and_merging_are_the_reference(
     count: int, offset: int, in_order: bool, data: st.DataObject

@@ -174,10 +174,10 @@ def test_models_take_every_member(plan: hj.TokenReduction, tiny_model: Saliency)
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_scaled_plans_rise_in_cost(name: str) -> None:
     vit = random_vit()
-    plans = [REDUCTIONS[name].scaled(share, vit.depth, GRID) for share in (0.05, 0.5, 0.9, 1.0)]
+    plans = [REDUCTIONS[name].scaled(share, vit.depth, GRID) for share in (0.05, 0.5, 1.0)]
     costs = [count_encoder_macs(hj.expedite(vit, plan), SIDES) for plan in plans]
     assert costs == sorted(costs)
-    assert costs[0] < costs[2]
+    assert costs[0] < costs[1]
     assert len({*plans}) == len({hash(plan) for plan in plans})
 
 
