@@ -215,6 +215,21 @@ def segmenter(encoder: Checkpoint, decoder: str, *, classes: int, masks: bool) -
     return encoder.plus(random_arrays(shapes, seed=1))
 
 
+def prediction_modules(count: int) -> Arrays:
+    """DynamicViT's, with the official names."""
+    shapes: Shapes = {}
+    for number in range(count):
+        module = f"score_predictor.{number}"
+        shapes |= {
+            **_norm(f"{module}.in_conv.0"),
+            **_linear(f"{module}.in_conv.1", WIDTH, WIDTH),
+            **_linear(f"{module}.out_conv.0", WIDTH // 2, WIDTH),
+            **_linear(f"{module}.out_conv.2", WIDTH // 4, WIDTH // 2),
+            **_linear(f"{module}.out_conv.4", 2, WIDTH // 4),
+        }
+    return random_arrays(shapes, seed=3)
+
+
 def classifier(name: str) -> Arrays:
     """A linear classifier of 10 classes."""
     return random_arrays(_linear(name, 10, WIDTH), seed=2)

@@ -1,5 +1,6 @@
 """The converter on tiny checkpoints in every official naming: exact, or one clear error and no file."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -52,6 +53,7 @@ from tests.convert.checkpoints import (
     classifier,
     mmsegmentation_vit,
     node_of,
+    prediction_modules,
     random_arrays,
     segmenter,
     swag,
@@ -523,6 +525,12 @@ SAMPLES = {
         encoder_config(backbone(position_resize="bicubic-antialias", special_tokens=2)),
         named=True,
         dropped=4,
+    ),
+    "dynamicvit": Sample(
+        timm_vit(depth=10).plus(prediction_modules(3)).plus(classifier("head")),
+        "dynamicvit",
+        encoder_config(dataclasses.replace(backbone(position_resize="bilinear", predictors=(3, 6, 9)), depth=10)),
+        dropped=2,
     ),
 }
 

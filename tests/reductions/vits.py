@@ -42,7 +42,8 @@ def random_images(batch: int = 2) -> jax.Array:
 def features(vit: ViT, images: jax.Array) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """Special tokens, restored tokens, and restored tokens after the second and the last block."""
     found = vit(images, intermediates=(1, vit.depth - 1))
-    return found.special, found.tokens.restore(found.tokens.values), found.intermediates
+    blocks = tuple(each.tokens for each in found.intermediates)
+    return found.special, found.tokens.restore(found.tokens.values), blocks
 
 
 def by_reference(vit: ViT, images: jax.Array, run) -> Result:
