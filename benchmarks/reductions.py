@@ -34,10 +34,7 @@ METHODS = {
     "StagedMerging, mean": ("StagedMerging", {}),
     "StagedMerging, medoid": ("StagedMerging", {"value": "medoid"}),
     "Hourglass": ("Hourglass", {}),
-    "Hourglass, tuned": (
-        "Hourglass",
-        {"iterations": 2, "representative": "medoid", "interpolation": "kriging"},
-    ),
+    "Hourglass, tuned": ("Hourglass", {"iterations": 2, "representative": "medoid"}),
     "EViT": ("EViT", {}),
     "ACT": ("ACT", {}),
     "Pooling": ("Pooling", {}),

@@ -6,7 +6,6 @@ _PUBLIC = {
     "auto_temperature": "ops.clustering",
     "cluster_tokens": "ops.clustering",
     "reconstruct_tokens": "ops.reconstruction",
-    "krige_tokens": "ops.reconstruction",
     "unpool_tokens": "ops.reconstruction",
     "pool_tokens": "ops.pooling",
     "upsample_tokens": "ops.pooling",

@@ -12,7 +12,7 @@ from flax import nnx
 
 from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
 from hourglass_jax.ops.grids import Grid, check_grid, shrunk
-from hourglass_jax.ops.reconstruction import krige_tokens, reconstruct_tokens
+from hourglass_jax.ops.reconstruction import reconstruct_tokens
 from hourglass_jax.plans import load_plan
 from hourglass_jax.tokens import TokenReduction, Tokens
 
@@ -36,8 +36,6 @@ class Hourglass(TokenReduction):
         reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits"
             leaves the clusters to the head, which restores its own result (the official Segmenter); then beta must
             be None.
-        interpolation: how tokens are made of clusters: "neighbors" (the paper's; `ops.reconstruct_tokens`) or
-            "kriging", which knows neither k nor tau (`ops.krige_tokens`).
 
     Raises:
         ValueError: a field is out of range.
@@ -52,7 +50,6 @@ class Hourglass(TokenReduction):
     neighbors: int = 20
     representative: Representative = "mean"
     reconstruct: Literal["tokens", "logits"] = "tokens"
-    interpolation: Literal["neighbors", "kriging"] = "neighbors"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clusters", check_grid("clusters", self.clusters))
@@ -80,7 +77,6 @@ class Hourglass(TokenReduction):
         )
         require("representative", self.representative in ("mean", "medoid"), "'mean' or 'medoid'")
         require("reconstruct", self.reconstruct in ("tokens", "logits"), "'tokens' or 'logits'")
-        require("interpolation", self.interpolation in ("neighbors", "kriging"), "'neighbors' or 'kriging'")
         if self.reconstruct == "logits" and self.beta is not None:
             raise ValueError(f"reconstruct='logits' needs beta=None: clusters reach the head; got beta={self.beta}")
 
@@ -138,8 +134,6 @@ class Hourglass(TokenReduction):
 
         def restore(refined: jax.Array) -> jax.Array:
             with jax.named_scope("reconstruction"):
-                if self.interpolation == "kriging":
-                    return krige_tokens(refined, tokens=z, clusters=clusters, token_grid=token_grid)
                 return reconstruct_tokens(
                     refined, tokens=z, clusters=clusters, neighbors=self.neighbors, temperature=temperature
                 )

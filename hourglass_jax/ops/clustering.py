@@ -18,9 +18,6 @@ from hourglass_jax.ops.pooling import pool_tokens
 Temperature = float | Literal["auto"] | jax.Array
 Representative = Literal["mean", "medoid"]
 
-ADJACENT = 0.05
-"""The automatic temperature, in units of the mean squared distance of adjacent tokens."""
-
 
 def cluster_tokens(
     tokens: jax.Array,
@@ -116,7 +113,7 @@ def auto_temperature(tokens: jax.Array, token_grid: Grid) -> jax.Array:
     pairs = (height - 1) * width + height * (width - 1)
     # Differences of tokens are not resolved below eps times their size.
     resolution = jnp.finfo(z.dtype).eps ** 2 * (1 + jnp.mean(tokens.astype(z.dtype) ** 2, axis=(1, 2)) * channels)
-    return jnp.maximum(ADJACENT * squares / max(pairs, 1), resolution)
+    return jnp.maximum(0.05 * squares / max(pairs, 1), resolution)
 
 
 def resolve_temperature(temperature: Temperature, tokens: jax.Array, token_grid: Grid | None) -> jax.Array:

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hourglass_jax.ops.clustering import ADJACENT, Temperature, auto_temperature, resolve_temperature
+from hourglass_jax.ops.clustering import Temperature, resolve_temperature
 from hourglass_jax.ops.grids import Grid, check_tokens
-
-KRIGING_NUGGET = 0.01
 
 
 def reconstruct_tokens(
@@ -62,37 +60,6 @@ def reconstruct_tokens(
     scale = weights.sum(axis=1) if normalize == "sum" else jnp.sqrt(jnp.sum(weights**2, axis=1))
     spread = jnp.einsum("bmn,bmc->bnc", weights, refined.astype(weights.dtype), precision="highest")
     return (spread / scale[..., None]).astype(refined.dtype)
-
-
-def krige_tokens(refined: jax.Array, *, tokens: jax.Array, clusters: jax.Array, token_grid: Grid) -> jax.Array:
-    """Every token becomes what kriging (Gaussian process regression) over the features predicts for it.
-
-    mu + K(z, s) (K(s, s) + 0.01 I)^-1 (s' - mu), where s' are the refined clusters, mu their mean,
-    K(x, y) = exp(-||x - y||^2 / (3 a)) and a the mean squared distance of adjacent tokens. Unlike equation 4 it
-    extrapolates: a token that lay outside the clusters is not drawn in.
-
-    Args:
-        refined: [B, M, Cr], what is to be spread.
-        tokens: [B, N, C], the tokens z that were clustered.
-        clusters: [B, M, C], the clusters s as they came out of `cluster_tokens`.
-        token_grid: (H, W).
-
-    Returns:
-        [B, N, Cr] in the dtype of `refined`; computed in float32 or wider.
-
-    Raises:
-        ValueError: the shapes do not fit each other.
-    """
-    to_tokens = _squared_distances(refined, tokens, clusters, token_grid)
-    among = _squared_distances(refined, clusters, clusters)
-    scale = 3 / ADJACENT * auto_temperature(tokens, token_grid)[:, None, None]
-    values = refined.astype(to_tokens.dtype)
-    mean = values.mean(axis=1, keepdims=True)
-    covariance = jnp.exp(-among / scale) + KRIGING_NUGGET * jnp.eye(among.shape[1], dtype=among.dtype)
-    solve = jax.vmap(lambda a, b: jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(a), b))
-    weights = solve(covariance, values - mean)
-    spread = jnp.einsum("bmn,bmc->bnc", jnp.exp(-to_tokens / scale), weights, precision="highest")
-    return (mean + spread).astype(refined.dtype)
 
 
 def unpool_tokens(refined: jax.Array, *, tokens: jax.Array, clusters: jax.Array) -> jax.Array:

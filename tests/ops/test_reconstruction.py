@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hourglass_jax import krige_tokens, reconstruct_tokens
+from hourglass_jax import reconstruct_tokens
 from tests.reference import hourglass as reference
 
 PRECISIONS = [(np.float32, 1e-5), (np.float64, 1e-10)]
@@ -283,30 +283,3 @@ def test_bad_input_is_named(wrong: dict, shown: str) -> None:
     }
     with pytest.raises(ValueError, match=shown):
         reconstruct_tokens(**(arguments | wrong))
-
-
-krige = jax.jit(krige_tokens, static_argnames="token_grid")
-
-
-@pytest.mark.parametrize(("dtype", "atol"), [(jnp.float32, 1e-4), (jnp.bfloat16, 2e-2)])
-@pytest.mark.parametrize("scale", [0.1, 10.0])
-def test_kriging_is_the_reference(scale: float, dtype: jnp.dtype, atol: float) -> None:
-    """With a cluster twice, which the plain inverse of the covariance would not survive."""
-    arguments = arrays(scale=scale)
-    arguments["clusters"][:, 1] = arguments["clusters"][:, 0]
-    arguments = as_dtype(arguments, dtype)
-    found = krige(**arguments, token_grid=(6, 5))
-    expected = reference.krige_tokens(**arguments, token_grid=(6, 5))
-    assert found.dtype == dtype
-    np.testing.assert_allclose(np.float64(found), expected, rtol=0, atol=atol)
-    alone = krige(**{name: array[1:] for name, array in arguments.items()}, token_grid=(6, 5))
-    np.testing.assert_allclose(np.float64(alone[0]), np.float64(found[1]), rtol=0, atol=atol / 10)
-
-
-@pytest.mark.parametrize("count", [1, 6])
-def test_kriging_of_a_constant_image_is_the_mean(count: int) -> None:
-    arguments = as_dtype(arrays(count=count))
-    constant = {name: jnp.ones_like(arguments[name]) for name in ("tokens", "clusters")}
-    found = krige(**arguments | constant, token_grid=(6, 5))
-    expected = jnp.broadcast_to(arguments["refined"].mean(axis=1, keepdims=True), found.shape)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)

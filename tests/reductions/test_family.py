@@ -106,12 +106,6 @@ def test_act(plan: hj.ACT) -> None:
     assert_is_reference(random_vit(), plan, functools.partial(reductions.act, groups=groups))
 
 
-def test_hourglass_with_kriging() -> None:
-    plan = hj.Hourglass(1, (3, 2), window=3, temperature=20.0, interpolation="kriging")
-    run = functools.partial(reductions.kriged_hourglass, grid=GRID, plan=plan)
-    assert_is_reference(random_vit(), plan, run)
-
-
 def test_pooling() -> None:
     run = functools.partial(reductions.pooling, grid=GRID, alpha=2, clusters=(3, 4))
     assert_is_reference(random_vit(2), hj.Pooling(2, (3, 4)), run)

@@ -118,19 +118,6 @@ def reconstruct_tokens(
     return np.stack(reconstructed)
 
 
-def krige_tokens(refined: ArrayLike, *, tokens: ArrayLike, clusters: ArrayLike, token_grid: Grid) -> Array:
-    """mu + K(z, s) (K(s, s) + 0.01 I)^-1 (s' - mu) with K = exp(-d^2 / 3a), for every image."""
-    kriged = []
-    adjacent = auto_temperature(tokens, token_grid) / 0.05
-    for s_refined, z, s, a in zip(float64(refined), float64(tokens), float64(clusters), adjacent, strict=True):
-        a = a or 1.0
-        to_tokens = np.array([[np.exp(-squared_distance(z_p, s_i) / (3 * a)) for s_i in s] for z_p in z])
-        among = np.array([[np.exp(-squared_distance(s_i, s_j) / (3 * a)) for s_i in s] for s_j in s])
-        mu = s_refined.mean(axis=0)
-        kriged.append(mu + to_tokens @ np.linalg.inv(among + 0.01 * np.eye(len(s))) @ (s_refined - mu))
-    return np.stack(kriged)
-
-
 def auto_temperature(tokens: ArrayLike, token_grid: Grid) -> Array:
     """0.05 of the mean squared distance between adjacent tokens, for every image: [B]."""
     H, W = token_grid

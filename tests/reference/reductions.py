@@ -200,25 +200,3 @@ def pooling(
         x = run_block(block, np.concatenate([special, tokens]), heads)
         special, tokens = x[:count], x[count:]
     return special, hourglass.upsample_tokens(tokens[None], cluster_grid=clusters, token_grid=grid)[0]
-
-
-def kriged_hourglass(
-    vit: Parameters, special: Array, tokens: Array, heads: int, grid: hourglass.Grid, plan
-) -> Result:
-    """The paper's clusters from block alpha to the end, and kriging."""
-    count, z, s = len(special), tokens, tokens
-    for index, block in enumerate(blocks_of(vit)):
-        if index == plan.alpha:
-            z = tokens
-            [s] = hourglass.cluster_tokens(
-                z[None],
-                token_grid=grid,
-                cluster_grid=plan.clusters,
-                window=plan.window,
-                iterations=plan.iterations,
-                temperature=plan.temperature,
-            )
-            tokens = s
-        x = run_block(block, np.concatenate([special, tokens]), heads)
-        special, tokens = x[:count], x[count:]
-    return special, hourglass.krige_tokens(tokens[None], tokens=z[None], clusters=s[None], token_grid=grid)[0]
