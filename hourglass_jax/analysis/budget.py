@@ -11,9 +11,9 @@ from hourglass_jax.hourglass import expedite
 from hourglass_jax.reductions import REDUCTIONS
 from hourglass_jax.tokens import TokenReduction
 
-FINENESS = 1024
+FINENESS = 4096
 """Steps that a method's knob is turned in."""
-NEAR = 2e-3
+NEAR = 5e-4
 """A cost so little below its share is near enough."""
 
 
