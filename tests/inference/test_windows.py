@@ -42,7 +42,7 @@ def random_maps(layout: Layout, channels: int = 2) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, h, w, channels)).astype(np.float32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     rows=st.integers(10, 60),
     columns=st.integers(10, 60),

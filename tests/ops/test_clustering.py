@@ -41,7 +41,7 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
     return scale * np.random.default_rng(seed).normal(size=shape)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     grids=st.sampled_from(GRIDS),
     batch=st.integers(1, 3),

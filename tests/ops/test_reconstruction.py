@@ -60,7 +60,7 @@ def as_dtype(arguments: dict[str, np.ndarray], dtype: jnp.dtype = jnp.float32) -
     return {name: jnp.asarray(array, dtype) for name, array in arguments.items()}
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     token_grid=st.sampled_from([(6, 5), (2, 15), (1, 30)]),
     batch=st.integers(1, 3),
