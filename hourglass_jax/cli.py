@@ -1,7 +1,6 @@
 """The command line, `hourglass`: every command by its name."""
 
 import dataclasses
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -286,10 +285,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     loaded, preprocessing, chosen = load_model(model, plan)
-    preprocessing = dataclasses.replace(
-        preprocessing.at(preprocessing.size),
-        multiple=math.lcm(preprocessing.multiple, loaded.config.backbone.patch_size),
-    )
+    preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
     prepared = []
     photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
     for name, photo in photos.items():

@@ -14,7 +14,7 @@ from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve
 from hourglass_jax.ops.grids import Grid, check_grid, shrunk
 from hourglass_jax.ops.reconstruction import reconstruct_tokens
 from hourglass_jax.plans import load_plan
-from hourglass_jax.tokens import TokenReduction, Tokens
+from hourglass_jax.tokens import TokenReduction, Tokens, check_reconstruction
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -66,15 +66,7 @@ class Hourglass(TokenReduction):
         require("beta", self.beta is None or whole("beta", 1), "None or an integer of at least 1")
         require("window", whole("window", 1) and self.window % 2 == 1, "a positive odd integer")
         require("iterations", whole("iterations", 0), "an integer of at least 0")
-        require("neighbors", whole("neighbors", 1), "an integer of at least 1")
-        is_number = isinstance(self.temperature, (int, float, np.number)) and not isinstance(self.temperature, bool)
-        require(
-            "temperature",
-            isinstance(self.temperature, jax.Array)
-            or self.temperature == "auto"
-            or (is_number and 0 < self.temperature < np.inf),
-            "a positive number or 'auto'",
-        )
+        check_reconstruction(self.neighbors, self.temperature)
         require("representative", self.representative in ("mean", "medoid"), "'mean' or 'medoid'")
         require("reconstruct", self.reconstruct in ("tokens", "logits"), "'tokens' or 'logits'")
         if self.reconstruct == "logits" and self.beta is not None:

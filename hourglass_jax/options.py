@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -100,12 +99,6 @@ def load_model(model: ModelOptions, plan: PlanOptions, *, default_preset: bool =
     if model.size is not None:
         preprocessing = preprocessing.at(model.size)
     return loaded, preprocessing, chosen
-
-
-def square_input(model, preprocessing):
-    """The preprocessing for squares, with as many pixels as the model is used to and whole patches."""
-    multiple = math.lcm(preprocessing.multiple, model.config.backbone.patch_size)
-    return dataclasses.replace(preprocessing.at(preprocessing.side), multiple=multiple)
 
 
 def _keep_compilations() -> None:

@@ -20,7 +20,6 @@ from hourglass_jax.options import (
     naming,
     print_json,
     quiet,
-    square_input,
 )
 from hourglass_jax.plans import plan_fields
 
@@ -93,7 +92,7 @@ def compare_methods(
     squares = {name: center_crop_square(read_image(path)) for name, path in photos.items()}
     is_given = plan != PlanOptions()
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=is_given or not budgets)
-    preprocessing = square_input(loaded, preprocessing)
+    preprocessing = preprocessing.at(preprocessing.side).whole_patches(loaded.config.backbone.patch_size)
     prepared = []
     for name, square in squares.items():
         with naming(name):

@@ -30,7 +30,6 @@ from hourglass_jax.hourglass import expedite
 from hourglass_jax.inference.images import Preprocessing, center_crop_square
 from hourglass_jax.journal import Journal
 from hourglass_jax.ops.clustering import auto_temperature
-from hourglass_jax.options import square_input
 from hourglass_jax.plans import plan_fields
 from hourglass_jax.reductions import REDUCTIONS
 from hourglass_jax.tokens import TokenReduction
@@ -182,7 +181,8 @@ class Tuner:
     ) -> None:
         if len(photographs) < 2:
             raise ValueError(f"expected at least 2 photographs, as some are held out; got {len(photographs)}")
-        preprocessing = square_input(model, preprocessing or model.config.preprocessing)
+        preprocessing = preprocessing or model.config.preprocessing
+        preprocessing = preprocessing.at(preprocessing.side).whole_patches(model.config.backbone.patch_size)
         self.model, self.size, self._on_plan = expedite(model, None), preprocessing.size, on_plan
         self._images = {name: preprocessing(center_crop_square(each))[None] for name, each in photographs.items()}
         names = list(photographs)

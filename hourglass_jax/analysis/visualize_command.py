@@ -1,7 +1,6 @@
 """The command `hourglass visualize`: the paper's Figures 13 and 14 of one's own photographs."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,8 +79,7 @@ def visualize(
     end = chosen.end(depth)
     if block not in range(chosen.alpha + 1, end + 1):
         raise ValueError(f"block must be one on clusters, {chosen.alpha + 1} to {end}, got {block}")
-    multiple = math.lcm(preprocessing.multiple, loaded.config.backbone.patch_size)
-    preprocessing = dataclasses.replace(preprocessing.at(preprocessing.size), multiple=multiple)
+    preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
     written = []
     for path in tqdm(photos, desc="photographs", disable=quiet(photos)):
         photo = preprocessing.seen(read_image(path))

@@ -1,7 +1,5 @@
 """The command `hourglass features`: what the backbone of a model makes of photographs."""
 
-import dataclasses
-import math
 from pathlib import Path
 
 from tqdm import tqdm
@@ -49,8 +47,7 @@ def features(
 
     check_paths(photos, output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
-    multiple = math.lcm(preprocessing.multiple, loaded.config.backbone.patch_size)
-    preprocessing = dataclasses.replace(preprocessing.at(preprocessing.size), multiple=multiple)
+    preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
     backbone = hj.expedite(loaded, chosen).backbone
     run = jax.jit(lambda backbone, images: backbone(images).maps())
     written = []

@@ -12,8 +12,16 @@ import jax.numpy as jnp
 from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.merging import take
-from hourglass_jax.reductions.selection import Restore, check_reconstruction, selected
-from hourglass_jax.tokens import TokenReduction, Tokens, check_blocks, check_share, scaled_blocks
+from hourglass_jax.reductions.selection import Restore, selected
+from hourglass_jax.tokens import (
+    TokenReduction,
+    Tokens,
+    check_among_blocks,
+    check_blocks,
+    check_reconstruction,
+    check_share,
+    scaled_blocks,
+)
 
 if TYPE_CHECKING:
     from hourglass_jax.backbones.vit import Block, ViT
@@ -58,8 +66,7 @@ class EViT(TokenReduction):
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
         """See `TokenReduction.check`."""
-        if self.stages is not None and max(self.stages) >= depth:
-            raise ValueError(f"stages must be among the backbone's blocks 0 to {depth - 1}, got {self.stages}")
+        check_among_blocks("stages", self.stages or (), depth)
 
     def check_backbone(self, backbone: ViT) -> None:
         """See `TokenReduction.check_backbone`."""

@@ -4,7 +4,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hourglass_jax.ops.clustering import resolve_temperature
 from hourglass_jax.ops.merging import take
@@ -60,13 +59,3 @@ def selected(
             return tokens.restore(take(jnp.concatenate([refined, back], axis=1), place))
 
     return Tokens(near, spread), dropped
-
-
-def check_reconstruction(neighbors: int, temperature: float | str | jax.Array) -> None:
-    """Raises ValueError unless these are a k and a tau for eq. 4."""
-    if isinstance(neighbors, bool) or not isinstance(neighbors, (int, np.integer)) or neighbors < 1:
-        raise ValueError(f"neighbors must be an integer of at least 1, got {neighbors!r}")
-    number = isinstance(temperature, (int, float, np.number)) and not isinstance(temperature, bool)
-    traced = isinstance(temperature, jax.Array)
-    if not traced and temperature != "auto" and not (number and 0 < temperature < np.inf):
-        raise ValueError(f"temperature must be a positive number or 'auto', got {temperature!r}")
