@@ -13,8 +13,10 @@ from flax import nnx
 import hourglass_jax as hj
 from hourglass_jax.analysis.flops import count_encoder_macs
 from hourglass_jax.backbones.vit import Block, ViT
+from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
+from hourglass_jax.models.swag import Swag, SwagConfig
 from hourglass_jax.ops.resize import resize_matrix
 from hourglass_jax.reductions import REDUCTIONS
 from hourglass_jax.reductions.selection import selected
@@ -123,6 +125,13 @@ def test_downsampling() -> None:
     np.testing.assert_allclose(tokens, reference.layer_norm(norm, upsampled), rtol=0, atol=1e-4)
     np.testing.assert_allclose(special, expected_special, rtol=0, atol=1e-4)
 
+    rows, columns = (resize_matrix(side, 4, "bicubic") for side in GRID)
+    vit.position_embedding.set_value(np.einsum("yh,hwc,xw->yxc", rows, vit.position_embedding[...], columns))
+    run = functools.partial(reductions.pooling, grid=GRID, alpha=None, clusters=(4, 4))
+    plain_special, plain = by_reference(vit, small, run)
+    np.testing.assert_allclose(tokens, plain, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(special, plain_special, rtol=0, atol=1e-4)
+
 
 @every_member
 def test_counts_are_the_tokens_that_attend(plan: hj.TokenReduction, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,16 +162,21 @@ def test_models_take_every_member(plan: hj.TokenReduction, tiny_model: Saliency)
     saliency = tiny_model.config
     backbone = dataclasses.replace(saliency.backbone, predictors=(0, 1, 2))
     config = SegmenterConfig(dataclasses.replace(CONFIG, width=64, heads=1), classes=3, decoder_depth=1)
+    depth = DPTDepthConfig(CONFIG, hooks=(0, 1, 1, 2), widths=(8,) * 4, fusion_width=8)
     models = {
         (70, 70): nnx.eval_shape(
             lambda: Saliency(dataclasses.replace(saliency, backbone=backbone), rngs=nnx.Rngs(0))
         ),
         (22, 20): nnx.eval_shape(lambda: Segmenter(config, rngs=nnx.Rngs(0))),
+        (24, 20): nnx.eval_shape(lambda: DPTDepth(depth, rngs=nnx.Rngs(0))),
     }
     for size, model in models.items():
         fast = hj.expedite(model, plan)
         output = nnx.eval_shape(lambda model, x: model(x), fast, jnp.zeros((1, *size, 3)))
         assert output.shape[:3] == (1, *size)
+    classifier = nnx.eval_shape(lambda: Swag(SwagConfig(CONFIG, classes=7), rngs=nnx.Rngs(0)))
+    output = nnx.eval_shape(lambda model, x: model(x), hj.expedite(classifier, plan), jnp.zeros((1, *SIDES, 3)))
+    assert output.shape == (1, 7)
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
