@@ -1,5 +1,6 @@
 """How long compiled functions take, side by side."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,10 @@ def measure(
     repeats: int = 7,
     on_call: Callable[[], None] = lambda: None,
 ) -> list[Latency]:
-    """Times functions in turn, A B A B ..., so that a machine that drifts treats them alike.
+    """Times functions in rounds, each of them once in a round, in an order drawn anew for every round.
+
+    So a machine that drifts treats them alike, and none always follows the same other one, which leaves it the
+    caches and the memory in its own state.
 
     Args:
         functions: each returns JAX arrays, which are waited for.
@@ -51,5 +55,9 @@ def measure(
         return elapsed
 
     first = [seconds(function) for function in functions]
-    rounds = [[seconds(function) for function in functions] for _ in range(repeats)]
-    return [Latency(compiled, calls) for compiled, calls in zip(first, zip(*rounds, strict=True), strict=True)]
+    calls: list[list[float]] = [[] for _ in functions]
+    order = random.Random(0)
+    for _ in range(repeats):
+        for index in order.sample(range(len(functions)), len(functions)):
+            calls[index].append(seconds(functions[index]))
+    return [Latency(compiled, tuple(each)) for compiled, each in zip(first, calls, strict=True)]
