@@ -8,7 +8,7 @@ Random weights, windows of 12 x 12 tokens; from block 10 to the end of the third
 "stage" is the third one with its 18 blocks, "blocks" the last twelve of them, on its tokens and on the clusters.
 "layers" is the clustering and the reconstruction; "windows" what else cuts maps into windows and puts them together
 again in the expedited stage: queries, keys, values and outputs of every block. "bias" is the relative position bias
-of its 18 blocks, which every call computes anew. Run it on an idle machine.
+of its 18 blocks, resized once for the clusters and spread over all pairs in every call. Run it on an idle machine.
 """
 
 import argparse
@@ -77,9 +77,7 @@ def windows(qkv: jax.Array, window: int) -> list[jax.Array]:
 
 
 def biases(swin: Swin) -> list[jax.Array]:
-    chosen = swin.stages[STAGE].blocks
-    split = PLAN.alpha - FIRST
-    return [block.attention.position_bias(WINDOW if i < split else SIDE) for i, block in enumerate(chosen)]
+    return [block.attention.bias(WINDOW) for block in swin.stages[STAGE].blocks]
 
 
 def normal(*shape: int) -> jax.Array:

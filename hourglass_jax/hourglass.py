@@ -136,6 +136,9 @@ class Hourglass(TokenReduction):
 def expedite(model: Model, plan: TokenReduction | str | os.PathLike[str] | None) -> Model:
     """The same model under another plan: every parameter array is shared, none is copied or changed.
 
+    What a plan derives from the parameters, the position bias of a Swin's clusters, is computed here and not in the
+    calls.
+
     Args:
         model: a model with a `backbone`, or a backbone itself.
         plan: an `Hourglass` or another member of `reductions.REDUCTIONS`, or the path of a plan file; None for the
@@ -153,7 +156,5 @@ def expedite(model: Model, plan: TokenReduction | str | os.PathLike[str] | None)
         raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
     if isinstance(plan, str | os.PathLike):
         plan = load_plan(plan)
-    if plan is not None:
-        backbone.check_plan(plan)
-    backbone.plan = plan
+    backbone.set_plan(plan)
     return fast

@@ -108,9 +108,9 @@ class PositionTable(nnx.Module):
         self.table = nnx.Param(nnx.initializers.truncated_normal(0.02)(rngs.params(), (side, side, heads)))
 
     def __call__(self, window: int) -> jax.Array:
-        """[heads, window^2, window^2]"""
+        """The bias of every offset, [2 window - 1, 2 window - 1, heads]."""
         side = 2 * window - 1
-        return _by_pair(resize(self.table[...][None], (side, side), "bilinear")[0], window)
+        return resize(self.table[...][None], (side, side), "bilinear")[0]
 
 
 class ContinuousPositions(nnx.Module):
@@ -125,18 +125,18 @@ class ContinuousPositions(nnx.Module):
         self.contract = nnx.Linear(512, heads, use_bias=False, rngs=rngs)
 
     def __call__(self, window: int) -> jax.Array:
-        """[heads, window^2, window^2]"""
+        """The bias of every offset, [2 window - 1, 2 window - 1, heads]."""
         offsets = np.arange(1 - window, window) * (8 / max(self.window - 1, 1))
         logarithms = np.sign(offsets) * np.log2(np.abs(offsets) + 1) / np.log2(8)
         coordinates = np.stack(np.meshgrid(logarithms, logarithms, indexing="ij"), axis=-1).astype(np.float32)
         table = self.contract(jax.nn.relu(self.expand(coordinates)))
-        return _by_pair(16 * jax.nn.sigmoid(table), window)
+        return 16 * jax.nn.sigmoid(table)
 
 
-def _by_pair(table: jax.Array, window: int) -> jax.Array:
-    """The entries of a table of offsets [rows, columns, heads] for every pair of tokens, [heads, N, N]."""
+def _by_pair(table: jax.Array) -> jax.Array:
+    """The bias of every offset [2 window - 1, 2 window - 1, heads] for every pair of tokens, [heads, N, N]."""
     by_head = table.reshape(-1, table.shape[-1]).T
-    return by_head[:, relative_positions(window)]
+    return by_head[:, relative_positions((len(table) + 1) // 2)]
 
 
 class WindowAttention(nnx.Module):
@@ -144,6 +144,9 @@ class WindowAttention(nnx.Module):
 
     The projections run on the map's own tokens. The official code projects the padding too, to no other effect: its
     queries, keys and values are the bias, and what comes out of it is cut off.
+
+    Attributes:
+        cluster_bias: under a plan that runs this block on clusters, the bias of every offset between them.
     """
 
     def __init__(self, config: SwinConfig, stage: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
@@ -153,7 +156,22 @@ class WindowAttention(nnx.Module):
         self.projection = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         bias = PositionTable if config.version == 1 else ContinuousPositions
         self.position_bias = bias(config.pretrained_windows[stage], heads, rngs=rngs)
+        self.cluster_bias: nnx.Cache | None = nnx.data(None)
         self.logit_scale = nnx.Param(jnp.full(heads, np.log(10))) if config.version == 2 else None
+
+    def set_clusters(self, side: int | None) -> None:
+        """Prepares for windows of `side` x `side` clusters, or for those of tokens."""
+        if side is None:
+            self.cluster_bias = None
+            return
+        bias = self.position_bias
+        is_abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(bias)))
+        self.cluster_bias = nnx.Cache(nnx.eval_shape(lambda bias: bias(side), bias) if is_abstract else bias(side))
+
+    def bias(self, window: int) -> jax.Array:
+        """The position bias of every pair of tokens of a window, [heads, window^2, window^2]."""
+        table = self.position_bias(window) if self.cluster_bias is None else self.cluster_bias[...]
+        return _by_pair(table)
 
     def __call__(self, x: jax.Array, window: int, shift: int) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]"""
@@ -167,7 +185,7 @@ class WindowAttention(nnx.Module):
             scale = jnp.exp(jnp.minimum(self.logit_scale[...], np.log(100)))[:, None]
             query, key = _normalized(query) * scale.astype(x.dtype), _normalized(key)
         regions = jnp.asarray(shifted_regions(grid, window, shift)) if shift else None
-        mixed = window_attention(query, key, value, bias=self.position_bias(window), regions=regions)
+        mixed = window_attention(query, key, value, bias=self.bias(window), regions=regions)
         return self.projection(merge(mixed.reshape(*windows.shape[:2], -1), grid, window, shift))
 
 
@@ -285,6 +303,19 @@ class Swin(nnx.Module):
                 "clusters must be k x k with k at most the window's side: "
                 f"got {plan.clusters[0]} x {plan.clusters[1]} for windows of {side} x {side} tokens"
             )
+
+    def set_plan(self, plan: Hourglass | None) -> None:
+        """Puts a plan in force, or none; the position bias of the blocks on clusters is computed here, once.
+
+        Raises:
+            ValueError: the plan does not fit this backbone.
+        """
+        if plan is not None:
+            self.check_plan(plan)
+        self.plan = plan
+        clustered = () if plan is None else range(plan.alpha, plan.end(self._clustered_stage(plan)[2]))
+        for number, block in enumerate(block for stage in self.stages for block in stage.blocks):
+            block.attention.set_clusters(plan.clusters[0] if number in clustered else None)
 
     def grids(self, rows: int, columns: int) -> list[Grid]:
         """(H, W) of every stage for an image of `rows` x `columns` pixels."""

@@ -244,6 +244,16 @@ class ViT(nnx.Module):
         plan.check(self.depth, None if size is None else self.token_grid(*size))
         plan.check_backbone(self)
 
+    def set_plan(self, plan: TokenReduction | None) -> None:
+        """Puts a plan in force, or none.
+
+        Raises:
+            ValueError: the plan does not fit this backbone.
+        """
+        if plan is not None:
+            self.check_plan(plan)
+        self.plan = plan
+
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
         counts = self.plan.counts(self.depth, self.token_grid(rows, columns))

@@ -123,8 +123,11 @@ def abstract_model(name: str, config: Mapping[str, object], *, dtype: jnp.dtype 
 
 
 def flat_parameters(model: nnx.Module) -> dict[str, jax.Array]:
-    """Every array of a model by its dotted path, for example "backbone.blocks.0.attention.qkv.kernel"."""
-    state = nnx.to_pure_dict(nnx.state(model))
+    """Every array of a model by its dotted path, for example "backbone.blocks.0.attention.qkv.kernel".
+
+    What a plan derived from them is left out.
+    """
+    state = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Cache)))
     return {
         ".".join(str(getattr(key, "key", key)) for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

@@ -1,6 +1,7 @@
 """Swin V1 and V2 with and without an hourglass against the reference, and what does not fit."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hourglass_jax import Hourglass, expedite
+from hourglass_jax import Hourglass, expedite, load, save
 from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
 from hourglass_jax.models.registry import flat_parameters
@@ -93,13 +94,33 @@ def test_a_swin_is_the_reference(swin: Swin, size: tuple[int, int], plan: Hourgl
 
 def test_expedite_shares_every_array_and_changes_only_what_follows(swin: Swin) -> None:
     fast, images = expedite(swin, PLAN), random_images(PADDED)
-    pairs = zip(jax.tree.leaves(nnx.state(swin)), jax.tree.leaves(nnx.state(fast)), strict=True)
-    assert all(a is b for a, b in pairs)
+    before, after = (jax.tree.leaves(nnx.state(each, nnx.Param)) for each in (swin, fast))
+    assert all(a is b for a, b in zip(before, after, strict=True))
     assert swin.plan is None and fast.plan == PLAN
     differ = [np.abs(a - b).max() for a, b in zip(stages(swin, images), stages(fast, images), strict=True)]
     assert differ[0] == 0 and differ[1] > 0.1
     for a, b in zip(stages(expedite(fast, None), images), stages(swin, images), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_position_bias_of_clusters_is_computed_once_per_plan(swin: Swin, tmp_path: Path) -> None:
+    """Of blocks 2 and 3, which run on clusters: their calls do not read the parameters, and files hold no bias."""
+    fast = expedite(swin, PLAN)
+    blocks = [block.attention for stage in fast.stages for block in stage.blocks]
+    for number, attention in enumerate(blocks):
+        if number in (2, 3):
+            np.testing.assert_array_equal(attention.cluster_bias[...], attention.position_bias(2))
+            attention.position_bias = None
+            assert attention.bias(2).shape == (attention.heads, 4, 4)
+        else:
+            assert attention.cluster_bias is None
+    assert nnx.eval_shape(stages, fast, random_images(PADDED))
+
+    again = expedite(expedite(swin, PLAN), None)
+    assert all(block.attention.cluster_bias is None for stage in again.stages for block in stage.blocks)
+    encoder = Encoder(EncoderConfig(swin.config), rngs=nnx.Rngs(0))
+    path = save(expedite(encoder, PLAN), tmp_path / "encoder.safetensors")
+    assert flat_parameters(load(path)).keys() == flat_parameters(encoder).keys()
 
 
 def test_what_is_clustered(swin: Swin) -> None:
