@@ -1,11 +1,11 @@
 """SWAG from prepared images to logits, against torchvision's eager PyTorch, in one run.
 
-    python benchmarks/swag.py [--json] [--repeats N] [--model vit-l16|vit-h14] [--presets]
+    python benchmarks/swag.py [--json] [--repeats N] [--model vit-l16|vit-h14]
 
 Weights are random, the image is a photograph at the model's size, the plan the paper's. The peer is torchvision's
 VisionTransformer; with the hourglass, its blocks with the clustering as the official code computes it, dense. The
 runs of all candidates alternate, and medians are compared; "ours_over_torchvision" is how many times as fast ours
-is. With --presets, ours is measured under all presets of the model instead. Run it on an idle machine.
+is. Run it on an idle machine.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.inference.images import Preprocessing, read_image
 from hourglass_jax.inference.photographs import photographs
 from hourglass_jax.models.swag import Swag, SwagConfig
-from hourglass_jax.presets import PRESETS
+from hourglass_jax.presets import preset
 
 MODELS = {
     "vit-l16": ViTConfig(width=1024, depth=24, heads=16, position_grid=(32, 32)),
@@ -82,7 +82,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print machine-readable results")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model", choices=MODELS, default="vit-l16")
-    parser.add_argument("--presets", action="store_true", help="ours alone, under all presets of the model")
     arguments = parser.parse_args()
 
     config, name = MODELS[arguments.model], f"swag-{arguments.model}-in1k"
@@ -91,32 +90,26 @@ def main() -> None:
     image = prepare(read_image(photographs()["astronaut"]))
     backbone = ViTConfig(**{**vars(config), "position_resize": "bicubic-align-corners"})
     model = Swag(SwagConfig(backbone), rngs=nnx.Rngs(0))
-    plans = {each: preset.plan for each, preset in PRESETS.items() if each.startswith(name)}
-    models = {"ours": model} | {each: hj.expedite(model, plan) for each, plan in plans.items()}
-    if not arguments.presets:
-        models = {"ours": model, "ours_hourglass": models[name]}
+    plan = preset(name).plan
+    models = {"ours": model, "ours_hourglass": hj.expedite(model, plan)}
     run, images = jax.jit(lambda model, images: model(images)), jnp.asarray(image)[None]
-    runs: dict[str, Run] = {each: partial(run, fast, images) for each, fast in models.items()}
-    if not arguments.presets:
-        runs = torchvision_runs(config, image, plans[name]) | runs
+    runs = torchvision_runs(config, image, plan)
+    runs |= {each: partial(run, fast, images) for each, fast in models.items()}
     with tqdm(total=len(runs) * (arguments.repeats + 1), desc=name, disable=not sys.stderr.isatty()) as bar:
         times = measure(list(runs.values()), repeats=arguments.repeats, on_call=bar.update)
     seconds = {each: time.median for each, time in zip(runs, times, strict=True)}
     macs = {each: count_macs(fast, (side, side))["total"] for each, fast in models.items()}
-    results = {f"{each}_s": value for each, value in seconds.items()}
-    for each in list(models)[1:]:
-        speedup, flops_ratio = seconds["ours"] / seconds[each], macs["ours"] / macs[each]
-        results |= {
-            f"{each}_speedup": speedup,
-            f"{each}_flops_ratio": flops_ratio,
-            f"{each}_speedup_of_flops_ratio": speedup / flops_ratio,
-        }
-    if not arguments.presets:
-        results |= {
-            "ours_over_torchvision": seconds["torchvision"] / seconds["ours"],
-            "ours_over_torchvision_hourglass": seconds["torchvision_hourglass"] / seconds["ours_hourglass"],
-            "torchvision_speedup": seconds["torchvision"] / seconds["torchvision_hourglass"],
-        }
+    speedup = seconds["ours"] / seconds["ours_hourglass"]
+    flops_ratio = macs["ours"] / macs["ours_hourglass"]
+    results = {
+        **{f"{each}_s": value for each, value in seconds.items()},
+        "ours_over_torchvision": seconds["torchvision"] / seconds["ours"],
+        "ours_over_torchvision_hourglass": seconds["torchvision_hourglass"] / seconds["ours_hourglass"],
+        "torchvision_speedup": seconds["torchvision"] / seconds["torchvision_hourglass"],
+        "speedup": speedup,
+        "flops_ratio": flops_ratio,
+        "speedup_of_flops_ratio": speedup / flops_ratio,
+    }
     if arguments.json:
         print(json.dumps({name: results}, indent=2))
         return
