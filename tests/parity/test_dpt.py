@@ -34,7 +34,8 @@ WIDTHS, HYBRID_WIDTHS, FUSION_WIDTH = (8, 16, 24, 32), (128, 128, 24, 32), 16
 SIZES = [(SIDE, SIDE), (64, 160)]
 PLAN = hj.Hourglass(3, (3, 4), window=3, temperature=20.0, neighbors=4)
 """For a grid of 4 x 10 tokens, all three hooks of which three of four are inside the hourglass."""
-KITTI = (0.00006016, 0.00579)
+INVERSIONS = {"dpt-kitti": (0.00006016, 0.00579), "dpt-nyu": (0.000305, 0.1378)}
+"""Scale and shift of run_monodepth.py."""
 
 Pair = Callable[..., tuple[torch.nn.Module, nnx.Module]]
 
@@ -121,7 +122,7 @@ def pair(folder: Path) -> Pair:
         vit = timm_vit(SIDE, hybrid=hybrid, norm_layer=None, **SMALL, **(STEM if hybrid else {}))
         shape = (HYBRID_HOOKS, HYBRID_WIDTHS) if hybrid else (HOOKS, WIDTHS)
         model = TorchDPT(vit, *shape, FUSION_WIDTH, classes)
-        randomized(model, model.scratch.output_conv[4], SIDE, scale=100 if family == "dpt-kitti" else 1)
+        randomized(model, model.scratch.output_conv[4], SIDE, scale=100 if family in INVERSIONS else 1)
         source = folder / f"{family}-{hybrid}.pt"
         torch.save(model.state_dict(), source)
         named = None if classes or not hybrid else family
@@ -133,7 +134,9 @@ def pair(folder: Path) -> Pair:
 
 
 @pytest.mark.parametrize("plan", [None, PLAN], ids=["original", "expedited"])
-@pytest.mark.parametrize(("family", "hybrid"), [("dpt", False), ("dpt", True), ("dpt-ade20k", False)])
+@pytest.mark.parametrize(
+    ("family", "hybrid"), [("dpt", False), ("dpt", True), ("dpt-ade20k", False), ("dpt-ade20k", True)]
+)
 def test_official_dpt(family: str, hybrid: bool, plan: hj.Hourglass | None, pair: Pair) -> None:
     theirs, ours = pair(family, hybrid=hybrid)
     hourglass = {} if plan is None else {"alpha": plan.alpha, "reduce": numpy_hourglass(plan)}
@@ -145,10 +148,11 @@ def test_official_dpt(family: str, hybrid: bool, plan: hj.Hourglass | None, pair
         np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL * max(1, np.abs(expected).max()))
 
 
-def test_official_metric_dpt(pair: Pair) -> None:
-    theirs, ours = pair("dpt-kitti", hybrid=True)
+@pytest.mark.parametrize("family", INVERSIONS)
+def test_official_metric_dpt(family: str, pair: Pair) -> None:
+    theirs, ours = pair(family, hybrid=True)
     images = random_images(*SIZES[1], batch=1)
-    scale, shift = KITTI
+    scale, shift = INVERSIONS[family]
     expected = 1 / (scale * torch_run(theirs, images) + shift)
     assert expected.max() / expected.min() > 1.2
     np.testing.assert_allclose(run(ours, images), expected, rtol=1e-4)
