@@ -1,6 +1,7 @@
 """Plans by name: the published ones (arXiv 2210.01035, Tables 8 and 9) and those found with this library."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 
 from hourglass_jax.hourglass import Hourglass
@@ -165,5 +166,7 @@ def preset(name: str) -> Preset:
         ValueError: there is none of that name.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+        alike = get_close_matches(name, PRESETS, n=3, cutoff=0.5)
+        hint = f"nearest: {', '.join(alike)}" if alike else "`hourglass models` prints them all"
+        raise ValueError(f"unknown preset {name!r}; {hint}")
     return PRESETS[name]

@@ -127,5 +127,7 @@ def test_the_default_models_preset_fits_it() -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(ValueError, match=r"unknown preset 'segmenter'; known: .*segmenter-vit-l16-ade20k"):
-        preset("segmenter")
+    with pytest.raises(ValueError, match=r"unknown preset 'segmenter-ade20k'; nearest: segmenter-vit-l16-ade20k,"):
+        preset("segmenter-ade20k")
+    with pytest.raises(ValueError, match="unknown preset '7'; `hourglass models` prints them all"):
+        preset("7")
