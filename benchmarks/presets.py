@@ -45,7 +45,7 @@ def swin(**fields: int) -> nnx.Module:
     return abstract_swin(SwinConfig.sized("large", **fields))
 
 
-SYSTEMS: dict[str, Callable[[], nnx.Module]] = {
+MODELS: dict[str, Callable[[], nnx.Module]] = {
     "segmenter-vit-l16-ade20k": partial(segmenter, 640, classes=150, decoder_depth=2),
     "segmenter-vit-l16-cityscapes": partial(segmenter, 768, classes=19, decoder_depth=1),
     "segmenter-vit-l16-pascal-context": partial(segmenter, 480, classes=60, decoder_depth=2),
@@ -59,20 +59,25 @@ SYSTEMS: dict[str, Callable[[], nnx.Module]] = {
     "oneformer-swin-l": partial(swin, window=12),
     "swinv2-l": partial(swin, window=32, version=2),
 }
-"""What the names of presets start with, and the model with shapes in place of parameters; of Swin the backbone."""
+"""What the names of presets start with -> the model with shapes in place of parameters; of Swin the backbone."""
+SYSTEMS = {name: (name,) for name in MODELS if "dino" not in name} | {"dino": ("dino-swin-l", "maskdino-swin-l")}
+"""System -> what the names of its presets start with."""
 
 
 def run(system: str, repeats: int) -> dict[str, dict[str, float]]:
-    """The figures of the original and of every preset."""
-    presets = {name: preset for name, preset in PRESETS.items() if name.startswith(system)}
+    """The figures of the original and of every preset; presets of one plan share a measurement."""
+    presets = {name: preset for name, preset in PRESETS.items() if name.startswith(SYSTEMS[system])}
     (size,) = {preset.size for preset in presets.values()}
-    original = SYSTEMS[system]()
+    original = MODELS[SYSTEMS[system][0]]()
     random = np.random.default_rng(0)
     nnx.update(
         original,
         jax.tree.map(lambda each: 0.02 * random.standard_normal(each.shape, "f"), nnx.state(original)),
     )
-    models = {"original": original} | {name: hj.expedite(original, each.plan) for name, each in presets.items()}
+    plans = {None: "original"}
+    for name, preset in presets.items():
+        plans[preset.plan] = f"{plans[preset.plan]}, {name}" if preset.plan in plans else name
+    models = {name: hj.expedite(original, plan) for plan, name in plans.items()}
     images = jax.numpy.asarray(random.standard_normal((1, *size, 3), "f"))
     call = jax.jit(lambda model, images: model(images))
     with tqdm(total=len(models) * (repeats + 1), desc=system, disable=not sys.stderr.isatty()) as bar:
