@@ -1,5 +1,5 @@
 """The choices inside the operators, measured: the side of a clustering tile, the search for the k-th neighbour,
-and the form of attention.
+and the forms of attention.
 
     python benchmarks/operators.py [--repeats N]
 
@@ -92,6 +92,25 @@ def attention_forms(repeats: int) -> Table:
     return table
 
 
+def window_attention_forms(repeats: int) -> Table:
+    table = Table("attention in windows", "library's", "one by one", "together")
+    library = attention.LARGE_WINDOW
+    for windows, side, heads in ((64, 32, 6), (4, 32, 24), (4, 23, 24), (576, 12, 6), (36, 12, 24)):
+        q, k, v = (normal(windows, side**2, heads, 32) for _ in range(3))
+        bias = normal(heads, side**2, side**2)
+
+        def compiled(large: int, q: jax.Array = q, k: jax.Array = k, v: jax.Array = v, bias: jax.Array = bias):
+            attention.LARGE_WINDOW = large
+            run = jax.jit(lambda q, k, v, bias: attention.window_attention(q, k, v, bias=bias))
+            run(q, k, v, bias)
+            attention.LARGE_WINDOW = library
+            return lambda: run(q, k, v, bias)
+
+        runs = [compiled(large) for large in (library, 1, side**2 + 1)]
+        add(table, f"{windows} windows of {side} x {side}, {heads} heads", runs, repeats)
+    return table
+
+
 def add(table: Table, name: str, runs: list, repeats: int) -> None:
     times = [1e3 * each.median for each in measure(runs, repeats=repeats)]
     table.add_row(name, *(f"{time:.1f}{' *' if i == 0 else ''}" for i, time in enumerate(times)))
@@ -102,7 +121,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
     console = Console()
-    for table in (tiles, kth_neighbour, attention_forms):
+    for table in (tiles, kth_neighbour, attention_forms, window_attention_forms):
         console.print(table(repeats))
 
 

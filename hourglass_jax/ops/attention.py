@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 QUERY_CHUNK = 1024
 """At most this many queries are handled at once on CPU, so that their attention weights stay in the cache."""
+LARGE_WINDOW = 512
+"""From this many tokens on, the windows of a map are handled one by one on CPU."""
 
 
 def attention(
@@ -65,7 +67,8 @@ def window_attention(
 ) -> jax.Array:
     """softmax(query key^T + bias) value for many small windows, for every head.
 
-    On CPU it is one head at a time, which keeps the attention weights in the cache.
+    On CPU it is one head at a time, and one window if it is large, which keeps the attention weights in the cache.
+    Small windows lose more by a loop than they gain (benchmarks/operators.py).
 
     Args:
         query: [B * W, N, heads, D], W windows of each image; already scaled.
@@ -79,25 +82,31 @@ def window_attention(
     """
     windows, count, _, _ = query.shape
     bias = bias.astype(jnp.float32)
-
-    def masked(bias: jax.Array) -> jax.Array:
-        """[..., N, N] -> [W, ..., N, N] where the windows differ."""
-        if regions is None:
-            return bias
-        apart = regions[:, :, None] != regions[:, None, :]
-        apart = apart.reshape(len(regions), *(1,) * (bias.ndim - 2), count, count)
-        return jnp.tile(jnp.where(apart, bias - 100, bias), (windows // len(regions), *(1,) * bias.ndim))
+    if regions is not None:
+        regions = jnp.tile(regions, (windows // len(regions), 1))
 
     if jax.default_backend() != "cpu":
-        bias = masked(bias).astype(query.dtype)
+        bias = _masked(bias, None if regions is None else regions[:, None]).astype(query.dtype)
         return jax.nn.dot_product_attention(query, key, value, bias=bias, scale=1.0)
+
+    def mix(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
+        logits = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=jnp.float32) + bias
+        weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+        mixed = jnp.einsum("...nm,...md->...nd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
 
     def one_head(inputs: tuple[jax.Array, ...]) -> jax.Array:
         q, k, v, bias = inputs
-        logits = jnp.einsum("wnd,wmd->wnm", q, k, preferred_element_type=jnp.float32) + masked(bias)
-        weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-        mixed = jnp.einsum("wnm,wmd->wnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
+        if count < LARGE_WINDOW:
+            return mix(q, k, v, _masked(bias, regions))
+        return jax.lax.map(lambda each: mix(*each[:3], _masked(bias, each[3])), (q, k, v, regions))
 
     by_head = (x.transpose(2, 0, 1, 3) for x in (query, key, value))
     return jax.lax.map(one_head, (*by_head, bias)).transpose(1, 2, 0, 3)
+
+
+def _masked(bias: jax.Array, regions: jax.Array | None) -> jax.Array:
+    """The bias [..., N, N], less 100 for pairs of tokens in different regions, [..., N]."""
+    if regions is None:
+        return bias
+    return jnp.where(regions[..., :, None] != regions[..., None, :], bias - 100, bias)
