@@ -67,13 +67,14 @@ def layers(x: jax.Array) -> jax.Array:
     return merge(PLAN.before_block(END, tokens, depth=END, token_grid=token_grid).values, grid, WINDOW)
 
 
-def windows(qkv: jax.Array, window: int) -> list[jax.Array]:
-    """The windows of queries, keys and values, and the map of as many outputs, for two blocks: one is shifted."""
-    cut = [jax.lax.optimization_barrier(partition(qkv, window, shift)) for shift in (0, window // 2)]
-    return [
-        merge(each[..., : qkv.shape[-1] // 3], qkv.shape[1:3], window, shift)
-        for each, shift in zip(cut, (0, window // 2), strict=True)
-    ]
+def windows(qkv: jax.Array, window: int, count: int) -> jax.Array:
+    """The windows of queries, keys and values, and the map of as many outputs, for `count` blocks in turn."""
+    out = qkv[..., : qkv.shape[-1] // 3]
+    for shift in (0, window // 2) * (count // 2):
+        qkv, out = jax.lax.optimization_barrier((qkv, out))
+        cut = jax.lax.optimization_barrier(partition(qkv, window, shift))
+        out = merge(cut[..., : out.shape[-1]], out.shape[1:3], window, shift)
+    return out
 
 
 def biases(swin: Swin) -> list[jax.Array]:
@@ -136,7 +137,8 @@ def run_stage(original: Swin, fast: Swin, size: int, repeats: int) -> dict[str, 
     x, s = normal(1, *grid, width), normal(1, *cluster_grid, width)
     x_qkv, s_qkv = normal(1, *grid, 3 * width), normal(1, *cluster_grid, 3 * width)
     of_stage, of_blocks = jax.jit(stage), jax.jit(blocks, static_argnames="window")
-    of_layers, of_windows = jax.jit(layers), jax.jit(windows, static_argnames="window")
+    of_layers, of_windows = jax.jit(layers), jax.jit(windows, static_argnames=("window", "count"))
+    plain, few = PLAN.alpha - FIRST, END - PLAN.alpha
     of_biases = jax.jit(biases)
     seconds = timed(
         {
@@ -145,8 +147,8 @@ def run_stage(original: Swin, fast: Swin, size: int, repeats: int) -> dict[str, 
             "blocks": lambda: of_blocks(original, x, window=WINDOW),
             "clustered blocks": lambda: of_blocks(original, s, window=SIDE),
             "layers": lambda: of_layers(x),
-            "windows of two blocks": lambda: of_windows(x_qkv, window=WINDOW),
-            "windows of two clustered blocks": lambda: of_windows(s_qkv, window=SIDE),
+            "windows of blocks before": lambda: of_windows(x_qkv, window=WINDOW, count=plain),
+            "windows of clustered blocks": lambda: of_windows(s_qkv, window=SIDE, count=few),
             "bias": lambda: of_biases(fast),
         },
         repeats,
@@ -156,8 +158,7 @@ def run_stage(original: Swin, fast: Swin, size: int, repeats: int) -> dict[str, 
         gmacs(lambda x: blocks(original, x, WINDOW), x),
         gmacs(lambda s: blocks(original, s, SIDE), s),
     )
-    plain, few = (PLAN.alpha - FIRST) / 2, (END - PLAN.alpha) / 2
-    shuffling = plain * seconds["windows of two blocks"] + few * seconds["windows of two clustered blocks"]
+    shuffling = seconds["windows of blocks before"] + seconds["windows of clustered blocks"]
     shares = {
         "layers and windows": seconds["layers"] + shuffling,
         "layers": seconds["layers"],
