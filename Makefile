@@ -17,7 +17,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest -q --numprocesses auto --ignore=tests/parity
 
 parity: .venv/parity
-	$(BIN)/python -m pytest -q tests/parity
+	$(BIN)/python -m pytest -q --numprocesses auto tests/parity
 
 bench: .venv/parity
 	$(BIN)/python benchmarks/fidelity.py
