@@ -302,7 +302,12 @@ def executed_swag_macs(config: SwagConfig, side: int, window: int, plan: Hourgla
     """What this library executes: nothing is reconstructed."""
     if plan is not None:
         plan = replace(plan, temperature=1.0, window=window)
-    return count_macs(expedite(nnx.eval_shape(lambda: Swag(config, rngs=nnx.Rngs(0))), plan), (side, side))["total"]
+    return count_macs(expedite(abstract_swag(config), plan), (side, side))["total"]
+
+
+@cache
+def abstract_swag(config: SwagConfig) -> Swag:
+    return nnx.eval_shape(lambda: Swag(config, rngs=nnx.Rngs(0)))
 
 
 def executed_macs(config: SegmenterConfig, side: int, plan: Hourglass | None) -> int:

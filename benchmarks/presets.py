@@ -17,7 +17,7 @@ from functools import partial
 import jax
 import numpy as np
 from flax import nnx
-from paper_gflops import VIT_H, VIT_L, abstract_dpt, abstract_segmenter, abstract_swin
+from paper_gflops import VIT_H, VIT_L, abstract_dpt, abstract_segmenter, abstract_swag, abstract_swin
 from rich.console import Console
 from rich.table import Column, Table
 from tqdm import tqdm
@@ -26,8 +26,9 @@ import hourglass_jax as hj
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.backbones.swin import SwinConfig
+from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.models.segmenter import SegmenterConfig
-from hourglass_jax.models.swag import Swag, SwagConfig
+from hourglass_jax.models.swag import SwagConfig
 from hourglass_jax.presets import PRESETS
 
 
@@ -36,16 +37,15 @@ def segmenter(side: int, classes: int, decoder_depth: int) -> nnx.Module:
     return abstract_segmenter(SegmenterConfig(vit, classes=classes, decoder_depth=decoder_depth))
 
 
-def swag(vit, side: int) -> nnx.Module:
-    config = SwagConfig(replace(vit, position_grid=(side // vit.patch_size,) * 2))
-    return nnx.eval_shape(lambda: Swag(config, rngs=nnx.Rngs(0)))
+def swag(vit: ViTConfig, side: int) -> nnx.Module:
+    return abstract_swag(SwagConfig(replace(vit, position_grid=(side // vit.patch_size,) * 2)))
 
 
 def swin(**fields: int) -> nnx.Module:
     return abstract_swin(SwinConfig.sized("large", **fields))
 
 
-MODELS: dict[str, Callable[[], nnx.Module]] = {
+SYSTEMS: dict[str, Callable[[], nnx.Module]] = {
     "segmenter-vit-l16-ade20k": partial(segmenter, 640, classes=150, decoder_depth=2),
     "segmenter-vit-l16-cityscapes": partial(segmenter, 768, classes=19, decoder_depth=1),
     "segmenter-vit-l16-pascal-context": partial(segmenter, 480, classes=60, decoder_depth=2),
@@ -55,20 +55,17 @@ MODELS: dict[str, Callable[[], nnx.Module]] = {
     "swag-vit-h14": partial(swag, VIT_H, 518),
     "mask2former-swin-l": partial(swin, window=12),
     "dino-swin-l": partial(swin, window=12),
-    "maskdino-swin-l": partial(swin, window=12),
     "oneformer-swin-l": partial(swin, window=12),
     "swinv2-l": partial(swin, window=32, version=2),
 }
-"""What the names of presets start with -> the model with shapes in place of parameters; of Swin the backbone."""
-SYSTEMS = {name: (name,) for name in MODELS if "dino" not in name} | {"dino": ("dino-swin-l", "maskdino-swin-l")}
-"""System -> what the names of its presets start with."""
+"""What the names of presets contain, MaskDINO's that of DINO -> the model with shapes in place of parameters."""
 
 
 def run(system: str, repeats: int) -> dict[str, dict[str, float]]:
     """The figures of the original and of every preset; presets of one plan share a measurement."""
-    presets = {name: preset for name, preset in PRESETS.items() if name.startswith(SYSTEMS[system])}
+    presets = {name: preset for name, preset in PRESETS.items() if system in name}
     (size,) = {preset.size for preset in presets.values()}
-    original = MODELS[SYSTEMS[system][0]]()
+    original = SYSTEMS[system]()
     random = np.random.default_rng(0)
     nnx.update(
         original,

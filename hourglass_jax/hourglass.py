@@ -156,5 +156,7 @@ def expedite(model: Model, plan: TokenReduction | str | os.PathLike[str] | None)
         raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
     if isinstance(plan, str | os.PathLike):
         plan = load_plan(plan)
+    if plan is not None:
+        backbone.check_plan(plan)
     backbone.set_plan(plan)
     return fast

@@ -305,13 +305,10 @@ class Swin(nnx.Module):
             )
 
     def set_plan(self, plan: Hourglass | None) -> None:
-        """Puts a plan in force, or none; the position bias of the blocks on clusters is computed here, once.
+        """Puts a plan that fits in force, or none; called by `expedite`, which has it checked.
 
-        Raises:
-            ValueError: the plan does not fit this backbone.
+        The position bias of the blocks on clusters is computed here, once.
         """
-        if plan is not None:
-            self.check_plan(plan)
         self.plan = plan
         clustered = () if plan is None else range(plan.alpha, plan.end(self._clustered_stage(plan)[2]))
         for number, block in enumerate(block for stage in self.stages for block in stage.blocks):
