@@ -1,5 +1,7 @@
 """Multi-head attention, by the form that is fastest on each backend."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -14,10 +16,11 @@ def attention(
 ) -> jax.Array:
     """softmax(query^T key / sqrt(D) + key_bias) value^T, for every head.
 
-    The inputs have their channels first, as a projection can write them at no cost: of the layouts of the two
-    products that is the fastest on CPU, where a copy of the tokens takes as long as a tenth of the attention. There
-    it is one head at a time as plain matrix products: XLA's batched form over all heads takes up to three times as
-    long (benchmarks/operators.py). On GPU cuDNN's fused attention for 16-bit types; XLA's own otherwise.
+    Inputs and output have their channels first, as one projection can write them and the next can read them: of the
+    layouts of the two products that is the fastest on CPU, where a copy of the tokens takes as long as a tenth of
+    the attention. There it is one head at a time as plain matrix products: XLA's batched form over all heads takes
+    up to three times as long (benchmarks/operators.py). On GPU cuDNN's fused attention for 16-bit types; XLA's own
+    otherwise.
 
     Args:
         query: [B, heads, D, N].
@@ -26,7 +29,7 @@ def attention(
             several count as that many.
 
     Returns:
-        [B, N, heads, D] in the dtype of `query`.
+        [B, heads, D, N] in the dtype of `query`.
     """
     backend = jax.default_backend()
     if backend == "cpu":
@@ -34,32 +37,36 @@ def attention(
     fused = backend == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16)
     bias = None if key_bias is None else key_bias[:, None, None, :].astype(query.dtype)
     query, key, value = (x.transpose(0, 3, 1, 2) for x in (query, key, value))
-    return jax.nn.dot_product_attention(query, key, value, bias=bias, implementation="cudnn" if fused else "xla")
+    implementation = "cudnn" if fused else "xla"
+    mixed = jax.nn.dot_product_attention(query, key, value, bias=bias, implementation=implementation)
+    return mixed.transpose(0, 2, 3, 1)
 
 
 def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array, key_bias: jax.Array | None) -> jax.Array:
     batch, heads, width, queries = query.shape
     chunk = -(-queries // -(-queries // QUERY_CHUNK))
+    bias = None if key_bias is None else jnp.repeat(key_bias, heads, axis=0)
+    query, key, value = (x.reshape(batch * heads, width, -1) for x in (query, key, value))
 
-    def one_head(inputs: tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
-        q, k, v, bias = inputs
+    def one_head(index: jax.Array, query: jax.Array) -> jax.Array:
+        """What a head mixes takes the place of its queries, so that the output needs no memory of its own."""
+        own = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
+        q, k, v, b = jax.tree.map(own, (query, key, value, bias))
+        q = q * width**-0.5
 
         def one_chunk(q: jax.Array) -> jax.Array:
             logits = jnp.einsum("dn,dm->nm", q, k, preferred_element_type=jnp.float32)
-            if bias is not None:
-                logits += bias
+            if b is not None:
+                logits += b
             weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
             mixed = jnp.einsum("nm,dm->nd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-            return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
+            return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype).T
 
-        return jnp.concatenate([one_chunk(q[:, start : start + chunk]) for start in range(0, queries, chunk)])
+        chunks = [one_chunk(q[:, start : start + chunk]) for start in range(0, queries, chunk)]
+        return jax.lax.dynamic_update_index_in_dim(query, jnp.concatenate(chunks, axis=1), index, axis=0)
 
-    def by_head(x: jax.Array) -> jax.Array:
-        return x.reshape(batch * heads, width, -1)
-
-    bias = None if key_bias is None else jnp.repeat(key_bias, heads, axis=0)
-    mixed = jax.lax.map(one_head, (by_head(query * width**-0.5), by_head(key), by_head(value), bias))
-    return mixed.reshape(batch, heads, queries, width).swapaxes(1, 2)
+    mixed = jax.lax.fori_loop(0, batch * heads, one_head, query)
+    return mixed.reshape(batch, heads, width, queries)
 
 
 def window_attention(
