@@ -190,7 +190,6 @@ class _Tiling(NamedTuple):
     """Tiles of clusters, each with the rectangle of tokens that can reach it, and the two index tables between
     "per token, its window^2 candidates" and "per tile, tokens x clusters"."""
 
-    token_grid: Grid
     cluster_grid: Grid
     rows: _Axis
     columns: _Axis
@@ -225,18 +224,11 @@ class _Tiling(NamedTuple):
         y = rows.starts[:, None, None, None] + np.arange(rows.span)[:, None]
         x = columns.starts[:, None, None] + np.arange(columns.span)
         positions = (y * token_grid[1] + x).reshape(shape[:2])
-        return cls(token_grid, cluster_grid, rows, columns, slots, exists, sources, sources < slots.size, positions)
+        return cls(cluster_grid, rows, columns, slots, exists, sources, sources < slots.size, positions)
 
     def split_tokens(self, tokens: jax.Array) -> jax.Array:
         """[B, H*W, C] -> [B, tiles, span^2, C]; the rectangles of neighbouring tiles overlap."""
-        batch, _, channels = tokens.shape
-        image = tokens.reshape(batch, *self.token_grid, channels)
-        rectangles = [
-            image[:, y : y + self.rows.span, x : x + self.columns.span].reshape(batch, -1, channels)
-            for y in self.rows.starts
-            for x in self.columns.starts
-        ]
-        return jnp.stack(rectangles, axis=1)
+        return jnp.take(tokens, self.positions, axis=1, mode="clip")
 
     def split_clusters(self, clusters: jax.Array) -> jax.Array:
         """[B, h*w, C] -> [B, tiles, side^2, C], with zeros where the grid does not fill the last tiles."""

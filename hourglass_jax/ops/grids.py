@@ -39,17 +39,19 @@ def home_cells(tokens: int, cells: int) -> np.ndarray:
     return np.minimum(scaled.astype(np.int64), cells - 1)
 
 
-def pooling_matrix(tokens: int, cells: int) -> np.ndarray:
-    """Adaptive average pooling along one axis as a matrix [cells, tokens].
+def pooling_taps(tokens: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Adaptive average pooling along one axis: the positions that each cell averages, and their weights.
 
     Cell i averages positions floor(i * tokens / cells) .. ceil((i + 1) * tokens / cells) - 1
     (`torch.nn.functional.adaptive_avg_pool2d`); neighbouring cells may share a position.
+
+    Returns:
+        positions: int [taps, cells]; cells of fewer positions than the largest repeat one, with weight zero.
+        weights: [taps, cells], summing to one over the taps.
     """
-    matrix = np.zeros((cells, tokens))
-    for cell in range(cells):
-        start, stop = cell * tokens // cells, -(-(cell + 1) * tokens // cells)
-        matrix[cell, start:stop] = 1 / (stop - start)
-    return matrix
+    start, stop = np.arange(cells) * tokens // cells, -(-np.arange(1, cells + 1) * tokens // cells)
+    positions = start + np.arange((stop - start).max())[:, None]
+    return np.minimum(positions, tokens - 1), (positions < stop) / (stop - start)
 
 
 def shrunk(grid: Grid, share: float) -> Grid:
