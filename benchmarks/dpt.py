@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from common import ratios, torchvision_operators
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -70,9 +71,7 @@ def photograph(side: int) -> np.ndarray:
 
 def torch_runs(name: str, image: np.ndarray, plan: hj.Hourglass) -> dict[str, Run]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from benchmarks.swag import operators
-
-    operators()
+    torchvision_operators()
     from tests.parity.dpts import TorchDepthAnything, TorchDPT, timm_vit
     from tests.parity.hourglasses import torch_clusters, torch_tokens
 
@@ -123,16 +122,8 @@ def speed(name: str, repeats: int) -> dict[str, float]:
     run = jax.jit(lambda model, images: model(images))
     ours = {key: partial(run, each, jnp.asarray(image)) for key, each in models.items()}
     seconds = medians({**torch_runs(name, image, plan), **ours}, repeats, name)
-    macs = [count_macs(each, image.shape[1:3])["total"] for each in models.values()]
-    speedup, flops_ratio = seconds["ours"] / seconds["ours_hourglass"], macs[0] / macs[1]
-    return {
-        **{f"{key}_s": value for key, value in seconds.items()},
-        "ours_over_torch": seconds["torch"] / seconds["ours"],
-        "ours_over_torch_hourglass": seconds["torch_hourglass"] / seconds["ours_hourglass"],
-        "speedup": speedup,
-        "flops_ratio": flops_ratio,
-        "speedup_of_flops_ratio": speedup / flops_ratio,
-    }
+    macs = {key: count_macs(each, image.shape[1:3])["total"] for key, each in models.items()}
+    return ratios(seconds, macs, "torch")
 
 
 def parts(name: str, repeats: int) -> dict[str, float]:

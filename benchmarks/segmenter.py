@@ -21,14 +21,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from common import alone, ratios
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ OURS, THEIRS = "segmenter.safetensors", "checkpoint.pth"
 
 Plan = dict[str, object]
 """The fields of a `hourglass_jax.Hourglass`. What weighs or times a process imports JAX or PyTorch only there."""
-Result = TypeVar("Result")
 
 
 class Case(NamedTuple):
@@ -55,12 +53,6 @@ class Case(NamedTuple):
     side: int
     classes: int
     plan: Plan
-
-
-def alone(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls a function of this file in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def photograph(side: int) -> np.ndarray:
@@ -151,21 +143,14 @@ def speed(case: Case, folder: Path, repeats: int) -> dict[str, float]:
     seconds = {key: each.median for key, each in zip(CANDIDATES, times, strict=True)}
 
     image = jax.ShapeDtypeStruct((1, case.side, case.side, 3), jnp.float32)
-    macs = [
-        sum(count_function_macs(lambda model, image: model.coarse(image), model, image).values())
-        for model in (original, fast)
-    ]
-    speedup, flops_ratio = seconds["ours"] / seconds["ours_hourglass"], macs[0] / macs[1]
+    macs = {
+        name: sum(count_function_macs(lambda model, image: model.coarse(image), model, image).values())
+        for name, model in (("ours", original), ("ours_hourglass", fast))
+    }
     return {
-        **{f"{key}_s": value for key, value in seconds.items()},
-        "ours_over_official": seconds["official"] / seconds["ours"],
-        "ours_over_official_hourglass": seconds["official_hourglass"] / seconds["ours_hourglass"],
-        "official_speedup": seconds["official"] / seconds["official_hourglass"],
-        "speedup": speedup,
-        "flops_ratio": flops_ratio,
-        "speedup_of_flops_ratio": speedup / flops_ratio,
-        "gmacs": macs[0] / 1e9,
-        "gmacs_hourglass": macs[1] / 1e9,
+        **ratios(seconds, macs, "official"),
+        "gmacs": macs["ours"] / 1e9,
+        "gmacs_hourglass": macs["ours_hourglass"] / 1e9,
     }
 
 

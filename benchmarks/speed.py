@@ -1,20 +1,23 @@
 """Speed of the encoder with and without the hourglass, against timm's eager PyTorch, in one run.
 
-    python benchmarks/speed.py [--json] [--repeats N] [--skip-large]
+    python benchmarks/speed.py [--json] [--processes N] [--repeats N] [--skip-large]
 
-ViT-S/14 is the embedded model's trained encoder, ViT-L/16 has random weights; the image is a photograph. The runs
-of all candidates alternate, and medians are compared. "layers" is the clustering and the reconstruction alone, on
-the tokens that they really meet. Run it on an idle machine: PyTorch's threads suffer most from company.
+ViT-S/14 is the embedded model's trained encoder, ViT-L/16 has random weights; the image is a photograph. In each of
+several fresh processes the runs of all candidates alternate, and their medians are compared; the table has the
+median, the least and the greatest of the processes. "layers" is the clustering and the reconstruction alone, on the
+tokens that they really meet. Run it on an idle machine: PyTorch's threads suffer most from company.
 """
 
 import argparse
 import json
+import statistics
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from common import alone, import_timm
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -27,17 +30,6 @@ from hourglass_jax.backbones.vit import ViT, ViTConfig
 from hourglass_jax.inference.images import Preprocessing, read_image
 from hourglass_jax.inference.photographs import photographs
 from hourglass_jax.presets import preset
-
-
-def import_timm():
-    """timm needs only the Python part of torchvision, which fails to load beside a torch built without it."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import timm
-
-    return timm, library
 
 
 def small() -> ViT:
@@ -81,8 +73,7 @@ def run_case(name: str, repeats: int) -> dict[str, float]:
     run = jax.jit(features)
     tokens = before_clustering(original, images)
 
-    timm, _library = import_timm()
-    peer = timm.create_model(timm_name, pretrained=False, img_size=side, num_classes=0).eval()
+    peer = import_timm().create_model(timm_name, pretrained=False, img_size=side, num_classes=0).eval()
     peer_images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
 
     def run_peer() -> np.ndarray:
@@ -116,17 +107,20 @@ def run_case(name: str, repeats: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print machine-readable results")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each candidate in a process")
     parser.add_argument("--skip-large", action="store_true", help="leave out ViT-L")
     arguments = parser.parse_args()
     names = [name for name in CASES if not (arguments.skip_large and "ViT-L" in name)]
-    results = {name: run_case(name, arguments.repeats) for name in names}
+    runs = {name: [alone(run_case, name, arguments.repeats) for _ in range(arguments.processes)] for name in names}
+    results = {name: {key: [run[key] for run in found] for key in found[0]} for name, found in runs.items()}
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
     table = Table("", *results, title=f"{jax.devices()[0]}, {torch.get_num_threads()} PyTorch threads")
     for figure in next(iter(results.values())):
-        table.add_row(figure, *(f"{result[figure]:.3f}" for result in results.values()))
+        values = [result[figure] for result in results.values()]
+        table.add_row(figure, *(f"{statistics.median(x):.3f} ({min(x):.3f} to {max(x):.3f})" for x in values))
     Console().print(table)
 
 

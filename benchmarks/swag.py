@@ -12,13 +12,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from common import ratios, torchvision_operators
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -41,18 +42,8 @@ MODELS = {
 Run = Callable[[], object]
 
 
-@cache
-def operators() -> torch.library.Library:
-    """Stands for torchvision's compiled operators, which may belong to another build of PyTorch; none is needed."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
-
-
 def torchvision_runs(config: ViTConfig, image: np.ndarray, plan: hj.Hourglass) -> dict[str, Run]:
-    operators()
+    torchvision_operators()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from tests.parity.hourglasses import torch_clusters
     from tests.parity.swags import VisionTransformer, torch_logits
@@ -99,17 +90,7 @@ def main() -> None:
         times = measure(list(runs.values()), repeats=arguments.repeats, on_call=bar.update)
     seconds = {each: time.median for each, time in zip(runs, times, strict=True)}
     macs = {each: count_macs(fast, (side, side))["total"] for each, fast in models.items()}
-    speedup = seconds["ours"] / seconds["ours_hourglass"]
-    flops_ratio = macs["ours"] / macs["ours_hourglass"]
-    results = {
-        **{f"{each}_s": value for each, value in seconds.items()},
-        "ours_over_torchvision": seconds["torchvision"] / seconds["ours"],
-        "ours_over_torchvision_hourglass": seconds["torchvision_hourglass"] / seconds["ours_hourglass"],
-        "torchvision_speedup": seconds["torchvision"] / seconds["torchvision_hourglass"],
-        "speedup": speedup,
-        "flops_ratio": flops_ratio,
-        "speedup_of_flops_ratio": speedup / flops_ratio,
-    }
+    results = ratios(seconds, macs, "torchvision")
     if arguments.json:
         print(json.dumps({name: results}, indent=2))
         return

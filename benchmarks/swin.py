@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from common import import_timm
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
-from speed import import_timm
 from tqdm import tqdm
 
 import hourglass_jax as hj
@@ -109,7 +109,7 @@ def figures(part: str, seconds: tuple[float, float], costs: tuple[float, float])
 
 def run_backbone(original: Swin, fast: Swin, size: int, repeats: int) -> dict[str, float]:
     images = normal(1, size, size, 3)
-    timm, _library = import_timm()
+    timm = import_timm()
     name = "swin_large_patch4_window12_384"
     peer = timm.create_model(name, pretrained=False, img_size=size, num_classes=0).eval()
     peer_images = torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())

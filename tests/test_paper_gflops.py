@@ -96,7 +96,7 @@ def test_the_documentation_shows_what_is_executed_of_a_swin() -> None:
     for cells, row in [*zip(table, system.rows, strict=True)][:2]:
         executed = system.executed(row.plan) / 1e9
         assert float(cells[5]) == pytest.approx(executed, abs=0.006)
-        assert executed == pytest.approx(row.gflops, rel=0.002)
+        assert executed == pytest.approx(row.gflops, rel=0.0025)
 
 
 def test_the_documentation_shows_what_dpt_executes() -> None:

@@ -13,6 +13,8 @@ from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = SaliencyConfig(
     ViTConfig(patch_size=4, width=16, heads=2, depth=2, position_grid=(4, 3)), decoder_widths=(4,)
 )

@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from hourglass_jax import Hourglass, expedite
 from hourglass_jax.analysis.fidelity import cosine_by_block, cosine_similarity
 from hourglass_jax.backbones.vit import ViT, ViTConfig
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIG = ViTConfig(patch_size=4, width=16, heads=2, depth=2, position_grid=(4, 3))
 PLAN = Hourglass(1, (2, 2), iterations=0, temperature=1.0, neighbors=2)

@@ -12,6 +12,8 @@ from hourglass_jax.backbones.vit import Block, ViT, ViTConfig
 from hourglass_jax.tokens import TokenReduction, Tokens
 from tests.reference import hourglass as reference
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = ViTConfig(
     patch_size=4, width=32, depth=3, heads=2, special_tokens=2, position_grid=(6, 5), layer_scale=True
 )

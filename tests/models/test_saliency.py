@@ -12,6 +12,8 @@ from hourglass_jax.hourglass import Tokens
 from hourglass_jax.inference.windows import whole_view
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig, UpsamplingStage
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = SaliencyConfig(
     ViTConfig(patch_size=4, width=16, heads=2, depth=1, position_grid=(3, 3), layer_scale=True),
     decoder_widths=(8, 4),
