@@ -139,9 +139,8 @@ class Attention(nnx.Module):
         return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
 
     def combine(self, mixed: jax.Array) -> jax.Array:
-        """The output of all heads, [B, heads, D, N] -> [B, N, C]."""
-        kernel, bias = (x[...].astype(mixed.dtype) for x in (self.projection.kernel, self.projection.bias))
-        return jnp.einsum("bcn,cd->bnd", mixed.reshape(len(mixed), -1, mixed.shape[-1]), kernel) + bias
+        """The output of all heads, [B, N, heads, D] -> [B, N, C]."""
+        return self.projection(mixed.reshape(*mixed.shape[:2], -1))
 
 
 class MLP(nnx.Module):
@@ -191,7 +190,7 @@ class Block(nnx.Module):
         return self.attention.project(self.norm1(x))
 
     def attend(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
-        """The tokens [B, N, C] with what attention mixed for them, [B, heads, D, N]."""
+        """The tokens [B, N, C] with what attention mixed for them, [B, N, heads, D]."""
         return x + _scaled(self.attention.combine(mixed), self.scale1)
 
     def feed_forward(self, x: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ def clustered_attention(
         seed: of the random directions.
 
     Returns:
-        [B, heads, D, N] in the dtype of `query`.
+        [B, N, heads, D] in the dtype of `query`.
 
     Source: gaopengcuhk/SMCA-DETR, Adaptive_Cluster_Transformer/ACT/ada_clustering_attention.py. There the number of
         groups follows the codes, and the directions are drawn anew in every call.
@@ -39,7 +39,8 @@ def clustered_attention(
     groups = group_queries(query, prototypes, hashes=hashes, bucket=bucket, seed=seed)
     means = _group_means(query.astype(jnp.float32), groups, min(prototypes, query.shape[-1]))
     mixed = attention(means.astype(query.dtype), key, value)
-    return jnp.take_along_axis(mixed, groups[:, :, None], axis=-1)
+    index = groups.swapaxes(1, 2)[..., None]
+    return jnp.take_along_axis(mixed, index, axis=1)
 
 
 def group_queries(

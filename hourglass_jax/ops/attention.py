@@ -16,11 +16,10 @@ def attention(
 ) -> jax.Array:
     """softmax(query^T key / sqrt(D) + key_bias) value^T, for every head.
 
-    Inputs and output have their channels first, as one projection can write them and the next can read them: of the
-    layouts of the two products that is the fastest on CPU, where a copy of the tokens takes as long as a tenth of
-    the attention. There it is one head at a time as plain matrix products: XLA's batched form over all heads takes
-    up to three times as long (benchmarks/operators.py). On GPU cuDNN's fused attention for 16-bit types; XLA's own
-    otherwise.
+    The inputs have their channels first, as a projection can write them at no cost: of the layouts of the two
+    products that is the fastest on CPU, where a copy of the tokens takes as long as a tenth of the attention. There
+    it is one head at a time as plain matrix products: XLA's batched form over all heads takes up to three times as
+    long (benchmarks/operators.py). On GPU cuDNN's fused attention for 16-bit types; XLA's own otherwise.
 
     Args:
         query: [B, heads, D, N].
@@ -29,7 +28,7 @@ def attention(
             several count as that many.
 
     Returns:
-        [B, heads, D, N] in the dtype of `query`.
+        [B, N, heads, D] in the dtype of `query`.
     """
     backend = jax.default_backend()
     if backend == "cpu":
@@ -37,9 +36,7 @@ def attention(
     fused = backend == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16)
     bias = None if key_bias is None else key_bias[:, None, None, :].astype(query.dtype)
     query, key, value = (x.transpose(0, 3, 1, 2) for x in (query, key, value))
-    implementation = "cudnn" if fused else "xla"
-    mixed = jax.nn.dot_product_attention(query, key, value, bias=bias, implementation=implementation)
-    return mixed.transpose(0, 2, 3, 1)
+    return jax.nn.dot_product_attention(query, key, value, bias=bias, implementation="cudnn" if fused else "xla")
 
 
 def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array, key_bias: jax.Array | None) -> jax.Array:
@@ -49,7 +46,7 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array, key_b
     query, key, value = (x.reshape(batch * heads, width, -1) for x in (query, key, value))
 
     def one_head(index: jax.Array, query: jax.Array) -> jax.Array:
-        """What a head mixes takes the place of its queries, so that the output needs no memory of its own."""
+        """What a head mixes, [N, D], takes the memory of its queries, so that the output needs none of its own."""
         own = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
         q, k, v, b = jax.tree.map(own, (query, key, value, bias))
         q = q * width**-0.5
@@ -60,13 +57,13 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array, key_b
                 logits += b
             weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
             mixed = jnp.einsum("nm,dm->nd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-            return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype).T
+            return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
 
-        chunks = [one_chunk(q[:, start : start + chunk]) for start in range(0, queries, chunk)]
-        return jax.lax.dynamic_update_index_in_dim(query, jnp.concatenate(chunks, axis=1), index, axis=0)
+        mixed = jnp.concatenate([one_chunk(q[:, start : start + chunk]) for start in range(0, queries, chunk)])
+        return jax.lax.dynamic_update_index_in_dim(query, mixed.reshape(q.shape), index, axis=0)
 
     mixed = jax.lax.fori_loop(0, batch * heads, one_head, query)
-    return mixed.reshape(batch, heads, width, queries)
+    return mixed.reshape(batch, heads, queries, width).swapaxes(1, 2)
 
 
 def window_attention(

@@ -40,7 +40,7 @@ def random_inputs(
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
     """`attention` of tokens with their channels last."""
     query, key, value = (x.transpose(0, 2, 3, 1) for x in (query, key, value))
-    return attention(query, key, value, key_bias=key_bias).transpose(0, 3, 1, 2)
+    return attention(query, key, value, key_bias=key_bias)
 
 
 def use_chunks_of(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
