@@ -127,12 +127,19 @@ def _kth_smallest(values: jax.Array, k: int, limit: jax.Array) -> jax.Array:
         low = jnp.where(within < k, middle + 1, jnp.where(within == k, middle, low))
         return low, jnp.where(within < k, high, middle)
 
-    def step(low: jax.Array) -> jax.Array:
+    def undecided(state: tuple[jax.Array, jax.Array]) -> jax.Array:
+        low, within = state
+        return jnp.any((within < k) & (low < high))
+
+    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Up to the next value where fewer than k are within."""
-        return jnp.where(count(low) < k, jnp.min(jnp.where(bits > low, bits, high), axis=1, keepdims=True), low)
+        low, within = state
+        following = jnp.min(jnp.where(bits > low, bits, high), axis=1, keepdims=True)
+        low = jnp.where(within < k, following, low)
+        return low, count(low)
 
     high = jax.lax.bitcast_convert_type(limit, integer)
     low = jnp.where(count(high) <= k, high, jnp.min(bits, axis=1, keepdims=True))
     low, high = jax.lax.fori_loop(0, 16, halve, (low, high))
-    threshold = jax.lax.while_loop(lambda low: jnp.any((count(low) < k) & (low < high)), step, low)
+    threshold, _ = jax.lax.while_loop(undecided, step, (low, count(low)))
     return jax.lax.bitcast_convert_type(threshold, values.dtype)
