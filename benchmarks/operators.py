@@ -63,7 +63,14 @@ def kth_neighbour(repeats: int) -> Table:
         distances = jnp.abs(normal(1, clusters, tokens))
         by_row = distances.swapaxes(1, 2)
         searches = [
-            (jax.jit(lambda d, k=k: reconstruction._kth_smallest(d, k, d.max(axis=1, keepdims=True))), distances),
+            (
+                jax.jit(
+                    lambda d, k=k: reconstruction._kth_smallest(
+                        d, k, d.min(axis=1, keepdims=True), d.max(axis=1, keepdims=True)
+                    )
+                ),
+                distances,
+            ),
             (jax.jit(lambda d, k=k: jax.lax.top_k(-d, k)[0][..., -1]), by_row),
             (jax.jit(lambda d, k=k: jnp.sort(d, axis=-1)[..., k - 1]), by_row),
         ]
