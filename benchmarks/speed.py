@@ -5,14 +5,16 @@
 ViT-S/14 is the embedded model's trained encoder, ViT-L/16 has random weights; the image is a photograph. In each of
 several fresh processes the runs of all candidates alternate, and their medians are compared; the table has the
 median, the least and the greatest of the processes. "layers" is the clustering and the reconstruction alone, on the
-tokens that they really meet, several times in one call: in the encoder, too, they come in the middle of a call. Run
-it on an idle machine: PyTorch's threads suffer most from company.
+tokens that they really meet, several times in one call: in the encoder, too, they come in the middle of a call.
+"layers_alone" is once in a call of its own, after calls of the other candidates. Run it on an idle machine: PyTorch's
+threads suffer most from company.
 """
 
 import argparse
 import json
 import statistics
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ from hourglass_jax.inference.images import Preprocessing, read_image
 from hourglass_jax.inference.photographs import photographs
 from hourglass_jax.presets import preset
 
-LAYER_RUNS = 5
+LAYER_CALLS = 5
 
 
 def small() -> ViT:
@@ -67,8 +69,8 @@ def run_case(name: str, repeats: int) -> dict[str, float]:
     def before_clustering(model: ViT, images: jax.Array) -> jax.Array:
         return model(images, intermediates=[plan.alpha - 1]).intermediates[0].tokens
 
-    @jax.jit
-    def layers(tokens: jax.Array) -> jax.Array:
+    @partial(jax.jit, static_argnames="calls")
+    def layers(tokens: jax.Array, calls: int) -> jax.Array:
         grid = original.token_grid(side, side)
 
         def both(_: int, restored: jax.Array) -> jax.Array:
@@ -76,7 +78,7 @@ def run_case(name: str, repeats: int) -> dict[str, float]:
             clustered = plan.before_block(plan.alpha, same, depth=original.depth, token_grid=grid)
             return clustered.restore(clustered.values)
 
-        return jax.lax.fori_loop(0, LAYER_RUNS, both, tokens)
+        return jax.lax.fori_loop(0, calls, both, tokens)
 
     run = jax.jit(features)
     tokens = before_clustering(original, images)
@@ -92,13 +94,14 @@ def run_case(name: str, repeats: int) -> dict[str, float]:
         "timm": run_peer,
         "original": lambda: run(original, images),
         "expedited": lambda: run(fast, images),
-        "layers": lambda: layers(tokens),
+        "layers": lambda: layers(tokens, LAYER_CALLS),
+        "layers_alone": lambda: layers(tokens, 1),
     }
     with tqdm(total=len(candidates) * (repeats + 1), desc=name, disable=not sys.stderr.isatty()) as bar:
         times = measure(list(candidates.values()), repeats=repeats, on_call=bar.update)
     seconds = {key: each.median for key, each in zip(candidates, times, strict=True)}
     macs = [sum(count_function_macs(features, model, images).values()) for model in (original, fast)]
-    seconds["layers"] /= LAYER_RUNS
+    seconds["layers"] /= LAYER_CALLS
     speedup, flops_ratio = seconds["original"] / seconds["expedited"], macs[0] / macs[1]
     return {
         **{f"{key}_ms": 1e3 * value for key, value in seconds.items()},
@@ -110,6 +113,7 @@ def run_case(name: str, repeats: int) -> dict[str, float]:
         "flops_ratio": flops_ratio,
         "speedup_of_flops_ratio": speedup / flops_ratio,
         "layers_share": seconds["layers"] / seconds["expedited"],
+        "layers_alone_share": seconds["layers_alone"] / seconds["expedited"],
     }
 
 
