@@ -6,8 +6,8 @@ ViT-S/14 is the embedded model's trained encoder, ViT-L/16 has random weights; t
 several fresh processes the runs of all candidates alternate, and their medians are compared; the table has the
 median, the least and the greatest of the processes. "layers" is the clustering and the reconstruction alone, on the
 tokens that they really meet, several times in one call: in the encoder, too, they come in the middle of a call.
-"layers_alone" is once in a call of its own, after calls of the other candidates. Run it on an idle machine: PyTorch's
-threads suffer most from company.
+"layers_alone" is once in a call of its own, after calls of the other candidates. Run it on an idle machine:
+PyTorch's threads suffer most from company.
 """
 
 import argparse
