@@ -133,6 +133,17 @@ def test_duplicated_clusters_share_their_weight(neighbors: int) -> None:
     np.testing.assert_allclose(reconstructed, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1023, 1024, 40_000])
+def test_many_clusters(count: int) -> None:
+    """Three counts, two and one share an integer: none may run over into the next. All weights are alike."""
+    arguments = arrays(batch=1, count=count)
+    arguments["tokens"] = arguments["tokens"][:, :2]
+    options = {"neighbors": 1000, "temperature": 1000.0}
+    with jax.enable_x64(True):
+        reconstructed = reconstruct_jitted(**as_dtype(arguments, jnp.float64), **options)
+    np.testing.assert_allclose(reconstructed, reference.reconstruct_tokens(**arguments, **options), rtol=1e-10)
+
+
 def test_more_neighbors_than_clusters_are_all_clusters() -> None:
     arguments = as_dtype(arrays(count=6))
     chex.assert_trees_all_close(
