@@ -19,12 +19,12 @@ from rich.table import Table
 from tqdm import tqdm
 
 import hourglass_jax as hj
-from hourglass_jax.analysis.budget import Costs
 from hourglass_jax.analysis.fidelity import cosine_similarity
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.backbones.vit import ViT
-from hourglass_jax.inference.images import center_crop_square, read_image
-from hourglass_jax.inference.photographs import photographs
+from hourglass_jax.imaging.images import center_crop_square, read_image
+from hourglass_jax.imaging.photographs import photographs
+from hourglass_jax.search.budget import Costs
 
 SIZE = (518, 518)
 

@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def photograph(side: int) -> np.ndarray:
-    from hourglass_jax.inference.photographs import photographs
+    from hourglass_jax.imaging.photographs import photographs
 
     return np.asarray(Image.open(photographs()["astronaut"]).convert("RGB").resize((side, side)))
 
@@ -67,7 +67,7 @@ def write_ours(case: Case, folder: Path) -> None:
 
     import hourglass_jax as hj
     from hourglass_jax.backbones.vit import ViTConfig
-    from hourglass_jax.inference.windows import SlidingWindow
+    from hourglass_jax.imaging.windows import SlidingWindow
     from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
 
     backbone = ViTConfig(
@@ -236,7 +236,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hourglass_jax.presets import preset
+    from hourglass_jax.plans.presets import preset
 
     chosen = preset(arguments.preset)
     shape = MODELS[arguments.model]

@@ -12,7 +12,7 @@ import numpy as np
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.onnx_file import read_onnx
 from checkpoints_convert.torch_file import read_torch, tensors, zip_records
-from hourglass_jax.models.storage import read_safetensors
+from hourglass_jax.io.safetensors import read_safetensors
 
 _OTHERS = {
     b"<": "what looks like a web page",

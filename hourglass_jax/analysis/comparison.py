@@ -13,8 +13,8 @@ from hourglass_jax.analysis.fidelity import cosine_similarity, head_input
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.groups import find_groups
 from hourglass_jax.analysis.latency import measure
-from hourglass_jax.hourglass import expedite
-from hourglass_jax.tokens import TokenReduction
+from hourglass_jax.plans.base import Plan
+from hourglass_jax.plans.expedite import expedite
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Comparison:
 
 def compare(
     model: nnx.Module,
-    plans: Sequence[TokenReduction],
+    plans: Sequence[Plan],
     images: Iterable[np.ndarray],
     *,
     repeats: int = 5,

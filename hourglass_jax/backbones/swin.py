@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.backbones.vit import MLP, PatchEmbedding
-from hourglass_jax.hourglass import Hourglass
+from hourglass_jax.backbones.layers import MLP, PatchEmbedding
 from hourglass_jax.ops.attention import window_attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import resize
 from hourglass_jax.ops.windows import merge, partition, relative_positions, shifted_regions, window_grid
-from hourglass_jax.tokens import TokenReduction, Tokens
+from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.hourglass import Hourglass
 
 SIZES = {
     "tiny": (96, (2, 2, 6, 2)),
@@ -283,7 +283,7 @@ class Swin(nnx.Module):
         """Number of blocks, over all stages."""
         return sum(self.config.depths)
 
-    def check_plan(self, plan: TokenReduction, size: tuple[int, int] | None = None) -> None:
+    def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
         """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
         if not isinstance(plan, Hourglass):
             raise ValueError(f"a Swin takes an Hourglass, which works inside windows; got {type(plan).__name__}")

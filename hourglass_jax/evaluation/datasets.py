@@ -19,8 +19,8 @@ from hourglass_jax.evaluation.classification import Classification
 from hourglass_jax.evaluation.depth import EIGEN, EIGEN_NYU, GARG, Depth
 from hourglass_jax.evaluation.metrics import Metric
 from hourglass_jax.evaluation.segmentation import IGNORED, Segmentation
-from hourglass_jax.inference.images import read_image
-from hourglass_jax.inference.labels import Labels, labels_of, wordnet_ids
+from hourglass_jax.imaging.images import read_image
+from hourglass_jax.imaging.labels import Labels, labels_of, wordnet_ids
 from hourglass_jax.ops.grids import Grid
 
 Split = Literal["val", "train"]

@@ -15,11 +15,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hourglass_jax.evaluation.datasets import Dataset
-from hourglass_jax.evaluation.journal import add_rows, line_of, open_journal, read_journals
 from hourglass_jax.evaluation.metrics import Metric
-from hourglass_jax.inference.predictor import Predictor
+from hourglass_jax.evaluation.records import add_rows, line_of, open_journal, read_journals
 from hourglass_jax.ops.grids import Grid
-from hourglass_jax.plans import plan_fields
+from hourglass_jax.plans.files import plan_fields
+from hourglass_jax.predictor import Predictor
 
 
 class SharingPredictor(Predictor):

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.backbones.vit import BlockFeatures, ViT, ViTConfig, ViTFeatures, gelu
-from hourglass_jax.inference.depth_pictures import depth_in_16_bits, depth_picture, sixteen_bit_unit
-from hourglass_jax.inference.images import Preprocessing, resampled
-from hourglass_jax.inference.windows import Layout, decided
+from hourglass_jax.backbones.layers import gelu
+from hourglass_jax.backbones.vit import BlockFeatures, ViT, ViTConfig, ViTFeatures
+from hourglass_jax.imaging.depth_pictures import depth_in_16_bits, depth_picture, sixteen_bit_unit
+from hourglass_jax.imaging.images import Preprocessing, resampled
+from hourglass_jax.imaging.windows import Layout, decided
 from hourglass_jax.models.label_maps import LabelMaps
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import resize, resize_matrix

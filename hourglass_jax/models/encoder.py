@@ -9,9 +9,9 @@ from flax import nnx
 
 from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.pictures import principal_components, stretched
-from hourglass_jax.inference.windows import Layout
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.pictures import principal_components, stretched
+from hourglass_jax.imaging.windows import Layout
 
 
 @dataclass(frozen=True)

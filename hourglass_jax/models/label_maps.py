@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hourglass_jax.inference.label_pictures import colorize_labels, label_overlay
-from hourglass_jax.inference.labels import Labels, labels_of
+from hourglass_jax.imaging.label_pictures import colorize_labels, label_overlay
+from hourglass_jax.imaging.labels import Labels, labels_of
 
 
 class LabelMaps:

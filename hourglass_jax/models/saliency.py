@@ -13,9 +13,9 @@ from flax import nnx
 from PIL import Image
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.pictures import overlay
-from hourglass_jax.inference.windows import Layout
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.pictures import overlay
+from hourglass_jax.imaging.windows import Layout
 from hourglass_jax.ops.resize import resize
 
 

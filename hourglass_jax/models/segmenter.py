@@ -4,7 +4,7 @@ Source: rstrudel/segmenter, segm/model/segmenter.py and segm/model/decoder.py (a
 that reconstructs logits, Expedit-Segmenter, mmseg/models/backbones/hourglass_vit.py.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.backbones.vit import Block, ViT, ViTConfig, ViTFeatures
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.windows import Layout, SlidingWindow, merge
+from hourglass_jax.backbones.layers import Block
+from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.windows import Layout, SlidingWindow, merge
 from hourglass_jax.models.label_maps import LabelMaps
 from hourglass_jax.ops.resize import resize
 
@@ -62,18 +63,24 @@ class MaskTransformer(nnx.Module):
 
     def __init__(self, config: SegmenterConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         width, classes = config.backbone.width, config.classes
-        block = replace(
-            config.backbone,
-            heads=width // DECODER_HEAD_WIDTH,
-            mlp_ratio=4.0,
-            layer_scale=False,
-            norm_epsilon=DECODER_NORM_EPSILON,
-        )
         initial = nnx.initializers.normal(width**-0.5)
         self.dtype = dtype
         self.projection = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         self.class_embeddings = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (classes, width)))
-        self.blocks = nnx.List([Block(block, dtype=dtype, rngs=rngs) for _ in range(config.decoder_depth)])
+        self.blocks = nnx.List(
+            [
+                Block(
+                    width,
+                    width // DECODER_HEAD_WIDTH,
+                    4 * width,
+                    gated=config.backbone.mlp == "swiglu",
+                    norm_epsilon=DECODER_NORM_EPSILON,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for _ in range(config.decoder_depth)
+            ]
+        )
         self.norm = nnx.LayerNorm(width, epsilon=DECODER_NORM_EPSILON, dtype=dtype, rngs=rngs)
         self.token_projection = nnx.Param(initial(rngs.params(), (width, width)))
         self.class_projection = nnx.Param(initial(rngs.params(), (width, width)))

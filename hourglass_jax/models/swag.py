@@ -16,10 +16,10 @@ import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
-from hourglass_jax.inference.class_pictures import class_overlay
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.labels import Labels, labels_of
-from hourglass_jax.inference.windows import Layout
+from hourglass_jax.imaging.class_pictures import class_overlay
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.labels import Labels, labels_of
+from hourglass_jax.imaging.windows import Layout
 
 SHOWN = 5
 """Classes that are printed and drawn."""

@@ -14,12 +14,12 @@ from sklearn.metrics import top_k_accuracy_score
 
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
+from hourglass_jax.cli.evaluate import eval as command
 from hourglass_jax.evaluation.classification import Classification
-from hourglass_jax.evaluation.command import eval as command
 from hourglass_jax.evaluation.datasets import open_dataset
 from hourglass_jax.evaluation.evaluate import check_fit
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.labels import labels_of, wordnet_ids
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.labels import labels_of, wordnet_ids
 from hourglass_jax.models.segmenter import Segmenter
 from hourglass_jax.models.swag import Swag, SwagConfig
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
 from hourglass_jax.evaluation.segmentation import IGNORED
-from hourglass_jax.inference.labels import wordnet_ids
+from hourglass_jax.imaging.labels import wordnet_ids
 
 CITYSCAPES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",

@@ -11,13 +11,13 @@ from flax import nnx
 
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.evaluation.command import eval as command
+from hourglass_jax.cli.evaluate import eval as command
+from hourglass_jax.cli.options import ModelOptions, PlanOptions
 from hourglass_jax.evaluation.datasets import measured, open_dataset
 from hourglass_jax.evaluation.depth import EIGEN, EIGEN_NYU, GARG, Depth, DepthScores
 from hourglass_jax.evaluation.evaluate import check_fit, evaluate
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig
-from hourglass_jax.options import ModelOptions, PlanOptions
 from tests.evaluation.conftest import write
 from tests.evaluation.test_datasets import build
 

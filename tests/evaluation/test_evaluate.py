@@ -19,11 +19,11 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import hourglass_jax as hj
-from hourglass_jax.evaluation.command import eval as command
+from hourglass_jax.cli.evaluate import eval as command
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
 from hourglass_jax.evaluation.evaluate import evaluate, input_size
 from hourglass_jax.evaluation.segmentation import IGNORED, Scores, Segmentation
-from hourglass_jax.files import file_hash
+from hourglass_jax.io.files import file_hash
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.models.segmenter import Segmenter
 
@@ -312,7 +312,7 @@ def test_two_processes_share_the_images(arguments: list[str], uninterrupted: Pat
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     code = "import jax, tyro\njax.config.update('jax_disable_most_optimizations', True)\n"
-    code += "from hourglass_jax.evaluation.command import eval\ntyro.cli(eval)"
+    code += "from hourglass_jax.cli.evaluate import eval\ntyro.cli(eval)"
     started = {
         "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
         "OMPI_COMM_WORLD_SIZE": "2",

@@ -12,7 +12,7 @@ from hourglass_jax.analysis.comparison import compare
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.vit import BlockFeatures, ViTConfig, ViTFeatures
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.dpt import (
     DPTDepth,
     DPTDepthConfig,

@@ -17,7 +17,7 @@ from flax import nnx
 import checkpoints_convert.pretrained
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.registry import flat_parameters
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 

@@ -8,9 +8,9 @@ from flax import nnx
 
 from hourglass_jax import Hourglass, expedite
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.hourglass import Tokens
-from hourglass_jax.inference.windows import whole_view
+from hourglass_jax.imaging.windows import whole_view
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig, UpsamplingStage
+from hourglass_jax.plans.hourglass import Tokens
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

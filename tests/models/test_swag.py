@@ -8,11 +8,11 @@ import pytest
 from flax import nnx
 
 import hourglass_jax as hj
-from hourglass_jax.analysis.budget import Costs
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.swag import Swag, SwagConfig
+from hourglass_jax.search.budget import Costs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
