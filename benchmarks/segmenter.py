@@ -127,6 +127,7 @@ def speed(case: Case, folder: Path, repeats: int) -> dict[str, float]:
     import hourglass_jax as hj
     from hourglass_jax.analysis.flops import count_function_macs
     from hourglass_jax.analysis.latency import measure
+    from hourglass_jax.predictor import run
 
     photo = photograph(case.side)
     peer = load_peer(case, folder)
@@ -144,7 +145,7 @@ def speed(case: Case, folder: Path, repeats: int) -> dict[str, float]:
 
     image = jax.ShapeDtypeStruct((1, case.side, case.side, 3), jnp.float32)
     macs = {
-        name: sum(count_function_macs(lambda model, image: model.coarse(image), model, image).values())
+        name: sum(count_function_macs(run, model, image).values())
         for name, model in (("ours", original), ("ours_hourglass", fast))
     }
     return {

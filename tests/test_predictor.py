@@ -9,6 +9,7 @@ from PIL import Image
 import hourglass_jax as hj
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency
+from hourglass_jax.predictor import run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,12 +56,13 @@ def test_images_together_give_what_each_gives_alone(tiny_model: Saliency, tiny_p
 
 def test_a_function_is_compiled_once_for_an_input_shape(tiny_model: Saliency) -> None:
     predictor = hj.Predictor(tiny_model, batch_size=2)
+    run.clear_cache()
     squares = [picture(side, side, seed=side) for side in (70, 75, 80, 85, 90)]
     for _ in range(2):
         predictor(squares)
-    assert predictor._run._cache_size() == 1
+    assert run._cache_size() == 1
     predictor([picture(56, 70), *squares, picture(112, 140)])
-    assert predictor._run._cache_size() == 2
+    assert run._cache_size() == 2
 
 
 def test_the_plan_changes_the_result_and_the_model_keeps_its_own(tiny_model, tiny_plan, predictor) -> None:

@@ -321,6 +321,16 @@ class Swin(nnx.Module):
             sides.append(tuple(-(-side // factor) for side in sides[-1]))
         return sides[1:]
 
+    def features(self, images: jax.Array) -> SwinFeatures:
+        """What a backbone says of images is what it returns; see `models.base.Encoder`."""
+        return self(images)
+
+    @staticmethod
+    def head_input(features: SwinFeatures) -> jax.Array:
+        """The last stage's map, [B, H*W, C]."""
+        last = features.stages[-1]
+        return last.reshape(len(last), -1, last.shape[-1])
+
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens and clusters of the stage that the plan is about, for an image of `rows` x `columns` pixels."""
         stage, *_ = self._clustered_stage(self.plan)

@@ -155,6 +155,19 @@ class ViT(nnx.Module):
         """Puts a plan that fits in force, or none; called by `expedite`, which has it checked."""
         self.plan = plan
 
+    def image_size(self, token_grid: Grid) -> tuple[int, int]:
+        """(rows, columns) in pixels of images with so many tokens."""
+        return token_grid[0] * self.config.patch_size, token_grid[1] * self.config.patch_size
+
+    def features(self, images: jax.Array) -> ViTFeatures:
+        """What a backbone says of images is what it returns; see `models.base.Encoder`."""
+        return self(images)
+
+    @staticmethod
+    def head_input(features: ViTFeatures) -> jax.Array:
+        """Every token after the final norm, restored to the full grid, [B, H*W, C]."""
+        return features.tokens.restore(features.tokens.values)
+
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
         counts = self.plan.counts(self.depth, self.token_grid(rows, columns))

@@ -96,7 +96,8 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     from hourglass_jax.analysis.comparison import Figures
     from hourglass_jax.analysis.comparison import compare as run
     from hourglass_jax.imaging.images import write_image
-    from hourglass_jax.imaging.pictures import comparison_picture, stretched
+    from hourglass_jax.imaging.pictures import comparison_picture, resize_photo
+    from hourglass_jax.models.base import find_task
 
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
@@ -108,15 +109,13 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         with naming(name):
             prepared.append(preprocessing(photo))
             loaded.backbone.check_plan(chosen, prepared[-1].shape[:2])
-    results, first = [], None
+    results, first, task = [], None, find_task(loaded, None)
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=quiet()) as bar:
         compared = run(loaded, [chosen], prepared, repeats=repeats, on_call=bar.update)
         for (name, photo), [result] in zip(photos.items(), compared, strict=True):
             path = output / f"{name}_comparison.png"
-            overlays = [
-                [*loaded.pictures(photo, stretched(each, photo.shape[:2])).values()][-1]
-                for each in (result.result, result.result_expedited)
-            ]
+            small = resize_photo(photo, result.size)
+            overlays = [task.render(small, each).overview for each in (result.result, result.result_expedited)]
             picture = comparison_picture(photo, *overlays, result.difference, result.groups, result.figures.speedup)
             write_image(path, picture)
             results.append({"name": name, "picture": str(path), **dataclasses.asdict(result.figures)})

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image
 from rich.table import Table
 from tqdm import tqdm
 
@@ -223,15 +222,17 @@ def _picture(model, photo: "np.ndarray", shown: Sequence[tuple[Entry, "Compariso
     """A column for every plan: what it made one, the model's result under it, and what differs."""
     import numpy as np
 
-    from hourglass_jax.imaging.pictures import colorize, group_overlay, sheet, stretched
+    from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretched
+    from hourglass_jax.models.base import find_task
 
-    photo = np.asarray(Image.fromarray(photo).resize((HEIGHT, HEIGHT), Image.Resampling.BICUBIC))
+    task, (_, first) = find_task(model, None), shown[0]
+    original = resize_photo(photo, first.size)
+    photo = resize_photo(photo, (HEIGHT, HEIGHT))
     size = photo.shape[:2]
 
-    def drawn(result: np.ndarray) -> np.ndarray:
-        return [*model.pictures(photo, stretched(result, size)).values()][-1]
+    def drawn(result: object) -> np.ndarray:
+        return task.render(original, result).overview
 
-    _, first = shown[0]
     groups = [("Photograph", photo)]
     results = [("Original\nall tokens", drawn(first.result))]
     differences = [("Difference\nblack: 0, lightest: 0.25 or more", np.full((*size, 3), 255, np.uint8))]

@@ -103,8 +103,7 @@ def eval(
 
                 def show(added, running, bar=bar):
                     bar.update(added)
-                    heading, text = next(iter(data.metric.shown(running).items()))
-                    bar.set_postfix({heading: text})
+                    bar.set_postfix_str(running)
 
                 found[name] = evaluate(
                     each,
@@ -147,7 +146,7 @@ def eval(
 
 def _check_grid(model, plan, size: int) -> None:
     """Finds a plan with more clusters than tokens before the long work, where all inputs are equal squares."""
-    window, side = getattr(model.config, "window", None), model.config.backbone.patch_size
+    window, side = model.window, model.config.backbone.patch_size
     if window is not None:
         size = window.size
     if window is not None or model.config.preprocessing.resize in ("square", "crop"):

@@ -48,28 +48,27 @@ def predict(
     check_paths(photos, output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     predictor = Predictor(hj.expedite(loaded, chosen), preprocessing=preprocessing, whole=whole)
-    written = []
+    written: list[dict[str, object]] = []
+    lines: list[str] = []
+    units: dict[str, str] = {}
     for photo in tqdm(photos, desc="photographs", disable=quiet(photos)):
         image = read_image(photo)
         with naming(photo):
             result = predictor(image)
+        rendering = predictor.task.render(image, result)
+        units |= rendering.units
         files = {}
-        for kind, picture in loaded.pictures(image, result).items():
+        for kind, picture in rendering.pictures.items():
             files[kind] = str(output / f"{photo.stem}_{kind}.png")
             write_image(files[kind], picture)
-        for kind, values in loaded.arrays(result).items() if hasattr(loaded, "arrays") else ():
+        for kind, values in rendering.arrays.items():
             files[f"{kind}_npy"] = str(output / f"{photo.stem}_{kind}.npy")
             write_array(files[f"{kind}_npy"], values)
-        written.append({"photo": str(photo), "files": files})
-        if hasattr(loaded, "top"):
-            written[-1]["top"] = [each._asdict() for each in loaded.top(result)]
+        written.append({"photo": str(photo), "files": files, **rendering.records})
+        lines += [f"{photo}: {', '.join(files.values())}", *(f"  {line}" for line in rendering.text)]
+    lines += [f"_{kind}.png: {unit}" for kind, unit in units.items()]
     if model.json:
-        units = {"units": loaded.units} if hasattr(loaded, "units") else {}
-        print_json({"images": written, **units})
+        # No task has more than one such picture so far.
+        print_json({"images": written, **({"units": next(iter(units.values()))} if units else {})})
     else:
-        for row in written:
-            print(f"{row['photo']}: {', '.join(row['files'].values())}")
-            for guess in row.get("top", ()):
-                print(f"  {guess['probability']:6.1%}  {guess['name']}")
-        if hasattr(loaded, "units"):
-            print(f"_depth.png: {loaded.units}")
+        print("\n".join(lines))

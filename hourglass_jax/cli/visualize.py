@@ -62,6 +62,7 @@ def visualize(
             across, in 0..1 of the photograph's sides.
         block: Whose attention is drawn, counted from 1; by default the first one on clusters.
     """
+    from hourglass_jax.backbones.vit import ViT
     from hourglass_jax.imaging.images import read_image, write_image
     from hourglass_jax.ops.grids import shrunk
 
@@ -71,7 +72,7 @@ def visualize(
     loaded, preprocessing, chosen = load_model(model, plan)
     if not isinstance(chosen, hj.Hourglass):
         raise ValueError(f"clusters are drawn of an Hourglass, got a plan of {type(chosen).__name__}")
-    if not hasattr(loaded.backbone, "token_grid"):
+    if not isinstance(loaded.backbone, ViT):
         raise ValueError(f"attention is drawn of a ViT, got a {type(loaded.backbone).__name__}")
     block = chosen.alpha + 1 if block is None else block
     depth = loaded.backbone.depth
@@ -113,20 +114,24 @@ def _grid(rows: int, token_grid: "Grid") -> "Grid":
 def _predictions(model, plan: hj.Hourglass, grids: "list[Grid]", photo: "np.ndarray", image: "np.ndarray"):
     import numpy as np
 
-    from hourglass_jax.analysis.comparison import run_model
+    from hourglass_jax.analysis.comparison import result_at_input, run_model
     from hourglass_jax.analysis.fidelity import cosine_similarity
-    from hourglass_jax.imaging.pictures import sheet, stretched
+    from hourglass_jax.imaging.pictures import resize_photo, sheet
+    from hourglass_jax.models.base import find_task
 
-    def drawn(result: np.ndarray) -> np.ndarray:
-        return [*model.pictures(photo, stretched(np.asarray(result[0]), photo.shape[:2])).values()][-1]
+    size, task = image.shape[1:3], find_task(model, None)
+    photo = resize_photo(photo, size)
 
-    features, result = run_model(model, image)
-    panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", drawn(result))]
+    def drawn(outputs: object) -> np.ndarray:
+        return task.render(photo, result_at_input(task, outputs, size)).overview
+
+    features, outputs = run_model(model, image)
+    panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", drawn(outputs))]
     for clusters in grids:
         fast = hj.expedite(model, dataclasses.replace(plan, clusters=clusters))
-        fast_features, result = run_model(fast, image)
+        fast_features, outputs = run_model(fast, image)
         cosine = float(cosine_similarity(fast_features, features)[0])
-        panels.append((f"{by(clusters)} clusters\ncosine {cosine:.3f}", drawn(result)))
+        panels.append((f"{by(clusters)} clusters\ncosine {cosine:.3f}", drawn(outputs)))
     return sheet([panels], height=HEIGHT)
 
 

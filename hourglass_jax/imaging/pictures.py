@@ -109,6 +109,11 @@ def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values[np.ix_(rows, columns)]
 
 
+def resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A photograph, uint8 [H, W, 3], at another size, (rows, columns) in pixels; bicubic."""
+    return np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
 def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6) -> np.ndarray:
     """Clusters drawn on their photograph: each tinted with its mean colour and outlined.
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hourglass_jax.imaging.images import resampled
-from hourglass_jax.ops.resize import resize_matrix
+from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
 TILE = 256
 """Pixels on a side of what is merged at once: the logits of all classes for a whole photograph are large."""
@@ -75,8 +75,12 @@ class SlidingWindow:
 
 def whole_view(image: np.ndarray) -> tuple[np.ndarray, Layout]:
     """The image as its own only view: [1, rows, columns, channels] and its layout."""
-    size = image.shape[:2]
-    return image[None], Layout(size, size, (0,), (0,))
+    return image[None], whole_layout(image.shape[:2])
+
+
+def whole_layout(size: tuple[int, int]) -> Layout:
+    """The layout of an image of `size` = (rows, columns) that is its own only view."""
+    return Layout(size, size, (0,), (0,))
 
 
 def merge(
@@ -84,17 +88,19 @@ def merge(
     layout: Layout,
     size: tuple[int, int],
     *,
-    patch_size: int,
+    cell: int,
+    resampling: ResizeMethod = "bilinear",
     decide: Callable[[jax.Array], jax.Array],
 ) -> np.ndarray:
     """One map of a photograph from the coarse maps of its views.
 
     Args:
         maps: [n, h, w, C], of the views in the order of their layout; a view was padded at the bottom and on the
-            right to h * patch_size x w * patch_size pixels.
+            right to h * cell x w * cell pixels.
         layout: of the views.
         size: (rows, columns) of the photograph in pixels.
-        patch_size: pixels of a view on a side of one position of its map.
+        cell: pixels of a view on a side of one position of its map.
+        resampling: how the merged map gets the photograph's size.
         decide: [rows, columns, C] -> [rows, columns], what is wanted of the values of a pixel; a function that can
             be compiled, the same object every time.
 
@@ -102,27 +108,10 @@ def merge(
         [rows, columns] of what `decide` returns.
     """
     _, h, w, channels = maps.shape
-    rows = _weights(layout.image[0], layout.view[0], layout.tops, h, patch_size, size[0])
-    columns = _weights(layout.image[1], layout.view[1], layout.lefts, w, patch_size, size[1])
+    rows = _weights(layout.image[0], layout.view[0], layout.tops, h, cell, size[0], resampling)
+    columns = _weights(layout.image[1], layout.view[1], layout.lefts, w, cell, size[1], resampling)
     grid = jnp.asarray(maps).reshape(len(layout.tops), len(layout.lefts), h, w, channels)
     grid = grid.swapaxes(1, 2).reshape(rows.shape[1], columns.shape[1], channels)
-    return decided(grid, rows, columns, decide)
-
-
-def decided(
-    grid: np.ndarray | jax.Array, rows: np.ndarray, columns: np.ndarray, decide: Callable[[jax.Array], jax.Array]
-) -> np.ndarray:
-    """Resizes a map and decides on every pixel of it, tile by tile.
-
-    Args:
-        grid: [h, w, C].
-        rows: float32 [rows, h], what every row of the result takes from those of `grid`.
-        columns: float32 [columns, w], likewise.
-        decide: see `merge`.
-
-    Returns:
-        [rows, columns] of what `decide` returns.
-    """
     merged = [np.concatenate([_tile(grid, y, x, decide) for x in _tiles(columns)], axis=1) for y in _tiles(rows)]
     return np.concatenate(merged)[: len(rows), : len(columns)]
 
@@ -139,18 +128,24 @@ def _tiles(weights: np.ndarray) -> list[np.ndarray]:
 
 
 def _weights(
-    image: int, view: int, anchors: tuple[int, ...], positions: int, patch_size: int, target: int
+    image: int,
+    view: int,
+    anchors: tuple[int, ...],
+    positions: int,
+    cell: int,
+    target: int,
+    resampling: ResizeMethod,
 ) -> np.ndarray:
     """What every pixel of the photograph takes from every position of the views' maps, along one axis.
 
     float32 [target, views * positions], rows sum to one.
     """
-    upsampling = resize_matrix(positions, positions * patch_size, "bilinear")[:view]
+    upsampling = resize_matrix(positions, positions * cell, "bilinear")[:view]
     weights = np.zeros((image, len(anchors), positions))
     for index, anchor in enumerate(anchors):
         weights[anchor : anchor + view, index] += upsampling
     weights /= weights.sum(axis=(1, 2), keepdims=True)
-    resized = resize_matrix(image, target, "bilinear") @ weights.reshape(image, -1)
+    resized = resize_matrix(image, target, resampling) @ weights.reshape(image, -1)
     return resized.astype(np.float32)
 
 

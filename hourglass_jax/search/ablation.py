@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,13 +13,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from hourglass_jax.analysis.fidelity import Read, cosine_similarity, every_token, head_input
+from hourglass_jax.analysis.fidelity import cosine_similarity
 from hourglass_jax.analysis.flops import count_function_macs
 from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.imaging.images import Preprocessing, center_crop_square
 from hourglass_jax.io.journal import Journal
+from hourglass_jax.models.base import Encoder, Model
 from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.pooling import upsample_tokens
@@ -153,7 +154,7 @@ class Ablation:
 
     def __init__(
         self,
-        model: nnx.Module,
+        model: Model,
         photographs: Mapping[str, np.ndarray],
         plan: Hourglass,
         *,
@@ -163,8 +164,7 @@ class Ablation:
         if not isinstance(model.backbone, ViT):
             raise ValueError(f"an ablation takes a ViT apart, got a {type(model.backbone).__name__}")
         preprocessing = preprocessing or model.config.preprocessing
-        self._backbone, side = model.backbone, model.config.backbone.patch_size
-        self._final = head_input(model)
+        self._model, self._backbone, side = model, model.backbone, model.config.backbone.patch_size
         self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)
         self._squares = [center_crop_square(photo) for photo in photographs.values()]
         self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.side
@@ -189,17 +189,16 @@ class Ablation:
         }
         blocks = tuple(range(self.plan.alpha - 1, self._backbone.depth))
         self._original = [
-            jax.tree.map(np.asarray, _features(self._backbone, image[None], self._grid, self._final, blocks))
-            for image in images
+            jax.tree.map(np.asarray, _features(model, image[None], self._grid, blocks)) for image in images
         ]
         self.studies = self._studies()
 
     def measure(self, point: Point) -> Figures:
         """The figures of a point, all photographs with one compiled function."""
-        fast, blocks = expedite(self._backbone, point.plan), () if point.block is None else (point.block,)
+        fast, blocks = expedite(self._model, point.plan), () if point.block is None else (point.block,)
         final, at_block = [], []
         for image, (features, kept) in zip(self._images(point.side or self.size), self._original, strict=True):
-            found, found_at_block = _features(fast, image[None], self._grid, self._final, blocks)
+            found, found_at_block = _features(fast, image[None], self._grid, blocks)
             final.append(float(cosine_similarity(found, features)[0]))
             if blocks:
                 original = kept[point.block - self.plan.alpha + 1]
@@ -257,8 +256,8 @@ class Ablation:
 
     def _gflops(self, plan: Plan | None, side: int) -> float:
         images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-        run = functools.partial(_features, grid=self._grid, final=self._final)
-        return sum(count_function_macs(run, expedite(self._backbone, plan), images).values()) / 1e9
+        run = functools.partial(_features, grid=self._grid)
+        return sum(count_function_macs(run, expedite(self._model, plan), images).values()) / 1e9
 
     def _studies(self) -> dict[str, Study]:
         base, depth = self.plan, self._backbone.depth
@@ -388,14 +387,14 @@ class Ablation:
         return True
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "final", "blocks"))
+@functools.partial(jax.jit, static_argnames=("grid", "blocks"))
 def _features(
-    backbone: nnx.Module, images: jax.Array, grid: Grid, final: Read, blocks: tuple[int, ...] = ()
+    model: Encoder, images: jax.Array, grid: Grid, blocks: tuple[int, ...] = ()
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Final features, a map of all tokens being resized to `grid`, [B, H*W, C]; and those after some blocks."""
-    features = backbone(images, intermediates=blocks)
-    found = final(features)
-    if final is every_token:
+    """What the head reads, a map of all tokens being resized to `grid`, [B, N, C]; and tokens after some blocks."""
+    features = model.backbone(images, intermediates=blocks)
+    found = model.head_input(features)
+    if found.shape[1] == math.prod(features.token_grid):
         found = upsample_tokens(found, cluster_grid=features.token_grid, token_grid=grid)
     return found, tuple(each.tokens for each in features.intermediates)
 

@@ -4,9 +4,9 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from flax import nnx
-
 from hourglass_jax.analysis.flops import count_encoder_macs
+from hourglass_jax.backbones.vit import ViT
+from hourglass_jax.models.base import Encoder
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.registry import METHODS
@@ -35,9 +35,9 @@ class Costs:
         ValueError: the size does not fit the model, or its backbone is no ViT.
     """
 
-    def __init__(self, model: nnx.Module, size: tuple[int, int]) -> None:
-        backbone = getattr(model, "backbone", model)
-        if not hasattr(backbone, "token_grid"):
+    def __init__(self, model: Encoder, size: tuple[int, int]) -> None:
+        backbone = model.backbone
+        if not isinstance(backbone, ViT):
             raise ValueError(f"budgets are shared out among the blocks of a ViT, got a {type(backbone).__name__}")
         self.token_grid, self.depth = backbone.token_grid(*size), backbone.depth
         self.original = count_encoder_macs(expedite(model, None), size)
@@ -79,7 +79,7 @@ class Costs:
         return plan_at(step)
 
 
-def at_budget(model: nnx.Module, method: str, share: float, size: tuple[int, int]) -> Plan:
+def at_budget(model: Encoder, method: str, share: float, size: tuple[int, int]) -> Plan:
     """`Costs.solve` for a single plan.
 
     Args:

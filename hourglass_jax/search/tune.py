@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
 from hourglass_jax.analysis.inspection import look
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.imaging.images import Preprocessing, center_crop_square
 from hourglass_jax.io.journal import Journal
+from hourglass_jax.models.base import Encoder, Model
 from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
@@ -171,7 +171,7 @@ class Tuner:
 
     def __init__(
         self,
-        model: nnx.Module,
+        model: Model,
         photographs: Mapping[str, np.ndarray],
         journal: Path,
         *,
@@ -518,18 +518,18 @@ _features = jax.jit(final_features)
 
 
 @jax.jit
-def _run(model: nnx.Module, images: jax.Array) -> jax.Array:
+def _run(model: Model, images: jax.Array) -> jax.Array:
     return model(images)
 
 
 @jax.jit
-def _cosine(model: nnx.Module, images: jax.Array, original: jax.Array) -> jax.Array:
+def _cosine(model: Encoder, images: jax.Array, original: jax.Array) -> jax.Array:
     return cosine_similarity(final_features(model, images), original)[0]
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _slope(
-    model: nnx.Module, plan: Plan, position: jax.Array, images: jax.Array, original: jax.Array
+    model: Encoder, plan: Plan, position: jax.Array, images: jax.Array, original: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """One minus the cosine at exp(position) as the plan's temperature, and its derivative by the position."""
 

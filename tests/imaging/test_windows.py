@@ -55,7 +55,7 @@ def test_merging_is_averaging(rows: int, columns: int, window: int, overlap: int
     _, layout = sliding.cut(np.zeros((rows, columns, 3), np.float32))
     maps = random_maps(layout)
     expected = merged_one_by_one(maps, layout, size)
-    found = merge(maps, layout, size, patch_size=PATCH, decide=first_channel)
+    found = merge(maps, layout, size, cell=PATCH, decide=first_channel)
     np.testing.assert_allclose(found, expected[..., 0], atol=2e-5)
 
 
@@ -63,7 +63,7 @@ def test_tiles_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hourglass_jax.imaging.windows.TILE", 7)
     _, layout = whole_view(np.zeros((22, 17, 3), np.float32))
     maps = random_maps(layout)
-    found = merge(maps, layout, (29, 14), patch_size=PATCH, decide=both_channels)
+    found = merge(maps, layout, (29, 14), cell=PATCH, decide=both_channels)
     np.testing.assert_allclose(found, merged_one_by_one(maps, layout, (29, 14)), atol=2e-5)
 
 

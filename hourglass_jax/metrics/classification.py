@@ -4,11 +4,11 @@ Source: facebookresearch/SWAG, imagenet_1k_eval.py (accuracy).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from hourglass_jax.evaluation.metrics import percent, share
+from hourglass_jax.metrics.base import CountMetric, percent, share
 
 TOP = 5
 
@@ -28,18 +28,14 @@ class Accuracies(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Classification:
+class ClassificationMetric(CountMetric):
     """Images with one class each, of `classes`."""
 
     classes: int
-    task: ClassVar[str] = "classification"
-
-    def of(self, model: Any) -> "Classification":
-        """See `Metric.of`: all classifiers do it alike."""
-        return self
+    task = "classification"
 
     def zeros(self) -> np.ndarray:
-        """See `Metric.zeros`: of each class the images, those that are found, and those among the five."""
+        """See `CountMetric.zeros`: of each class the images, those that are found, and those among the five."""
         return np.zeros((self.classes, 3), np.int64)
 
     def count(self, result: np.ndarray, truth: int) -> np.ndarray:

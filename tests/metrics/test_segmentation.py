@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from hourglass_jax.evaluation.segmentation import IGNORED, Segmentation
+from hourglass_jax.metrics.segmentation import IGNORED, SegmentationMetric
 
-FOUR = Segmentation(4)
+FOUR = SegmentationMetric(4)
 PREDICTION = np.array([[0, 0, 1, 1], [0, 2, 1, 1]], np.uint8)
 LABEL = np.array([[0, 0, 0, 1], [1, 1, 1, IGNORED]], np.int16)
 COUNTS = [[2, 1, 0, 0], [1, 2, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
@@ -38,12 +38,12 @@ def test_counts_are_those_of_scikit_learn(classes: int) -> None:
         prediction, label = random_maps(seed, classes)
         counted = label != IGNORED
         expected = confusion_matrix(label[counted], prediction[counted], labels=range(classes))
-        np.testing.assert_array_equal(Segmentation(classes).count(prediction, label), expected)
+        np.testing.assert_array_equal(SegmentationMetric(classes).count(prediction, label), expected)
 
 
 def test_figures_of_many_images_are_those_of_the_sets_of_all_their_pixels() -> None:
     classes, maps = 6, [random_maps(seed, 6, (7, 5 + seed)) for seed in range(4)]
-    metric = Segmentation(classes)
+    metric = SegmentationMetric(classes)
     found = metric.scores(sum((metric.count(*each) for each in maps), metric.zeros()))
     truth: list[set] = [set() for _ in range(classes)]
     guess: list[set] = [set() for _ in range(classes)]
@@ -64,7 +64,7 @@ def test_figures_of_many_images_are_those_of_the_sets_of_all_their_pixels() -> N
 
 def test_perfect_and_nothing() -> None:
     label = LABEL.clip(max=1)
-    metric = Segmentation(3)
+    metric = SegmentationMetric(3)
     perfect = metric.scores(metric.count(label, label))
     assert perfect[:3] == (1, 1, 1)
     nothing = metric.scores(metric.count(PREDICTION, np.full_like(LABEL, IGNORED)))

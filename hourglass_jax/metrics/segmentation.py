@@ -4,11 +4,11 @@ Source: open-mmlab/mmsegmentation, mmseg/core/evaluation/metrics.py (intersect_a
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from hourglass_jax.evaluation.metrics import percent, share
+from hourglass_jax.metrics.base import CountMetric, percent, share
 
 IGNORED = 255
 """The label of pixels that do not count."""
@@ -31,18 +31,14 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class SegmentationMetric(CountMetric):
     """Label maps: every pixel has one of `classes`."""
 
     classes: int
-    task: ClassVar[str] = "segmentation"
-
-    def of(self, model: Any) -> "Segmentation":
-        """See `Metric.of`: all models that label pixels do it alike."""
-        return self
+    task = "segmentation"
 
     def zeros(self) -> np.ndarray:
-        """See `Metric.zeros`: pixels by what they are (rows) and what they are taken for (columns)."""
+        """See `CountMetric.zeros`: pixels by what they are (rows) and what they are taken for (columns)."""
         return np.zeros((self.classes, self.classes), np.int64)
 
     def count(self, result: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -4,10 +4,12 @@ Source: cogaplex-bts/bts, utils/eval_with_pngs.py (figures and crops), which isl
 alignment of relative inverse depth is MiDaS's (arXiv 1907.01341).
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from hourglass_jax.metrics.base import CountMetric
 
 NEAREST = 1e-3
 """Metres: nothing nearer is measured or believed."""
@@ -45,7 +47,7 @@ class DepthScores(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Depth:
+class DepthMetric(CountMetric):
     """Depth maps in metres.
 
     Attributes:
@@ -58,18 +60,14 @@ class Depth:
     cap: float = 80.0
     crop: Crop | None = None
     is_relative: bool = False
-    task: ClassVar[str] = "depth"
+    task = "depth"
 
     def __post_init__(self) -> None:
         if not self.cap > NEAREST:
             raise ValueError(f"cap must be more than {NEAREST} metres, got {self.cap}")
 
-    def of(self, model: Any) -> "Depth":
-        """See `Metric.of`."""
-        return replace(self, is_relative=model.config.farthest is None)
-
     def zeros(self) -> np.ndarray:
-        """See `Metric.zeros`: the number of images, and the sums of their figures."""
+        """See `CountMetric.zeros`: the number of images, and the sums of their figures."""
         return np.zeros(1 + len(DepthScores._fields))
 
     def count(self, result: np.ndarray, truth: np.ndarray) -> np.ndarray:
