@@ -2,6 +2,10 @@
 
 from importlib import import_module
 
+from hourglass_jax.start import prepare_jax
+
+prepare_jax()
+
 _PUBLIC = {
     "auto_temperature": "ops.clustering",
     "cluster_tokens": "ops.clustering",
