@@ -87,7 +87,8 @@ class Model(Encoder, Protocol):
 class PromptedModel(Encoder, Protocol):
     """A model that answers prompts about an image: one encoding, then many prompts.
 
-    Attributes are those of `Model`; `features` is the encoded image.
+    Attributes are those of `Model`. What `features` returns is the encoded image: a pytree of arrays, which leaves
+    one compiled function and enters others.
     """
 
     config: Config
