@@ -48,7 +48,7 @@ def compare(
     Args:
         photos: Image files.
         output: Folder to write the pictures to.
-        methods: A reduction to compare; may be given several times.
+        methods: A method to compare; may be given several times.
         budget: Shares of the encoder's multiply-accumulates, for the methods; by default what the plan costs.
         repeats: Timed runs of each; the median counts.
     """

@@ -65,7 +65,7 @@ def tune(
             given.
         speedup: At least this speed-up, measured on this machine with one image, at the best fidelity.
         min_cosine: At least this mean cosine, at the least multiply-accumulates.
-        methods: A reduction to search in; may be given several times. By default all of them.
+        methods: A method to search in; may be given several times. By default all of them.
         limit: At most so many images, evenly spread over the folder.
     """
     from hourglass_jax.imaging.images import read_image, write_image

@@ -1,4 +1,4 @@
-"""The search for a plan: which reduction, with which settings, is best for a model and images without labels.
+"""The search for a plan: which method, with which settings, is best for a model and images without labels.
 
 It goes from coarse to fine. Every method's plan for the target is tried on few images; the best methods are kept,
 and their settings are changed one at a time; what is left is measured on all images that are tuned on. Temperatures
@@ -308,7 +308,7 @@ class Tuner:
     def _fast_enough(
         self, method: str, changed: Mapping[str, object], wanted: float, names: Sequence[str]
     ) -> Candidate:
-        """The plan of least reduction whose measured speed-up is the wanted one; the fastest if there is none.
+        """The plan that keeps most and whose measured speed-up is the wanted one; the fastest if there is none.
 
         The time is nearly a straight line over the share of the multiply-accumulates, which the last two
         measurements give.

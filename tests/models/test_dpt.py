@@ -225,14 +225,6 @@ def test_compared_with_its_hooked_features(depth: DPTDepth) -> None:
     assert found.figures.cosine < 1 and 0 < found.figures.mae < 1 and found.figures.agreement is None
 
 
-def test_saved_and_loaded(tmp_path) -> None:
-    for config in (HYBRID, replace(DEPTH, inversion=(0.1, 0.2)), LABELS):
-        model = dpt(config)
-        loaded = hj.load(hj.save(model, tmp_path / "model.safetensors"))
-        assert loaded.config == config
-        assert type(loaded) is type(model)
-
-
 @pytest.mark.parametrize(
     ("config", "fields", "message"),
     [

@@ -101,13 +101,6 @@ def test_decoding_clusters_equals_decoding_the_restored_tokens(model: Saliency) 
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
 
 
-def test_bfloat16_is_close_to_float32(model: Saliency) -> None:
-    clusters, output, _ = run(expedite(saliency(jnp.bfloat16), PLAN), random_images())
-    assert (clusters.dtype, output.dtype) == (jnp.bfloat16, jnp.float32)
-    _, expected, _ = run(expedite(model, PLAN), random_images())
-    assert jnp.abs(output - expected).mean() < 0.01
-
-
 def test_results_agree_where_both_are_at_least_one_half_or_neither() -> None:
     assert TASK.agreement(np.array([0.0, 0.49, 0.5, 1.0]), np.array([0.4, 0.5, 0.9, 0.2])) == 0.5
 

@@ -149,15 +149,6 @@ def test_more_than_256_classes_have_16_bit_labels() -> None:
     assert hj.Predictor(model)(photo(40, 40)).dtype == np.uint16
 
 
-def test_saved_and_loaded(model: Segmenter, tmp_path) -> None:
-    loaded = hj.load(hj.save(model, tmp_path / "model.safetensors"))
-    assert loaded.config == CONFIG
-    image = images(32, 32)
-    np.testing.assert_array_equal(run(loaded, image), run(model, image))
-    whole = segmenter(replace(CONFIG, window=None))
-    assert hj.load(hj.save(whole, tmp_path / "whole.safetensors")).config.window is None
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

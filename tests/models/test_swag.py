@@ -52,15 +52,6 @@ def photo(rows: int, columns: int) -> np.ndarray:
     return np.random.default_rng(2).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("plan", [None, PLAN], ids=["original", "expedited"])
-def test_logits_of_one_image_are_its_own(plan, model: Swag) -> None:
-    fast, batch = hj.expedite(model, plan), images(40, 32)
-    logits = run(fast, batch)
-    assert (logits.shape, logits.dtype) == ((2, 9), np.float32)
-    np.testing.assert_allclose(run(fast, batch[1:]), logits[1:], atol=1e-5)
-    assert np.abs(logits[0] - logits[1]).max() > 1e-3
-
-
 def test_the_head_reads_the_class_token(model: Swag) -> None:
     features = model.backbone(images(32, 32))
     np.testing.assert_array_equal(model.head_input(features)[:, 0], features.special[:, 0])
@@ -138,21 +129,6 @@ def test_the_difference_is_the_probability_that_moved(model: Swag) -> None:
     assert task.difference(a, a) == 0
     assert task.difference(np.array([1.0, 0]), np.array([0, 1.0])) == 1
     assert (task.agreement(a, a), task.agreement(a, b)) == (1, 0)
-
-
-def test_saved_and_loaded(model: Swag, tmp_path) -> None:
-    loaded = hj.load(hj.save(model, tmp_path / "model.safetensors"))
-    assert loaded.config == CONFIG
-    image = images(32, 32)
-    np.testing.assert_array_equal(run(loaded, image), run(model, image))
-
-
-def test_bfloat16_follows_float32(model: Swag, tmp_path) -> None:
-    half = hj.load(hj.save(model, tmp_path / "model.safetensors"), dtype=jax.numpy.bfloat16)
-    image = images(32, 32)
-    found = run(half, image)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, run(model, image), atol=0.1)
 
 
 def test_config_checks_its_fields() -> None:

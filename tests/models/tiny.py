@@ -49,7 +49,7 @@ MODELS: dict[str, tuple[type[VisionModel], object]] = {
             hooks=(1, 2),
             widths=(128, 128, 8, 8),
             fusion_width=8,
-            max_depth=10.0,
+            inversion=(0.1, 0.2),
             preprocessing=PREPROCESSING,
         ),
     ),

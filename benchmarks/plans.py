@@ -1,6 +1,6 @@
-"""All token reductions on the embedded model at one budget: cost, fidelity, speed.
+"""All methods on the embedded model at one budget: cost, fidelity, speed.
 
-    python benchmarks/reductions.py [--budget 0.6] [--json] [--repeats N]
+    python benchmarks/plans.py [--budget 0.6] [--json] [--repeats N]
 
 Centre-cropped squares of all photographs at 518 x 518; the budget is a share of the encoder's multiply-accumulates,
 and every method's own plan is solved for it. Cosines are of the final patch features to the unexpedited ones;
