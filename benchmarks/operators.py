@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hourglass_jax.analysis.latency import measure
-from hourglass_jax.ops import attention, clustering, reconstruction
+from hourglass_jax.ops import attention, clustering, tiling
+from hourglass_jax.ops.kth_smallest import kth_smallest
 
 PLANS = {
     "ViT-S/14 at 518": ((37, 37), (26, 26), 384, 5),
@@ -35,7 +36,7 @@ def normal(*shape: int) -> jax.Array:
 
 
 def tiles(repeats: int) -> Table:
-    library = clustering._tile_side
+    library = tiling.tile_side
     sides = {"library's": library, **{f"tiles of {n}": lambda cells, _, n=n: min(n, cells) for n in (2, 4, 8)}}
     sides["one tile (dense)"] = lambda cells, _: cells
     table = Table("clustering", *sides)
@@ -43,14 +44,14 @@ def tiles(repeats: int) -> Table:
         tokens = normal(1, token_grid[0] * token_grid[1], channels)
 
         def compiled(side, token_grid=token_grid, cluster_grid=cluster_grid, window=window, tokens=tokens):
-            clustering._tile_side = side
+            tiling.tile_side = side
             run = jax.jit(
                 lambda z: clustering.cluster_tokens(
                     z, token_grid=token_grid, cluster_grid=cluster_grid, window=window
                 )
             )
             run(tokens)
-            clustering._tile_side = library
+            tiling.tile_side = library
             return lambda: run(tokens)
 
         add(table, name, [compiled(side) for side in sides.values()], repeats)
@@ -58,16 +59,16 @@ def tiles(repeats: int) -> Table:
 
 
 def kth_neighbour(repeats: int) -> Table:
-    def by_counting(distances: jax.Array, k: int) -> jax.Array:
+    def by_halving(distances: jax.Array, k: int) -> jax.Array:
         nearest, farthest = (extreme(distances, axis=1, keepdims=True) for extreme in (jnp.min, jnp.max))
-        return reconstruction._kth_smallest(distances, k, nearest, farthest)
+        return kth_smallest(distances, k, nearest, farthest)
 
-    table = Table("k-th of M for N tokens", "counting", "top_k", "sort")
+    table = Table("k-th of M for N tokens", "halving", "top_k", "sort")
     for tokens, clusters, k in ((1369, 676, 20), (1600, 784, 20), (1200, 256, 50)):
         distances = jnp.abs(normal(1, clusters, tokens))
         by_row = distances.swapaxes(1, 2)
         searches = [
-            (jax.jit(lambda d, k=k: by_counting(d, k)), distances),
+            (jax.jit(lambda d, k=k: by_halving(d, k)), distances),
             (jax.jit(lambda d, k=k: jax.lax.top_k(-d, k)[0][..., -1]), by_row),
             (jax.jit(lambda d, k=k: jnp.sort(d, axis=-1)[..., k - 1]), by_row),
         ]

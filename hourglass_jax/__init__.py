@@ -1,8 +1,36 @@
 """Trained vision transformers for dense prediction, faster, with the same weights and no training."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from hourglass_jax.start import prepare_jax
+
+if TYPE_CHECKING:
+    from hourglass_jax.hub import load as load
+    from hourglass_jax.hub import save as save
+    from hourglass_jax.ops.clustering import auto_temperature as auto_temperature
+    from hourglass_jax.ops.clustering import cluster_tokens as cluster_tokens
+    from hourglass_jax.ops.pooling import pool_tokens as pool_tokens
+    from hourglass_jax.ops.pooling import upsample_tokens as upsample_tokens
+    from hourglass_jax.ops.reconstruction import reconstruct_tokens as reconstruct_tokens
+    from hourglass_jax.ops.reconstruction import unpool_tokens as unpool_tokens
+    from hourglass_jax.plans.act import ACT as ACT
+    from hourglass_jax.plans.base import Plan as Plan
+    from hourglass_jax.plans.base import TokenReduction as TokenReduction
+    from hourglass_jax.plans.base import Tokens as Tokens
+    from hourglass_jax.plans.dynamic_vit import DynamicViT as DynamicViT
+    from hourglass_jax.plans.evit import EViT as EViT
+    from hourglass_jax.plans.expedite import expedite as expedite
+    from hourglass_jax.plans.files import load_plan as load_plan
+    from hourglass_jax.plans.files import save_plan as save_plan
+    from hourglass_jax.plans.hourglass import Hourglass as Hourglass
+    from hourglass_jax.plans.pooling import Downsampling as Downsampling
+    from hourglass_jax.plans.pooling import Pooling as Pooling
+    from hourglass_jax.plans.presets import PRESETS as PRESETS
+    from hourglass_jax.plans.presets import preset as preset
+    from hourglass_jax.plans.staged_merging import StagedMerging as StagedMerging
+    from hourglass_jax.plans.token_merging import TokenMerging as TokenMerging
+    from hourglass_jax.predictor import Predictor as Predictor
 
 prepare_jax()
 
@@ -33,18 +61,23 @@ _PUBLIC = {
     "load": "hub",
     "save": "hub",
 }
+"""Public name -> the module that it is imported from when it is first asked for."""
 
 __all__ = sorted(_PUBLIC)
+__version__: str
 
 
 def __getattr__(name: str) -> object:
     """Imports a public name when it is first asked for, so that `import hourglass_jax` itself is immediate."""
-    if name not in _PUBLIC:
+    if name == "__version__":
+        value: object = import_module("importlib.metadata").version("hourglass-jax")
+    elif name in _PUBLIC:
+        value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

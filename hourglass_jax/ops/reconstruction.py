@@ -8,6 +8,7 @@ import numpy as np
 
 from hourglass_jax.ops.clustering import Temperature, resolve_temperature
 from hourglass_jax.ops.grids import Grid, check_tokens
+from hourglass_jax.ops.kth_smallest import kth_smallest
 
 
 def reconstruct_tokens(
@@ -56,7 +57,7 @@ def reconstruct_tokens(
         # Beyond this, all weights together are less than the rounding error of the nearest cluster's.
         negligible = tau * np.log(clusters.shape[1] / jnp.finfo(distances.dtype).eps)
         limit = nearest + negligible[:, None, None]
-        weights = jnp.where(distances <= _kth_smallest(distances, neighbors, nearest, limit), weights, 0)
+        weights = jnp.where(distances <= kth_smallest(distances, neighbors, nearest, limit), weights, 0)
     scale = weights.sum(axis=1) if normalize == "sum" else jnp.sqrt(jnp.sum(weights**2, axis=1))
     spread = jnp.einsum("bmn,bmc->bnc", weights, refined.astype(weights.dtype), precision="highest")
     return (spread / scale[..., None]).astype(refined.dtype)
@@ -102,53 +103,3 @@ def _squared_distances(
     products = jnp.einsum("bmc,bnc->bmn", s, z, precision="highest")
     squares = jnp.sum(s**2, axis=-1)[:, :, None] + jnp.sum(z**2, axis=-1)[:, None, :]
     return jnp.maximum(squares - 2 * products, 0)
-
-
-def _kth_smallest(values: jax.Array, k: int, nearest: jax.Array, limit: jax.Array) -> jax.Array:
-    """A threshold that exactly the k smallest of [B, M, N] along M, and those tied with the k-th, do not exceed.
-
-    `nearest` [B, 1, N] are the smallest. Where fewer than k values are within `limit` [B, 1, N], the threshold is
-    the limit. The search goes by bit patterns, which for non-negative floats are ordered as the numbers are. Each
-    pass divides the bracket by several thresholds, whose counts share the bits of one integer and cost no more than
-    one of them, until it is 0.2% wide in float32; from there from value to value, of which few are left, while ties
-    would cost a pass for every bit. `jax.lax.top_k` takes several times as long on CPU (benchmarks/operators.py).
-    """
-    values, nearest, limit = jax.lax.stop_gradient((values, nearest, limit))
-    integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
-    bits, low, high = (jax.lax.bitcast_convert_type(x, integer) for x in (values, nearest, limit))
-    field = values.shape[1].bit_length()
-    dividers = min(max(31 // field, 1), 3)
-
-    def counts(*thresholds: jax.Array) -> list[jax.Array]:
-        within = sum(jnp.where(bits <= each, 1 << i * field, 0) for i, each in enumerate(thresholds))
-        packed = jnp.sum(within, axis=1, keepdims=True, dtype=jnp.int32)
-        return [(packed >> i * field) & ((1 << field) - 1) for i in range(len(thresholds))]
-
-    def divide(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Fewer than k values are below the bracket, at least k are not above it."""
-        low, high = bracket
-        part = (high - low) // (dividers + 1)
-        thresholds = [low + (i + 1) * part for i in range(dividers)]
-        found = list(zip(thresholds, counts(*thresholds), strict=True))
-        for threshold, within in found:
-            low = jnp.where(within < k, threshold + 1, low)
-        for threshold, within in reversed(found):
-            low = jnp.where(within == k, threshold, low)
-            high = jnp.where(within >= k, threshold, high)
-        return low, high
-
-    def undecided(state: tuple[jax.Array, jax.Array]) -> jax.Array:
-        low, within = state
-        return jnp.any((within < k) & (low < high))
-
-    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Up to the next value where fewer than k are within."""
-        low, within = state
-        following = jnp.min(jnp.where(bits > low, bits, high), axis=1, keepdims=True)
-        low = jnp.where(within < k, following, low)
-        return low, *counts(low)
-
-    low = jnp.where(counts(high)[0] <= k, high, low)
-    low, high = jax.lax.fori_loop(0, round(16 / np.log2(dividers + 1)), divide, (low, high))
-    threshold, _ = jax.lax.while_loop(undecided, step, (low, *counts(low)))
-    return jax.lax.bitcast_convert_type(threshold, values.dtype)
