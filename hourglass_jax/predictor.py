@@ -68,6 +68,8 @@ class Predictor:
         Returns:
             The task's result at each image's own size; a list where a list was given.
 
+        A batch that does not fit into memory is halved.
+
         Raises:
             ValueError: an image cannot be read, is too small, the model's plan does not fit it, or what the model
                 makes of it is not finite.
@@ -88,14 +90,21 @@ class Predictor:
 
         outputs: dict[int, list[Any]] = defaultdict(list)
         for group in by_shape.values():
-            batch_size = min(self.batch_size, len(group))
-            for start in range(0, len(group), batch_size):
+            batch_size, start = min(self.batch_size, len(group)), 0
+            while start < len(group):
                 indices, views = zip(*group[start : start + batch_size], strict=True)
-                # Pad the last batch: a smaller one would trigger a recompilation.
-                padded = np.stack(views + views[:1] * (batch_size - len(views)))
-                batch = jax.tree.map(np.asarray, self._run(padded))
+                try:
+                    # Pad the last batch: a smaller one would trigger a recompilation.
+                    padded = np.stack(views + views[:1] * (batch_size - len(views)))
+                    batch = jax.tree.map(np.asarray, self._run(padded))
+                except Exception as problem:
+                    if batch_size == 1 or not is_out_of_memory(problem):
+                        raise
+                    batch_size //= 2
+                    continue
                 for place, index in enumerate(indices):
                     outputs[index].append(jax.tree.map(lambda leaf, place=place: leaf[place], batch))
+                start += batch_size
         results = []
         for index, (photo, layout) in enumerate(zip(photos, layouts, strict=True)):
             joined = jax.tree.map(lambda *views: np.stack(views), *outputs[index])
@@ -105,6 +114,12 @@ class Predictor:
 
     def _run(self, images: np.ndarray) -> Any:
         return run(self.model, images)
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether an exception says that an array did not fit into the memory of the host or of a device."""
+    is_of_xla = isinstance(problem, jax.errors.JaxRuntimeError)
+    return isinstance(problem, MemoryError) or (is_of_xla and "RESOURCE_EXHAUSTED" in str(problem))
 
 
 def _check_finite(outputs: Any, source: ImageSource) -> None:

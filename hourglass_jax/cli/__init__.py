@@ -1,13 +1,48 @@
 """The command line, `hourglass`: every command in a file of its own."""
 
+import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tyro
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point of `hourglass`: errors are one line on stderr and exit status 2."""
+    """The entry point of `hourglass`.
+
+    Errors are one line on stderr. The exit status is 2 for what a user can mend, 1 if a command did only a part of
+    its work, or nobody reads what it prints any more, and 130 after Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another one
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {function.__name__: function for function in _commands()},
+            prog="hourglass",
+            description="Trained vision transformers, faster with the same weights.",
+            args=arguments,
+            config=(tyro.conf.DisallowNone,),
+        )
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(1)
+    except (ValueError, OSError) as problem:
+        _fail(f"error: {problem}", 2)
+    except Exception as problem:
+        from hourglass_jax.predictor import is_out_of_memory
+
+        if not is_out_of_memory(problem):
+            raise
+        reason = str(problem).strip().partition("\n")[0] or "an array could not be made"
+        _fail(f"error: not enough memory, lower --size, --batch or the number of images at once: {reason}", 2)
+
+
+def _commands() -> tuple[Callable[..., None], ...]:
     from checkpoints_convert.command import convert
     from hourglass_jax.cli.ablate import ablate
     from hourglass_jax.cli.bench import bench
@@ -20,19 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from hourglass_jax.cli.tune import tune
     from hourglass_jax.cli.visualize import visualize
 
-    functions = (
-        *(models, predict, compare, features, flops, bench, tune),
-        *(visualize, ablate, convert, eval, demo),
-    )
-    commands = {each.__name__: each for each in functions}
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="hourglass",
-            description="Trained vision transformers, faster with the same weights.",
-            args=arguments,
-            config=(tyro.conf.DisallowNone,),
-        )
-    except (ValueError, OSError) as problem:
-        print("error:", " ".join(str(problem).split()), file=sys.stderr)
-        sys.exit(2)
+    return models, predict, compare, features, flops, bench, tune, visualize, ablate, convert, eval, demo
+
+
+def _fail(message: str, status: int) -> None:
+    from hourglass_jax.cli.options import printable
+
+    print(printable(" ".join(message.split())), file=sys.stderr)
+    sys.exit(status)

@@ -17,15 +17,17 @@ from hourglass_jax.cli.options import (
     Photos,
     PlanOptions,
     Plans,
-    by,
+    Reading,
+    ReadingOptions,
     check_folder,
-    check_paths,
     console,
     describe,
+    format_size,
+    hide_progress,
     interruptible,
     load_model,
+    photos_of,
     print_json,
-    quiet,
     weights_of,
 )
 
@@ -58,6 +60,7 @@ def ablate(
     output: Output = Path("ablation"),
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(iterations=5, representative="mean"),
+    reading: Reading = ReadingOptions(),
     studies: tuple[Name, ...] = get_args(Name),
 ) -> None:
     """Changes one part of a plan at a time: how close the final features stay to the original's, and the GFLOPs.
@@ -80,10 +83,9 @@ def ablate(
     check_matplotlib()
     if not studies:
         raise ValueError("expected at least one study, got none")
-    if photos:
-        check_paths(photos, output)
     check_folder(output)
-    paths = {photo.stem: photo for photo in photos} or photographs()
+    found_photos = photos_of(photos, reading) if photos else []
+    paths = {photo.name: photo.path for photo in found_photos} or photographs()
     images = {name: read_image(path) for name, path in paths.items()}
     loaded, preprocessing, chosen = load_model(model, plan)
     if not isinstance(chosen, hj.Hourglass):
@@ -92,7 +94,7 @@ def ablate(
     found: dict[str, list[tuple[Point, Figures]]] = {name: [] for name in ablation.studies if name in studies}
     picture = output / "ablation.png"
     total = sum(len(ablation.studies[name].points) for name in found)
-    with interruptible(output, "measured"), tqdm(total=total, desc="points", disable=quiet()) as bar:
+    with interruptible(output, "measured"), tqdm(total=total, desc="points", disable=hide_progress()) as bar:
         for name, point, figures in ablation.run(output / "ablation.jsonl", studies):
             found[name].append((point, figures))
             bar.update()
@@ -123,7 +125,8 @@ def ablate(
     for name, points in found.items():
         console().print(_table(name, ablation.studies[name], points, ablation.plan))
     console().print(
-        f"{len(images)} photographs at {by((ablation.size,) * 2)}; * is the plan, {describe(ablation.plan)}. "
+        f"{len(images)} photographs at {format_size((ablation.size,) * 2)}; "
+        f"* is the plan, {describe(ablation.plan)}. "
         "Cosines are of the encoder's final features with the original's, unless a block is named. GFLOPs are 10^9 "
         f"multiply-accumulates of the encoder. Picture: {picture}"
     )

@@ -9,12 +9,12 @@ from hourglass_jax.cli.options import (
     Models,
     PlanOptions,
     Plans,
-    by,
     console,
     describe,
+    format_size,
+    hide_progress,
     load_model,
     print_json,
-    quiet,
 )
 from hourglass_jax.plans.files import plan_fields
 
@@ -47,7 +47,7 @@ def bench(
     macs = [count_macs(each, size)["total"] for each in (loaded, fast)]
     run = jax.jit(lambda model, images: model(images))
     images = jax.numpy.asarray(np.random.default_rng(0).standard_normal((batch, *size, 3)), "float32")
-    with tqdm(total=2 * (repeats + 1), desc="runs", disable=quiet()) as bar:
+    with tqdm(total=2 * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
         times = measure(
             [lambda: run(loaded, images), lambda: run(fast, images)], repeats=repeats, on_call=bar.update
         )
@@ -65,7 +65,7 @@ def bench(
     if model.json:
         print_json({"size": size, "batch": batch, "plan": plan_fields(chosen), **rows, **ratios})
         return
-    table = Table("", *rows, title=f"{by(size)}, batch {batch}, {describe(chosen)}, {jax.devices()[0]}")
+    table = Table("", *rows, title=f"{format_size(size)}, batch {batch}, {describe(chosen)}, {jax.devices()[0]}")
     for figure in rows["original"]:
         table.add_row(figure, *(f"{row[figure]:.2f}" for row in rows.values()))
     console().print(table)

@@ -14,14 +14,16 @@ from hourglass_jax.cli.options import (
     Photos,
     PlanOptions,
     Plans,
+    Reading,
+    ReadingOptions,
     check_folder,
-    check_paths,
     console,
     describe,
+    error_context,
+    hide_progress,
     load_model,
-    naming,
+    photos_of,
     print_json,
-    quiet,
 )
 from hourglass_jax.plans.files import plan_fields
 
@@ -31,6 +33,7 @@ def compare(
     output: Output = Path("out"),
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
+    reading: Reading = ReadingOptions(),
     methods: Methods = (),
     budget: tuple[float, ...] = (),
     repeats: int = 5,
@@ -46,7 +49,7 @@ def compare(
     Example: hourglass compare -o out/ --method TokenMerging --method StagedMerging --budget 0.5 0.6 0.75
 
     Args:
-        photos: Image files.
+        photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
         methods: A method to compare; may be given several times.
         budget: Shares of the encoder's multiply-accumulates, for the methods; by default what the plan costs.
@@ -58,14 +61,13 @@ def compare(
 
     if budget and not methods:
         raise ValueError("--budget is for methods: expected --method, got none")
-    if photos or not methods:
-        check_paths(photos, output)
+    found = photos_of(photos, reading) if photos or not methods else []
+    check_folder(output)
     if methods:
-        check_folder(output)
-        paths = {photo.stem: photo for photo in photos} or photographs()
+        paths = {photo.name: photo.path for photo in found} or photographs()
         compare_methods(paths, output, model, plan, methods, budget, repeats)
         return
-    _compare({photo.stem: read_image(photo) for photo in photos}, output, model, plan, repeats)
+    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, repeats)
 
 
 def demo(
@@ -106,11 +108,11 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     prepared = []
     photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
     for name, photo in photos.items():
-        with naming(name):
+        with error_context(name):
             prepared.append(preprocessing(photo))
             loaded.backbone.check_plan(chosen, prepared[-1].shape[:2])
     results, first, task = [], None, find_task(loaded, None)
-    with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=quiet()) as bar:
+    with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
         compared = run(loaded, [chosen], prepared, repeats=repeats, on_call=bar.update)
         for (name, photo), [result] in zip(photos.items(), compared, strict=True):
             path = output / f"{name}_comparison.png"

@@ -12,13 +12,13 @@ from hourglass_jax.analysis.plots import Place, check_matplotlib, pareto_plot
 from hourglass_jax.cli.options import (
     ModelOptions,
     PlanOptions,
-    by,
     console,
     describe,
+    error_context,
+    format_size,
+    hide_progress,
     load_model,
-    naming,
     print_json,
-    quiet,
 )
 from hourglass_jax.plans.files import plan_fields
 
@@ -94,13 +94,13 @@ def compare_methods(
     preprocessing = preprocessing.at(preprocessing.side).whole_patches(loaded.config.backbone.patch_size)
     prepared = []
     for name, square in squares.items():
-        with naming(name):
+        with error_context(name):
             prepared.append(preprocessing(square))
     entries, left_out = _entries(loaded, preprocessing.shape, chosen, is_given, methods, budgets)
     wanted = list(dict.fromkeys(each.budget for each in entries if each.budget is not None))
 
     found, pictures = [], []
-    with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=quiet()) as bar:
+    with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
         compared = compare(loaded, [each.plan for each in entries], prepared, repeats=repeats, on_call=bar.update)
         for (name, square), results in zip(squares.items(), compared, strict=True):
             found.append(results)
@@ -133,7 +133,7 @@ def compare_methods(
         return
     table = Table(
         *("", "budget", "encoder", "GFLOPs", "ms", "speed-up", "cosine", "worst", "MAE", "agreement"),
-        title=f"{len(squares)} photographs at {by(preprocessing.shape)}",
+        title=f"{len(squares)} photographs at {format_size(preprocessing.shape)}",
     )
     table.add_row("original", "", "1.000", f"{gflops:.1f}", f"{latency:.0f}", "1.00")
     for each, row in zip(entries, rows, strict=True):
@@ -181,7 +181,7 @@ def _entries(
     costs = Costs(model, size)
     entries, left_out = [], []
     budgets, methods = dict.fromkeys(budgets or [costs(chosen)]), dict.fromkeys(methods)
-    with tqdm(total=len(budgets) * len(methods), desc="plans", disable=quiet()) as bar:
+    with tqdm(total=len(budgets) * len(methods), desc="plans", disable=hide_progress()) as bar:
         for budget in budgets:
             for method in methods:
                 try:

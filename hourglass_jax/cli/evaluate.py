@@ -16,14 +16,14 @@ from hourglass_jax.cli.options import (
     Output,
     PlanOptions,
     Plans,
-    by,
     check_folder,
     console,
     describe,
+    format_size,
+    hide_progress,
     interruptible,
     load_model,
     print_json,
-    quiet,
     weights_of,
 )
 from hourglass_jax.io.files import replacing
@@ -99,7 +99,7 @@ def eval(
     found = {}
     with interruptible(output, "counted"):
         for name, each in models.items():
-            with tqdm(total=mine, desc=name, unit="image", disable=quiet()) as bar:
+            with tqdm(total=mine, desc=name, unit="image", disable=hide_progress()) as bar:
 
                 def show(added, running, bar=bar):
                     bar.update(added)
@@ -135,7 +135,7 @@ def eval(
     table = Table(
         "",
         *next(iter(rows.values())),
-        title=f"{dataset} {split}, {images} images, size {size if isinstance(size, int) else by(size)}",
+        title=f"{dataset} {split}, {images} images, size {size if isinstance(size, int) else format_size(size)}",
     )
     for name, texts in rows.items():
         described = name if plans[name] is None else f"{name}: {describe(plans[name])}"

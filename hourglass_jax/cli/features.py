@@ -1,10 +1,12 @@
 """The command `hourglass features`: what the backbone of a model makes of photographs."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 import hourglass_jax as hj
+from hourglass_jax.cli.batches import process
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -12,13 +14,19 @@ from hourglass_jax.cli.options import (
     Photos,
     PlanOptions,
     Plans,
-    by,
-    check_paths,
+    Reading,
+    ReadingOptions,
+    check_folder,
+    format_size,
     load_model,
-    naming,
+    photos_of,
     print_json,
-    quiet,
+    printable,
 )
+from hourglass_jax.cli.photos import Photo
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def features(
@@ -26,6 +34,7 @@ def features(
     output: Output = Path("features"),
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
+    reading: Reading = ReadingOptions(),
 ) -> None:
     """Writes the feature maps of a model's backbone, and a picture of them; without a plan unless one is given.
 
@@ -35,38 +44,46 @@ def features(
     Example: hourglass features photo.jpg -o features/
 
     Args:
-        photos: Image files.
+        photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write to.
     """
     import jax
     import numpy as np
 
-    from hourglass_jax.imaging.images import read_image, write_image
-    from hourglass_jax.imaging.pictures import principal_components, sheet, stretched
-    from hourglass_jax.io.files import replacing
-
-    check_paths(photos, output)
+    found = photos_of(photos, reading)
+    check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
     backbone = hj.expedite(loaded, chosen).backbone
     run = jax.jit(lambda backbone, images: backbone(images).maps())
-    written = []
-    for photo in tqdm(photos, desc="photographs", disable=quiet(photos)):
-        image = read_image(photo)
-        with naming(photo):
-            found = run(backbone, preprocessing(image)[None])
-        image = preprocessing.seen(image)
+
+    def work(photo: Photo, image: "np.ndarray") -> Callable[[], dict[str, Any]]:
+        found = run(backbone, preprocessing(image)[None])
         maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
-        arrays, picture = output / f"{photo.stem}.npz", output / f"{photo.stem}_features.png"
-        with replacing(arrays) as temporary, temporary.open("wb") as file:
-            np.savez(file, **maps)
-        colors = {name: stretched(principal_components(each), image.shape[:2]) for name, each in maps.items()}
-        panels = [(f"{name}\n{by(maps[name].shape)}", color) for name, color in colors.items()]
-        write_image(picture, sheet([[("Photograph", image), *panels]]))
-        shapes = {name: each.shape for name, each in maps.items()}
-        written.append({"photo": str(photo), "arrays": str(arrays), "picture": str(picture), "maps": shapes})
+        return lambda: _write(photo, preprocessing.seen(image), maps, output)
+
+    rows, status = process(found, work)
     if model.json:
-        print_json({"images": written})
+        print_json({"images": rows})
     else:
-        for row in written:
-            print(f"{row['photo']}: {row['arrays']}, {row['picture']}")
+        for row in rows:
+            print(printable(f"{row['photo']}: {row['arrays']}, {row['picture']}"))
+    if status:
+        sys.exit(status)
+
+
+def _write(photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", output: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from hourglass_jax.imaging.images import write_image
+    from hourglass_jax.imaging.pictures import principal_components, sheet, stretched
+    from hourglass_jax.io.files import replacing
+
+    arrays, picture = output / f"{photo.name}.npz", output / f"{photo.name}_features.png"
+    with replacing(arrays) as temporary, temporary.open("wb") as file:
+        np.savez(file, **maps)
+    colors = {name: stretched(principal_components(each), image.shape[:2]) for name, each in maps.items()}
+    panels = [(f"{name}\n{format_size(maps[name].shape)}", color) for name, color in colors.items()]
+    write_image(picture, sheet([[("Photograph", image), *panels]]))
+    shapes = {name: each.shape for name, each in maps.items()}
+    return {"photo": str(photo.path), "arrays": str(arrays), "picture": str(picture), "maps": shapes}

@@ -8,9 +8,9 @@ from hourglass_jax.cli.options import (
     Models,
     PlanOptions,
     Plans,
-    by,
     console,
     describe,
+    format_size,
     load_model,
     print_json,
 )
@@ -30,7 +30,9 @@ def flops(model: Models = ModelOptions(), plan: Plans = PlanOptions()) -> None:
     if model.json:
         print_json({"size": size, "plan": plan_fields(chosen), "original": original, "expedited": expedited})
         return
-    table = Table("part", "original", "expedited", "ratio", title=f"GFLOPs at {by(size)}, {describe(chosen)}")
+    table = Table(
+        "part", "original", "expedited", "ratio", title=f"GFLOPs at {format_size(size)}, {describe(chosen)}"
+    )
     for part, macs in original.items():
         ratio = f"{expedited[part] / macs:.3f}" if macs else ""
         table.add_row(part, f"{macs / 1e9:.2f}", f"{expedited[part] / 1e9:.2f}", ratio)

@@ -6,8 +6,8 @@ import tyro
 from rich.table import Column, Table
 
 from hourglass_jax.cli.options import (
-    by,
     console,
+    format_size,
     print_json,
 )
 
@@ -52,12 +52,12 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
         table.add_row(
             name,
             str(plan.alpha),
-            by(plan.clusters),
+            format_size(plan.clusters),
             str(plan.window),
             str(plan.iterations),
             str(plan.temperature),
             str(plan.neighbors),
-            by(each.size),
+            format_size(each.size),
             each.source,
         )
     console().print(table)

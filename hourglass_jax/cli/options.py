@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from hourglass_jax.cli.photos import Photo, find_photos
 from hourglass_jax.io.files import file_hash
 
 DEFAULT_MODEL = "dinov2-vits14-saliency"
@@ -83,8 +85,21 @@ Method = Literal[
 """The names of `plans.METHODS`, which is slow to import."""
 Methods = Annotated[tyro.conf.UseAppendAction[tuple[Method, ...]], tyro.conf.arg(name="method")]
 Photos = tyro.conf.Positional[tuple[Path, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingOptions:
+    """How photographs are found and read."""
+
+    recursive: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Take the photographs in the folders of a folder too."""
+    max_pixels: int | None = None
+    """Pixels that a photograph may have at most; by default Pillow's limit, 178,956,970."""
+
+
 Output = Annotated[Path, tyro.conf.arg(name="output", aliases=["-o"])]
 Models = tyro.conf.OmitArgPrefixes[ModelOptions]
+Reading = tyro.conf.OmitArgPrefixes[ReadingOptions]
 Plans = tyro.conf.OmitArgPrefixes[PlanOptions]
 
 
@@ -106,9 +121,14 @@ def _keep_compilations() -> None:
     import jax
     import platformdirs
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = Path(platformdirs.user_cache_dir("hourglass_jax")) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = Path(platformdirs.user_cache_dir("hourglass_jax")) / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # nothing is kept: every process compiles for itself
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def weights_of(model: ModelOptions) -> str:
@@ -145,16 +165,17 @@ def _changed(plan, fields: dict[str, object]):
     return dataclasses.replace(plan, **fields)
 
 
-def check_paths(photos: Sequence[Path], output: Path) -> None:
-    """Finds what would go wrong when the results are written, before the long work."""
-    if not photos:
-        raise ValueError("expected at least one image file, got none")
-    named: dict[str, Path] = {}
-    for photo in photos:
-        other = named.setdefault(photo.stem, photo)
-        if other is not photo:
-            raise ValueError(f"results are named after the photographs: {other} and {photo} would share theirs")
-    check_folder(output)
+def photos_of(photos: Sequence[Path], reading: ReadingOptions) -> list[Photo]:
+    """The photographs that a command is about; from here on they may have `reading.max_pixels`."""
+    from PIL import Image
+
+    if reading.max_pixels is not None:
+        if reading.max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, got {reading.max_pixels}")
+        # Pillow warns at its limit, and refuses at twice as many.
+        Image.MAX_IMAGE_PIXELS = -(-reading.max_pixels // 2)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    return find_photos(photos, recursive=reading.recursive)
 
 
 def check_folder(output: Path) -> None:
@@ -165,7 +186,7 @@ def check_folder(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def naming(photo: object) -> Iterator[None]:
+def error_context(photo: object) -> Iterator[None]:
     """Says which photograph an error is about."""
     try:
         yield
@@ -189,17 +210,23 @@ def describe(plan) -> str:
         fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
         return f"{type(plan).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
     end = "the last block" if plan.beta is None else f"block {plan.alpha + plan.beta}"
-    return f"{by(plan.clusters)} clusters after block {plan.alpha}, to {end}"
+    return f"{format_size(plan.clusters)} clusters after block {plan.alpha}, to {end}"
 
 
-def by(pair: Sequence[int]) -> str:
+def format_size(pair: Sequence[int]) -> str:
     """rows x columns"""
     return " x ".join(map(str, pair))
 
 
-def quiet(items: Sequence[object] = (0, 0)) -> bool:
-    """Whether no progress is shown: of a single item, or where nobody looks."""
+def hide_progress(items: Sequence[object] = (0, 0)) -> bool:
+    """True for a single item, or if stderr is not a terminal."""
     return len(items) < 2 or not sys.stderr.isatty()
+
+
+def printable(text: str, limit: int = 2000) -> str:
+    """Text for a terminal: no control characters but line breaks and tabs, and no more than `limit` characters."""
+    shown = text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def console() -> Console:

@@ -1,11 +1,15 @@
 """The command `hourglass predict`."""
 
+import contextlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
-from tqdm import tqdm
 
 import hourglass_jax as hj
+from hourglass_jax.cli.batches import process
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -13,12 +17,24 @@ from hourglass_jax.cli.options import (
     Photos,
     PlanOptions,
     Plans,
-    check_paths,
+    Reading,
+    ReadingOptions,
+    check_folder,
     load_model,
-    naming,
+    photos_of,
     print_json,
-    quiet,
+    printable,
+    weights_of,
 )
+from hourglass_jax.cli.photos import Photo
+from hourglass_jax.io.journal import Journal, Line
+from hourglass_jax.plans.files import plan_fields
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Row = dict[str, Any]
+"""What is reported of a photograph: "photo", "files" by kind, and the task's records, lines and units."""
 
 
 def predict(
@@ -26,7 +42,10 @@ def predict(
     output: Output = Path("out"),
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
+    reading: Reading = ReadingOptions(),
     whole: tyro.conf.FlagCreatePairsOff[bool] = False,
+    task: str | None = None,
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Predicts photographs and writes what the model says of each; without a plan unless one is given.
 
@@ -35,40 +54,95 @@ def predict(
 
     What a classifier says is printed, too: the five most probable classes.
 
+    A photograph that cannot be predicted does not stop the others: it is named on stderr, and the exit status
+    is 1.
+
     Example: hourglass predict photo.jpg -o out/ --preset dinov2-vits14-saliency
 
+    Example: hourglass predict photos/ --recursive -o out/ --resume
+
     Args:
-        photos: Image files.
-        output: Folder to write to.
+        photos: Image files, folders of them, and patterns in quotes.
+        output: Folder to write to; it mirrors the folders of the photographs.
         whole: Run on whole images, even if the model is one that sees windows.
+        task: Which of a model's tasks, if it has several.
+        resume: Leave out what an earlier run of the same command wrote.
     """
-    from hourglass_jax.imaging.images import read_image, write_array, write_image
     from hourglass_jax.predictor import Predictor
 
-    check_paths(photos, output)
+    found = photos_of(photos, reading)
+    check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
-    predictor = Predictor(hj.expedite(loaded, chosen), preprocessing=preprocessing, whole=whole)
-    written: list[dict[str, object]] = []
-    lines: list[str] = []
+    predictor = Predictor(hj.expedite(loaded, chosen), preprocessing=preprocessing, whole=whole, task=task)
+    header = {
+        "model": weights_of(model),
+        "plan": None if chosen is None else plan_fields(chosen),
+        "size": preprocessing.size,
+        "whole": whole,
+        "task": predictor.task.name,
+    }
+
+    def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
+        result = predictor(image)
+        return lambda: _write(photo, predictor.task.render(image, result), output)
+
+    with _journal(output, header, found, resume) as journal:
+        known = {} if journal is None else {row["photo"]: row for row in journal.entries if _is_there(row)}
+        left = [photo for photo in found if str(photo.path) not in known]
+        rows, status = process(left, work, on_row=lambda _, row: None if journal is None else journal.append([row]))
+    known |= {row["photo"]: row for row in rows}
+    _report([known[str(photo.path)] for photo in found if str(photo.path) in known], model.json)
+    if status:
+        sys.exit(status)
+
+
+def _write(photo: Photo, rendering: Any, output: Path) -> Row:
+    from hourglass_jax.imaging.images import write_array, write_image
+
+    files = {}
+    for kind, picture in rendering.pictures.items():
+        files[kind] = str(output / f"{photo.name}_{kind}.png")
+        write_image(files[kind], picture)
+    for kind, values in rendering.arrays.items():
+        files[f"{kind}_npy"] = str(output / f"{photo.name}_{kind}.npy")
+        write_array(files[f"{kind}_npy"], values)
+    return {
+        "photo": str(photo.path),
+        "files": files,
+        "records": rendering.records,
+        "text": rendering.text,
+        "units": rendering.units,
+    }
+
+
+def _journal(
+    output: Path, header: Line, photos: Sequence[Photo], resume: bool
+) -> contextlib.AbstractContextManager[Journal[Row] | None]:
+    """The journal of a run over several photographs, a new one unless it is resumed."""
+    if len(photos) < 2:
+        return contextlib.nullcontext()
+    path = output / "predict.jsonl"
+    if not resume:
+        path.unlink(missing_ok=True)
+    return Journal(path, header, lambda line: line | {"files": dict(line["files"])}, "the journal of another run")
+
+
+def _is_there(row: Row) -> bool:
+    return all(Path(file).is_file() for file in row["files"].values())
+
+
+def _report(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     units: dict[str, str] = {}
-    for photo in tqdm(photos, desc="photographs", disable=quiet(photos)):
-        image = read_image(photo)
-        with naming(photo):
-            result = predictor(image)
-        rendering = predictor.task.render(image, result)
-        units |= rendering.units
-        files = {}
-        for kind, picture in rendering.pictures.items():
-            files[kind] = str(output / f"{photo.stem}_{kind}.png")
-            write_image(files[kind], picture)
-        for kind, values in rendering.arrays.items():
-            files[f"{kind}_npy"] = str(output / f"{photo.stem}_{kind}.npy")
-            write_array(files[f"{kind}_npy"], values)
-        written.append({"photo": str(photo), "files": files, **rendering.records})
-        lines += [f"{photo}: {', '.join(files.values())}", *(f"  {line}" for line in rendering.text)]
-    lines += [f"_{kind}.png: {unit}" for kind, unit in units.items()]
-    if model.json:
+    for row in rows:
+        units |= row["units"]
+    if as_json:
         # No task has more than one such picture so far.
-        print_json({"images": written, **({"units": next(iter(units.values()))} if units else {})})
-    else:
-        print("\n".join(lines))
+        images = [{"photo": row["photo"], "files": row["files"], **row["records"]} for row in rows]
+        print_json({"images": images, **({"units": next(iter(units.values()))} if units else {})})
+        return
+    for row in rows:
+        print(printable(f"{row['photo']}: {', '.join(row['files'].values())}"))
+        for line in row["text"]:
+            print(printable(f"  {line}"))
+    for kind, unit in units.items():
+        print(f"_{kind}.png: {unit}")

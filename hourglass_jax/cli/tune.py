@@ -16,16 +16,17 @@ from hourglass_jax.cli.options import (
     Models,
     Output,
     PlanOptions,
-    by,
     check_folder,
     console,
     describe,
+    format_size,
+    hide_progress,
     interruptible,
     load_model,
     print_json,
-    quiet,
     weights_of,
 )
+from hourglass_jax.cli.photos import find_photos
 from hourglass_jax.plans.files import plan_fields, save_plan
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from hourglass_jax.search.tune import Candidate, Target, Tuned
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Of the files in a folder that are images."""
 
 
@@ -80,7 +80,7 @@ def tune(
     loaded, preprocessing, _ = load_model(model, PlanOptions(), default_preset=False)
     with (
         interruptible(output, "measured"),
-        tqdm(desc="plans", unit="plan", disable=quiet()) as bar,
+        tqdm(desc="plans", unit="plan", disable=hide_progress()) as bar,
         Tuner(
             loaded,
             photographs,
@@ -139,7 +139,7 @@ def _files(folder: Path | None, limit: int) -> dict[str, Path]:
     if folder is None:
         found = photographs()
     elif folder.is_dir():
-        found = {path.name: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+        found = {photo.name: photo.path for photo in find_photos([folder])}
     else:
         raise ValueError(f"{folder} must be a folder of images, and is none")
     if len(found) < 2:
@@ -160,9 +160,10 @@ def _figures(candidate: "Candidate") -> dict[str, object]:
 
 def _print(tuned: "Tuned", target: "Target", result: dict[str, object]) -> None:
     count = len(tuned.best.cosines)
+    images = f"{count} images at {format_size(result['size'])}"
     table = Table(
         *("method", "encoder", "speed-up", "cosine", "worst"),
-        title=f"{target.kind} {target.value:g}: the best of each method, {count} images at {by(result['size'])}",
+        title=f"{target.kind} {target.value:g}: the best of each method, {images}",
     )
 
     def row(name: str, each: "Candidate", cosines: list[float]) -> None:

@@ -1,13 +1,15 @@
 """The command `hourglass visualize`: the paper's Figures 13 and 14 of one's own photographs."""
 
 import dataclasses
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from tqdm import tqdm
 
 import hourglass_jax as hj
+from hourglass_jax.cli.batches import process
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -15,13 +17,16 @@ from hourglass_jax.cli.options import (
     Photos,
     PlanOptions,
     Plans,
-    by,
-    check_paths,
+    Reading,
+    ReadingOptions,
+    check_folder,
+    format_size,
     load_model,
-    naming,
+    photos_of,
     print_json,
-    quiet,
+    printable,
 )
+from hourglass_jax.cli.photos import Photo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +45,7 @@ def visualize(
     output: Output = Path("out"),
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
+    reading: Reading = ReadingOptions(),
     rows: tuple[int, ...] = (),
     position: tuple[float, float] = (0.5, 0.5),
     block: int | None = None,
@@ -54,7 +60,7 @@ def visualize(
     Example: hourglass visualize photo.jpg -o out/ --alpha 5 --clusters 24 24 --position 0.3 0.4
 
     Args:
-        photos: Image files.
+        photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
         rows: Rows of the cluster grids in "predictions", whose columns follow the image's shape; by default there
             are 0.7, 0.5, 0.3 and 0.15 times as many clusters as tokens.
@@ -63,10 +69,10 @@ def visualize(
         block: Whose attention is drawn, counted from 1; by default the first one on clusters.
     """
     from hourglass_jax.backbones.vit import ViT
-    from hourglass_jax.imaging.images import read_image, write_image
     from hourglass_jax.ops.grids import shrunk
 
-    check_paths(photos, output)
+    found = photos_of(photos, reading)
+    check_folder(output)
     if not all(0 <= share <= 1 for share in position):
         raise ValueError(f"position must be two numbers in 0..1, got {position[0]:g} {position[1]:g}")
     loaded, preprocessing, chosen = load_model(model, plan)
@@ -81,29 +87,38 @@ def visualize(
     if block not in range(chosen.alpha + 1, end + 1):
         raise ValueError(f"block must be one on clusters, {chosen.alpha + 1} to {end}, got {block}")
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
-    written = []
-    for path in tqdm(photos, desc="photographs", disable=quiet(photos)):
-        photo = preprocessing.seen(read_image(path))
-        with naming(path):
-            image = preprocessing(photo)[None]
-            grid = loaded.backbone.token_grid(*image.shape[1:3])
-            grids = [_grid(count, grid) for count in rows] or [shrunk(grid, share) for share in SHARES]
-            for clusters in (chosen.clusters, *grids):
-                dataclasses.replace(chosen, clusters=clusters).check(depth, grid)
-        small = _small(photo)
+
+    def work(photo: Photo, picture: "np.ndarray") -> Callable[[], dict[str, Any]]:
+        picture = preprocessing.seen(picture)
+        image = preprocessing(picture)[None]
+        grid = loaded.backbone.token_grid(*image.shape[1:3])
+        grids = [_grid(count, grid) for count in rows] or [shrunk(grid, share) for share in SHARES]
+        for clusters in (chosen.clusters, *grids):
+            dataclasses.replace(chosen, clusters=clusters).check(depth, grid)
+        small = _small(picture)
         pictures = {
             "predictions": _predictions(loaded, chosen, grids, small, image),
             **_inside(loaded.backbone, chosen, small, image, position, block),
         }
-        files = {kind: str(output / f"{path.stem}_{kind}.png") for kind in pictures}
-        for kind, picture in pictures.items():
-            write_image(files[kind], picture)
-        written.append({"photo": str(path), "files": files})
+        return lambda: _write(photo, pictures, output)
+
+    written, status = process(found, work)
     if model.json:
         print_json({"images": written})
     else:
         for each in written:
-            print(f"{each['photo']}: {', '.join(each['files'].values())}")
+            print(printable(f"{each['photo']}: {', '.join(each['files'].values())}"))
+    if status:
+        sys.exit(status)
+
+
+def _write(photo: Photo, pictures: "dict[str, np.ndarray]", output: Path) -> dict[str, Any]:
+    from hourglass_jax.imaging.images import write_image
+
+    files = {kind: str(output / f"{photo.name}_{kind}.png") for kind in pictures}
+    for kind, picture in pictures.items():
+        write_image(files[kind], picture)
+    return {"photo": str(photo.path), "files": files}
 
 
 def _grid(rows: int, token_grid: "Grid") -> "Grid":
@@ -131,7 +146,7 @@ def _predictions(model, plan: hj.Hourglass, grids: "list[Grid]", photo: "np.ndar
         fast = hj.expedite(model, dataclasses.replace(plan, clusters=clusters))
         fast_features, outputs = run_model(fast, image)
         cosine = float(cosine_similarity(fast_features, features)[0])
-        panels.append((f"{by(clusters)} clusters\ncosine {cosine:.3f}", drawn(outputs)))
+        panels.append((f"{format_size(clusters)} clusters\ncosine {cosine:.3f}", drawn(outputs)))
     return sheet([panels], height=HEIGHT)
 
 
@@ -165,7 +180,7 @@ def _inside(
         return stretched(colors, photo.shape[:2])
 
     before, after = (arranged(each, grid) for each in (seen[None].entering, seen[None].leaving))
-    count = f"{by(grid)} tokens", f"{by(clusters)} clusters"
+    count = f"{format_size(grid)} tokens", f"{format_size(clusters)} clusters"
     features = [
         [
             ("Photograph", photo),

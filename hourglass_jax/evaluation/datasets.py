@@ -17,6 +17,7 @@ from PIL import Image
 
 from hourglass_jax.imaging.images import read_image
 from hourglass_jax.imaging.labels import Labels, labels_of, wordnet_ids
+from hourglass_jax.io.files import is_hidden
 from hourglass_jax.metrics.base import Metric
 from hourglass_jax.metrics.classification import ClassificationMetric
 from hourglass_jax.metrics.depth import EIGEN, EIGEN_NYU, GARG, DepthMetric
@@ -310,7 +311,7 @@ def _imagenet(root: Path, split: str) -> Found:
     classes = {
         each: label for label in range(len(names)) for each in (identifiers[label], str(label), names[label])
     }
-    folders = sorted(path for path in folder.glob("*/") if not path.name.startswith("."))
+    folders = sorted(path for path in folder.glob("*/") if not is_hidden(path.name))
     unknown = [path for path in folders if path.name not in classes]
     if 0 < len(unknown) < len(folders):
         raise ValueError(
@@ -426,6 +427,7 @@ def _in_folder(published: Published, data_dir: Path, split: str) -> Source | Non
     """The published folders, if they are there."""
     for root in published.roots:
         found, read = published.find(data_dir / root, split)
+        found = [pair for pair in found if not any(map(is_hidden, pair[1].relative_to(data_dir).parts))]
         missing = [each for _, *pair in found for each in pair if isinstance(each, Path) and not each.is_file()]
         if missing:
             raise ValueError(

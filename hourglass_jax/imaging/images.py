@@ -1,5 +1,7 @@
 """Images in and out: any file, PIL image or array as uint8 RGB, a model's preprocessing, safe writing."""
 
+import importlib
+import importlib.util
 import math
 import os
 from dataclasses import dataclass, replace
@@ -14,6 +16,11 @@ from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""What files may contain, by Pillow's names; HEIF too where the package pillow-heif is installed."""
+LARGEST_ENLARGED = 2**25
+"""Pixels to which a small image may be enlarged: an extreme aspect ratio would ask for any number."""
+
 _WRITERS = {
     ".png": {"format": "PNG"},
     ".jpg": {"format": "JPEG", "quality": 95},
@@ -24,8 +31,10 @@ _WRITERS = {
 def read_image(source: ImageSource) -> np.ndarray:
     """Reads anything that shows a picture as 8-bit RGB.
 
-    EXIF orientation is applied, transparency is laid on white, grey is repeated over the channels, 16 bits are
-    scaled to 8 (v / 65535 * 255, rounded), CMYK and other colour spaces are converted without their profiles.
+    EXIF orientation is applied, transparency is laid on white, grey is repeated over the channels, 16 bits of grey
+    are scaled to 8 (v / 65535 * 255, rounded; of 16-bit colours Pillow keeps the upper 8 bits), CMYK and other
+    colour spaces are converted without their profiles. What a file is, its content says, not its name; only the
+    formats in `FORMATS` are read, none of which starts another program.
 
     Args:
         source: path of a file, PIL image, or array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool
@@ -176,6 +185,7 @@ class Preprocessing:
         height, width = target = self.target_size(rows, columns)
         if self.resize == "crop":
             height, width = (self.size * side // min(rows, columns) for side in (rows, columns))
+        check_enlargement((rows, columns), (height, width))
         if self.interpolation == "cubic":
             resized = resampled(image.astype(np.float32), (height, width), "bicubic")
         else:
@@ -184,6 +194,15 @@ class Preprocessing:
         top, left = (round((side - kept) / 2) for side, kept in zip((height, width), target, strict=True))
         resized = resized[top : top + target[0], left : left + target[1]]
         return (resized / 255 - np.float32(self.mean)) / np.float32(self.std)
+
+
+def check_enlargement(size: tuple[int, int], target: tuple[int, int]) -> None:
+    """Raises ValueError if an image of `size` = (rows, columns) would be enlarged beyond `LARGEST_ENLARGED`."""
+    if math.prod(target) > max(LARGEST_ENLARGED, math.prod(size)):
+        raise ValueError(
+            f"an image of {size[0]} x {size[1]} pixels would be enlarged to {target[0]} x {target[1]}: expected at "
+            f"most {LARGEST_ENLARGED} pixels; crop it first"
+        )
 
 
 def resampled(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
@@ -255,7 +274,7 @@ def _read(source: Path | Image.Image, name: str) -> np.ndarray:
     try:
         if isinstance(source, Image.Image):
             return _pixels(source)
-        with Image.open(source) as image:
+        with _open(source) as image:
             return _pixels(image)
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist: expected an image file") from None
@@ -264,16 +283,38 @@ def _read(source: Path | Image.Image, name: str) -> np.ndarray:
     except UnidentifiedImageError:
         with source.open("rb") as file:
             start = file.read(16)
+        if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
+            raise ValueError(f"{name} is a HEIF image, which needs a package: pip install pillow-heif") from None
         found = f"a file that starts with {start!r}" if start else "an empty file"
         raise ValueError(f"{name} is not an image: expected JPEG, PNG, WebP or the like, got {found}") from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large: {error}") from None
+        raise ValueError(
+            f"{name} is too large: {error}; raise the limit with --max-pixels, or with PIL.Image.MAX_IMAGE_PIXELS"
+        ) from None
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, RuntimeError, ...
         raise ValueError(f"{name} cannot be decoded: expected an intact image, got {error!r}") from error
 
 
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def _open(path: Path) -> Image.Image:
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    if importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+        formats.append("HEIF")
+    return Image.open(path, formats=formats)
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # whatever Pillow makes of damaged EXIF: the picture itself is intact
+        upright = image
     if upright.mode[0] not in "IF":
         return np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
     values = np.asarray(upright)
@@ -294,8 +335,13 @@ def _as_rgb(array: np.ndarray, name: str) -> np.ndarray:
         return values.repeat(3, axis=2)
     if values.shape[2] == 3:
         return values.copy()
-    alpha = values[..., 3:].astype(np.uint32)
-    return ((values[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    opaque = np.empty((*values.shape[:2], 3), np.uint8)
+    rows = max(1, 2**20 // values.shape[1])
+    for top in range(0, len(values), rows):  # in parts: the products take twelve times the room of the picture
+        part = values[top : top + rows]
+        alpha = part[..., 3:].astype(np.uint32)
+        opaque[top : top + rows] = (part[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return opaque
 
 
 def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hourglass_jax.imaging.images import resampled
+from hourglass_jax.imaging.images import check_enlargement, resampled
 from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
 TILE = 256
@@ -155,4 +155,5 @@ def _enlarged(image: np.ndarray, least: int) -> np.ndarray:
     if shorter >= least:
         return image
     height, width = (int(side / shorter * least) if side != shorter else least for side in (rows, columns))
+    check_enlargement((rows, columns), (height, width))
     return resampled(image, (height, width), "bilinear")

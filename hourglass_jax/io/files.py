@@ -28,3 +28,8 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name in a folder is hidden, or is what a system leaves there: nobody's photograph or class."""
+    return name.startswith(".") or name.casefold() in {"__macosx", "thumbs.db", "desktop.ini"}

@@ -435,6 +435,7 @@ def folder(tmp_path: Path, photo: Path, tiny_file: Path) -> Path:
         "merging.json": b'{"method": "StagedMerging", "keep": 0.8}',
     }
     (tmp_path / "other").mkdir()
+    (tmp_path / "bare").mkdir()
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     Image.new("RGB", (10, 10)).save(tmp_path / "small.png")
@@ -447,12 +448,13 @@ def folder(tmp_path: Path, photo: Path, tiny_file: Path) -> Path:
 ON_PHOTOS = [
     ("", "expected at least one image file"),
     ("@missing.png", "missing.png does not exist"),
-    ("@other", "is a directory"),
+    ("@bare", "bare holds no photograph: expected files that end in .avif, .bmp"),
+    ("@bare/*.jpg", "holds no photograph"),
+    ("https://example.com/a.jpg", "is an address, and addresses are not read"),
     ("@corrupt.png", "corrupt.png cannot be decoded"),
     ("@page.jpg", "page.jpg is not an image"),
     ("@empty.png", "empty.png is not an image"),
     ("@small.png", ": image must be at least 14 x 14 pixels, got 10 x 10"),
-    ("@photo.png @other/photo.png", "would share theirs"),
     ("@photo.png --output @page.jpg", "page.jpg is a file"),
     ("@photo.png --output @page.jpg/deeper", "page.jpg is a file"),
     ("@photo.png --clusters 5 5", ": clusters must not outnumber the image's tokens: got 5 x 5"),

@@ -1,0 +1,109 @@
+"""Which photographs a command is about: files, folders and patterns."""
+
+import glob
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hourglass_jax.io.files import is_hidden
+
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm"),
+    *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+"""Of the files in a folder that are taken for photographs; a file that is named itself may have any."""
+WILDCARDS = re.compile(r"[*?\[]")
+
+
+class Photo(NamedTuple):
+    """A photograph: where it is, and what the files that come of it are named after (a path without suffix)."""
+
+    path: Path
+    name: str
+
+
+def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Photo]:
+    """The photographs that a user names, in natural order within a folder (2 before 10).
+
+    Args:
+        sources: files, folders, and patterns such as "frames/*.jpg" that the shell did not replace.
+        recursive: whether the folders in a folder count too.
+
+    Returns:
+        Every photograph once. Names are those below the folder or pattern; equal names are told apart by their
+        suffixes, or else by their folders.
+
+    Raises:
+        ValueError: nothing is named, a folder or pattern holds no photograph, or a source is an address.
+    """
+    if not sources:
+        raise ValueError("expected at least one image file or folder, got none")
+    photos: dict[Path, Photo] = {}
+    for source in sources:
+        for photo in _photos_of(source, recursive):
+            photos.setdefault(photo.path.absolute(), photo)
+    return _told_apart(list(photos.values()))
+
+
+def _photos_of(source: Path, recursive: bool) -> list[Photo]:
+    if re.match(r"https?:/", str(source)):
+        raise ValueError(f"{source} is an address, and addresses are not read: download the photograph first")
+    if source.is_dir():
+        root, paths = source, source.rglob("*") if recursive else source.iterdir()
+    elif WILDCARDS.search(str(source)) and not source.exists():
+        fixed = [part for part in source.parts[: _first_wildcard(source.parts)]]
+        root, paths = Path(*fixed), map(Path, glob.glob(str(source), recursive=True))
+    else:
+        return [Photo(source, source.stem)]
+    found = [path for path in paths if _is_photo(path, root)]
+    if not found:
+        raise ValueError(f"{source} holds no photograph: expected files that end in {', '.join(SUFFIXES)}")
+    found.sort(key=lambda path: _natural(path.relative_to(root)))
+    return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in found]
+
+
+def _first_wildcard(parts: Sequence[str]) -> int:
+    return next(index for index, part in enumerate(parts) if WILDCARDS.search(part))
+
+
+def _is_photo(path: Path, root: Path) -> bool:
+    return (
+        path.suffix.lower() in SUFFIXES and not any(map(is_hidden, path.relative_to(root).parts)) and path.is_file()
+    )
+
+
+def _natural(path: Path) -> list[list[tuple[bool, int, str]]]:
+    """A key by which numbers are ordered as numbers, part by part."""
+    return [
+        [(not piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", part)]
+        for part in path.parts
+    ]
+
+
+def _told_apart(photos: Sequence[Photo]) -> list[Photo]:
+    """Photographs of one name are named with their suffix too, and where that is equal, with their folders."""
+    for rename in (_with_suffix, _with_folders):
+        by_name = _by_name(photos)
+        photos = [
+            photo if len(by_name[photo.name]) == 1 else rename(photo, by_name[photo.name]) for photo in photos
+        ]
+    return list(photos)
+
+
+def _by_name(photos: Iterable[Photo]) -> dict[str, list[Photo]]:
+    groups = defaultdict(list)
+    for photo in photos:
+        groups[photo.name].append(photo)
+    return groups
+
+
+def _with_suffix(photo: Photo, others: Sequence[Photo]) -> Photo:
+    return photo._replace(name=f"{photo.name}_{photo.path.suffix.removeprefix('.')}")
+
+
+def _with_folders(photo: Photo, others: Sequence[Photo]) -> Photo:
+    common = os.path.commonpath([other.path.absolute().parent for other in others])
+    return photo._replace(name=(photo.path.absolute().parent.relative_to(common) / photo.name).as_posix())

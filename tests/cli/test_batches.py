@@ -1,0 +1,184 @@
+"""Many photographs: bad ones do not stop the others, runs go on where they ended, and no failure is a traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hourglass_jax as hj
+from hourglass_jax.cli import main
+from hourglass_jax.cli.options import printable
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three photographs, of which the second is broken and the last lies deeper."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in ("a.png", "deep/a.png"):
+        Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8)).save(folder / name)
+    (folder / "b.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    return folder
+
+
+@pytest.fixture
+def run(tiny_file: Path, tmp_path: Path) -> Run:
+    """Runs a command with the tiny model; returns its exit status."""
+
+    def run(command: str, *arguments: object) -> int:
+        options = ["--size", "70", "--model", str(tiny_file), "--output", str(tmp_path / "out")]
+        try:
+            main([command, *map(str, arguments), *options])
+        except SystemExit as exited:
+            return int(exited.code or 0)
+        return 0
+
+    return run
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("command", ["predict", "features"])
+def test_a_bad_photograph_is_named_and_the_others_are_done(
+    command: str, run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, photos, "--recursive") == 1
+    printed = capsys.readouterr()
+    assert "b.jpg cannot be decoded" in printed.err
+    assert "2 of 3 photographs were done" in printed.err
+    assert [line.split(":")[0] for line in printed.out.splitlines()] == [
+        str(photos / "a.png"),
+        str(photos / "deep/a.png"),
+    ]
+    kind = {"predict": "_saliency.png", "features": ".npz"}[command]
+    assert {f"a{kind}", f"deep/a{kind}"} <= set(written(tmp_path / "out"))
+
+
+def test_a_resumed_run_leaves_out_what_is_there(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (photos / "b.jpg").unlink()
+    assert run("predict", photos, "--recursive", "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    out = tmp_path / "out"
+    (out / "deep/a_overlay.png").unlink()
+    done, predict = [], hj.Predictor.__call__
+
+    def counted(self: hj.Predictor, image: np.ndarray) -> np.ndarray:
+        done.append(image.shape)
+        return predict(self, image)
+
+    monkeypatch.setattr(hj.Predictor, "__call__", counted)
+    assert run("predict", photos, "--recursive", "--json", "--resume") == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert len(done) == 1
+    assert "deep/a_overlay.png" in written(out)
+    assert run("predict", photos, "--recursive", "--resume", "--alpha", 1, "--clusters", 3, 3) == 2
+    assert "predict.jsonl is the journal of another run: expected plan" in capsys.readouterr().err
+    assert run("predict", photos, "--recursive") == 0
+    assert len(done) == 3
+
+
+def test_a_killed_run_can_be_resumed(run: Run, photos: Path, tiny_file: Path, tmp_path: Path, capsys) -> None:
+    """Killed after the first photograph: every file is whole, and the rest is done."""
+    (photos / "b.jpg").unlink()
+    for number in range(6):
+        Image.fromarray(np.full((60, 80, 3), 40 * number, np.uint8)).save(photos / f"n{number}.png")
+    options = ["--size", "70", "--model", str(tiny_file), "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "hourglass_jax.cli", "predict", str(photos), *options]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    journal = tmp_path / "out/predict.jsonl"
+    while running.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    for path in (tmp_path / "out").glob("*.png"):
+        Image.open(path).load()
+    assert run("predict", photos, "--resume") == 0
+    names = {"a", *(f"n{number}" for number in range(6))}
+    assert {f"{name}_saliency.png" for name in names} <= set(written(tmp_path / "out"))
+
+
+def test_memory_that_is_missing_is_one_sentence(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError("Unable to allocate 6.2 GiB")
+
+    monkeypatch.setattr(hj.Predictor, "_run", fail)
+    assert run("predict", photos / "a.png") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "Unable to allocate 6.2 GiB" in line
+
+
+def test_a_batch_that_does_not_fit_is_halved(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [np.random.default_rng(seed).integers(0, 256, (70, 70, 3), np.uint8) for seed in range(5)]
+    wanted = hj.Predictor(tiny_model)(images)
+    sizes, whole = [], hj.Predictor._run
+
+    def limited(self: hj.Predictor, batch: np.ndarray) -> object:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise MemoryError
+        return whole(self, batch)
+
+    monkeypatch.setattr(hj.Predictor, "_run", limited)
+    for a, b in zip(hj.Predictor(tiny_model)(images), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert sizes == [5, 2, 2, 2]
+
+
+def cli(*arguments: object, **options: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "hourglass_jax.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_ctrl_c_ends_with_130_and_a_word() -> None:
+    code = "from hourglass_jax import cli\ndef stop(): raise KeyboardInterrupt\ncli._commands = stop\ncli.main([])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    running = cli("models")
+    running.stdout.close()
+    assert running.wait() in (0, 1)
+    assert running.stderr.read() == ""
+
+
+def test_a_terminal_without_the_letters_shows_others() -> None:
+    running = cli("models", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    printed, errors = running.communicate()
+    assert (running.returncode, errors) == (0, "")
+    assert "dinov2-vits14-saliency" in printed
+
+
+def test_without_a_writable_cache_a_command_works(tiny_file: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "file/cache"), "HOME": str(tmp_path / "file")}
+    options = ["--size", 56, "--model", tiny_file, "-o", tmp_path / "out"]
+    running = cli("predict", photos / "a.png", *options, env=environment)
+    _, errors = running.communicate()
+    assert (running.returncode, errors) == (0, "")
+    assert "a_saliency.png" in written(tmp_path / "out")
+
+
+def test_what_is_printed_is_printable() -> None:
+    assert printable("a\x1b[31mred\x07\u202e\n") == "a\ufffd[31mred\ufffd\ufffd\n"
+    assert len(printable("x" * 5_000_000)) < 2100
