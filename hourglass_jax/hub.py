@@ -1,7 +1,11 @@
 """Where models come from: converted files, and names that are converted on first use."""
 
+import atexit
 import json
+import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -83,6 +87,18 @@ def save(model: nnx.Module, path: str | os.PathLike[str], *, notes: Mapping[str,
 def _pretrained(name: str) -> Path:
     file = f"{name}-{metadata.version('hourglass-jax')}.safetensors"
     target = Path(platformdirs.user_cache_dir("hourglass_jax")) / file
-    if not target.is_file():
-        convert_pretrained(name, target)
+    if target.is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as problem:
+        folder = tempfile.mkdtemp(prefix="hourglass_jax-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        logging.getLogger(__name__).warning(
+            "%s is converted for this process alone: nothing can be kept in %s (%s)",
+            *(name, target.parent, problem.strerror),
+        )
+        target = Path(folder) / file
+    convert_pretrained(name, target)
     return target

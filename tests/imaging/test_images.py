@@ -1,5 +1,6 @@
 """Reading, preparing and writing images: every kind of file and array, and one clear sentence for every bad one."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -446,3 +447,57 @@ def test_writing_refuses_with_one_clear_error(name: str, array: np.ndarray, mess
     with pytest.raises(ValueError, match=message):
         write_image(tmp_path / name, array)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_a_file_is_what_it_contains_and_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would hand PostScript to Ghostscript."""
+    started = tmp_path / "started"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    photo = tmp_path / "photo.jpg"
+    photo.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n(x) pop\n%%EOF\n")
+    with pytest.raises(ValueError, match=r"photo.jpg is not an image: expected JPEG, .*got .*%!PS-Adobe"):
+        read_image(photo)
+    assert not started.exists()
+
+
+def test_a_heif_image_names_its_package(tmp_path: Path) -> None:
+    path = tmp_path / "photo.heic"
+    path.write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic")
+    with pytest.raises(ValueError, match="is a HEIF image, which needs a package: pip install pillow-heif"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00" + b"\xff" * 90])
+def test_damaged_exif_does_not_refuse_a_picture(garbage: bytes, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=garbage)
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.png"), pixels)
+
+
+def test_a_damaged_colour_profile_does_not_refuse_a_picture(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", icc_profile=b"no profile")
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.png"), pixels)
+
+
+@pytest.mark.parametrize("resize", ["shortest", "crop"])
+def test_a_strip_is_not_enlarged_without_bound(resize: str) -> None:
+    strip = np.zeros((14, 100_000, 3), np.uint8)
+    with pytest.raises(ValueError, match="an image of 14 x 100000 pixels would be enlarged to 518 x 37"):
+        Preprocessing(resize=resize)(strip)
+
+
+def test_an_image_beyond_the_limit_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (100, 100)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with pytest.raises(ValueError, match=r"photo.png is too large: .* raise the limit with --max-pixels"):
+        read_image(tmp_path / "photo.png")
+
+
+def test_transparency_is_laid_on_white_in_parts_of_any_size() -> None:
+    """More rows than are done at once."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2500, 501, 4), np.uint8)
+    color, alpha = pixels[..., :3].astype(float), pixels[..., 3:] / 255
+    np.testing.assert_array_equal(read_image(pixels), np.floor(color * alpha + 255 * (1 - alpha) + 0.5 - 1e-9))

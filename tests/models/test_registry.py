@@ -183,3 +183,14 @@ def test_a_pretrained_model_is_converted_once_for_every_version(
         monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)
         assert hj.load(name).config == CONFIG
     assert converted == [(name, f"{name}-1.0.safetensors"), (name, f"{name}-1.1.safetensors")]
+
+
+def test_without_a_writable_cache_a_pretrained_model_is_converted_for_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tiny_model: Saliency
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda _: str(tmp_path / "file"))
+    monkeypatch.setattr("hourglass_jax.hub.convert_pretrained", lambda name, target: hj.save(tiny_model, target))
+    assert hj.load("dinov2-vits14-saliency").config == tiny_model.config
+    [record] = caplog.records
+    assert "is converted for this process alone: nothing can be kept in" in record.getMessage()
