@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
-from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.backbones.registry import build_backbone
+from hourglass_jax.backbones.swin import SwinConfig, SwinFeatures
+from hourglass_jax.backbones.vit import ViTConfig, ViTFeatures
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.imaging.pictures import principal_components, stretched
 from hourglass_jax.imaging.windows import Layout
@@ -29,8 +30,7 @@ class Encoder(nnx.Module):
         self, config: EncoderConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         self.config = config = config or EncoderConfig()
-        backbone = Swin if isinstance(config.backbone, SwinConfig) else ViT
-        self.backbone = backbone(config.backbone, dtype=dtype, rngs=rngs)
+        self.backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Normalised images [B, rows, columns, 3] -> features after the final norm, [B, H, W, C], float32.
