@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hourglass_jax.ops.merging import match_tokens, merge_tokens, take
 from hourglass_jax.plans.base import Tokens
@@ -14,8 +15,8 @@ def merge(
     metric: jax.Array,
     count: int,
     *,
+    second: np.ndarray,
     value: Literal["mean", "medoid"] = "mean",
-    offset: int = 0,
     in_order: bool = True,
 ) -> Tokens:
     """Lets `count` of the tokens join others; see `ops.merging.match_tokens` and `merge_tokens`.
@@ -24,7 +25,7 @@ def merge(
     composed.
     """
     with jax.named_scope("clustering"):
-        matching = match_tokens(metric, count, offset=offset, in_order=in_order)
+        matching = match_tokens(metric, count, second=second, in_order=in_order)
         sizes = jnp.ones(metric.shape[:2], jnp.float32) if tokens.sizes is None else tokens.sizes
         values, new_sizes = merge_tokens(tokens.values, sizes, matching, value=value)
         positions, _ = merge_tokens(jnp.broadcast_to(tokens.positions, (*sizes.shape, 2)), sizes, matching)

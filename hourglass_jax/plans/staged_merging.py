@@ -8,6 +8,7 @@ from typing import Literal, Self
 import jax
 
 from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.merging import alternate, checkerboard
 from hourglass_jax.plans.base import Block, Plan, Tokens
 from hourglass_jax.plans.checks import check_among_blocks, check_blocks, check_share, scaled_blocks
 from hourglass_jax.plans.merging import merge
@@ -22,6 +23,9 @@ class StagedMerging(Plan):
 
     Tokens are compared by the keys that the block would compute for them. Attention counts a merged token as often
     as it has tokens in it, and in the end every token of the grid gets the value of its group.
+
+    Tokens of one half join tokens of the other. The first halves are the two colours of a checkerboard; later ones
+    alternate, as what was merged lies on no grid.
 
     Attributes:
         keep: q, share of its tokens that every stage keeps; at least one half.
@@ -58,7 +62,8 @@ class StagedMerging(Plan):
             return tokens
         with jax.named_scope("clustering"):
             keys = block.keys(tokens.values, mean=self.value == "mean")
-        return merge(tokens, keys, surplus, value=self.value)
+        second = checkerboard(tokens.grid) if tokens.is_whole else alternate(tokens.count)
+        return merge(tokens, keys, surplus, second=second, value=self.value)
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.merging import alternate
 from hourglass_jax.plans.base import Plan, Tokens
 from hourglass_jax.plans.checks import check_share
 from hourglass_jax.plans.merging import merge
@@ -74,7 +75,11 @@ class TokenMerging(Plan):
             return tokens
         special = tokens.special
         return merge(
-            tokens, _mean_over_heads(key)[:, special:], before - after, offset=special, in_order=special > 0
+            tokens,
+            _mean_over_heads(key)[:, special:],
+            before - after,
+            second=alternate(before, offset=special),
+            in_order=special > 0,
         )
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:

@@ -10,10 +10,11 @@ from flax import nnx
 
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViT
+from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import resize_matrix
 from hourglass_jax.plans.base import Tokens
 from hourglass_jax.plans.selection import select
-from tests.plans.vits import CONFIG, GRID, by_reference, features, random_images, random_vit
+from tests.plans.vits import CONFIG, GRID, SIDES, by_reference, features, random_images, random_vit
 from tests.reference import hourglass, reductions
 from tests.reference import vit as reference
 
@@ -22,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 EQ4 = {"neighbors": 4, "temperature": 20.0}
 
 
-def assert_is_reference(vit: ViT, plan: hj.Plan, run) -> None:
+def assert_is_reference(vit: ViT, plan: hj.Plan, run, sides: tuple[int, int] = SIDES) -> None:
     """Features are the reference's."""
-    fast, images = hj.expedite(vit, plan), random_images()
+    fast, images = hj.expedite(vit, plan), random_images(sides=sides)
     special, tokens, intermediates = features(fast, images)
     expected_special, expected = by_reference(vit, images, run)
     np.testing.assert_allclose(special, expected_special, rtol=0, atol=1e-4)
@@ -46,15 +47,19 @@ def test_token_merging(special_tokens: int, plan: hj.TokenMerging, left: list[in
 
 
 @pytest.mark.parametrize(
-    ("special_tokens", "plan", "stages"),
+    ("special_tokens", "grid", "plan", "stages"),
     [
-        (5, hj.StagedMerging(0.6, stages=[1, 2]), (1, 2)),
-        (0, hj.StagedMerging(0.7, value="medoid"), (0, 1)),
+        (5, GRID, hj.StagedMerging(0.6, stages=[1, 2]), (1, 2)),
+        (0, GRID, hj.StagedMerging(0.7, value="medoid"), (0, 1)),
+        (1, (5, 6), hj.StagedMerging(0.7, stages=[0, 1]), (0, 1)),
     ],
 )
-def test_staged_merging(special_tokens: int, plan: hj.StagedMerging, stages: tuple[int, ...]) -> None:
-    run = functools.partial(reductions.staged_merging, keep=plan.keep, stages=stages, value=plan.value)
-    assert_is_reference(random_vit(special_tokens), plan, run)
+def test_staged_merging(special_tokens: int, grid: Grid, plan: hj.StagedMerging, stages: tuple[int, ...]) -> None:
+    """Only the first matching knows of the grid."""
+    run = functools.partial(
+        reductions.staged_merging, keep=plan.keep, stages=stages, value=plan.value, columns=grid[1]
+    )
+    assert_is_reference(random_vit(special_tokens, grid=grid), plan, run, (4 * grid[0], 4 * grid[1]))
 
 
 @pytest.mark.parametrize(
