@@ -12,6 +12,7 @@ from hourglass_jax.backbones.swin import Swin
 from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.ops.windows import merge, window_grid
 from hourglass_jax.plans.base import Block, Plan, Tokens
+from hourglass_jax.plans.evit import EViT
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.wrapped import WrappedPlan
 
@@ -58,7 +59,7 @@ def find_groups(backbone: ViT | Swin, plan: Plan, images: jax.Array) -> np.ndarr
     """
     if isinstance(backbone, Swin):
         return np.asarray(_find_window_groups(backbone, images, plan=plan))
-    if getattr(plan, "restore", None) == "reuse":
+    if isinstance(plan, EViT) and plan.restore == "reuse":
         plan = replace(plan, restore="reconstruction")  # what reuses features can restore nothing else
     groups = _find_groups(expedite(backbone, TruncatedPlan(plan)), images)
     return np.asarray(groups).reshape(backbone.token_grid(*images.shape[1:3]))

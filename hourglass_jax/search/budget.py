@@ -7,6 +7,7 @@ from dataclasses import replace
 from flax import nnx
 
 from hourglass_jax.analysis.flops import count_encoder_macs
+from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.registry import METHODS
@@ -36,8 +37,8 @@ class Costs:
     """
 
     def __init__(self, model: nnx.Module, size: tuple[int, int]) -> None:
-        backbone = getattr(model, "backbone", model)
-        if not hasattr(backbone, "token_grid"):
+        backbone = model.backbone
+        if not isinstance(backbone, ViT):
             raise ValueError(f"budgets are shared out among the blocks of a ViT, got a {type(backbone).__name__}")
         self.token_grid, self.depth = backbone.token_grid(*size), backbone.depth
         self.original = count_encoder_macs(expedite(model, None), size)
