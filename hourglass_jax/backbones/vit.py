@@ -114,25 +114,19 @@ class ViTFeatures(NamedTuple):
     """What a ViT returns.
 
     Attributes:
-        tokens: after the final norm. `tokens.values` are the image's, [B, H*W, C], or the clusters where the plan
-            leaves the reconstruction to the head (`tokens.restore`).
+        special: [B, S, C], the class, distillation and register tokens after the final norm.
+        tokens: the image's tokens after the final norm: `tokens.values` is [B, H*W, C], or the clusters where the
+            plan leaves the reconstruction to the head (`tokens.restore`).
+        token_grid: (H, W).
         intermediates: the features after each requested block, restored to the full grid.
         stem: the feature maps of the stem's stages, each [B, rows, columns, channels]; none without a stem.
     """
 
+    special: jax.Array
     tokens: Tokens
+    token_grid: Grid
     intermediates: tuple[BlockFeatures, ...]
     stem: tuple[jax.Array, ...] = ()
-
-    @property
-    def special(self) -> jax.Array:
-        """The class, distillation and register tokens after the final norm, [B, S, C]."""
-        return self.tokens.special_values
-
-    @property
-    def token_grid(self) -> Grid:
-        """(H, W)."""
-        return self.tokens.grid
 
     def maps(self) -> dict[str, jax.Array]:
         """The final features of the full grid by name, [B, H, W, C]."""
@@ -258,9 +252,11 @@ class ViT(Backbone):
                 tokens = tokens.with_sequence(block.feed_forward(tokens.sequence))
             if index in intermediates:
                 kept[index] = BlockFeatures(tokens.special_values, tokens.restore(tokens.values))
-        tokens = plan.after_blocks(tokens)
+
+        special = self.norm(tokens.special_values)
+        tokens = plan.after_blocks(tokens.without_special())
         tokens = tokens.with_sequence(self.norm(tokens.sequence))
-        return ViTFeatures(tokens, tuple(kept[index] for index in intermediates), stem)
+        return ViTFeatures(special, tokens, grid, tuple(kept[index] for index in intermediates), stem)
 
     def embed(self, pixels: jax.Array) -> jax.Array:
         """The tokens that enter the first block, [B, H*W, C], of normalised images or of the stem's last map."""

@@ -92,7 +92,7 @@ class Tokens:
     @property
     def values(self) -> jax.Array:
         """The image's tokens, [B, M, C]."""
-        return self.sequence[:, self.special :]
+        return self.sequence[:, self.special :] if self.special else self.sequence
 
     @property
     def special_values(self) -> jax.Array:
@@ -118,9 +118,14 @@ class Tokens:
         """What a block made of the sequence, [B, S + M, C]."""
         return replace(self, sequence=sequence)
 
+    def without_special(self) -> Tokens:
+        """The image's tokens alone."""
+        return replace(self, sequence=self.values, special=0)
+
     def with_values(self, values: jax.Array, **changes: object) -> Tokens:
         """The same special tokens before other tokens of the image, [B, M', C], with further fields changed."""
-        return replace(self, sequence=jnp.concatenate([self.special_values, values], axis=1), **changes)
+        sequence = jnp.concatenate([self.special_values, values], axis=1) if self.special else values
+        return replace(self, sequence=sequence, **changes)
 
     def restored(self) -> Tokens:
         """All tokens of the grid."""
@@ -177,7 +182,10 @@ class Plan:
         return tokens
 
     def after_blocks(self, tokens: Tokens) -> Tokens:
-        """The tokens that leave the last block."""
+        """What is made of the tokens that leave the last block, without special ones.
+
+        Restored apart from those, as a head that reads the class token needs no other.
+        """
         return tokens.restored()
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:

@@ -48,7 +48,7 @@ class Recorded(WrappedPlan):
         return self._record(super().after_blocks(tokens))
 
     def _record(self, tokens: Tokens) -> Tokens:
-        assert (tokens.grid, tokens.depth, tokens.special) == (GRID, DEPTH, 1)
+        assert (tokens.grid, tokens.depth) == (GRID, DEPTH)
         shape = len(tokens.sequence), tokens.count
         sizes = jnp.ones(shape) if tokens.sizes is None else tokens.sizes
         self.seen.append((jnp.broadcast_to(tokens.positions, (*shape, 2)), sizes))
