@@ -44,7 +44,7 @@ MODELS = {
         widths=(256, 512, 768, 768),
     ),
     "depth-anything-v2-s": DPTDepthConfig(
-        ViTConfig(patch_size=14, width=384, heads=6, position_grid=(37, 37), layer_scale=True),
+        ViTConfig.sized("small", patch_size=14, position_grid=(37, 37), layer_scale=True),
         hooks=(2, 5, 8, 11),
         widths=(48, 96, 192, 384),
         fusion_width=64,

@@ -343,9 +343,9 @@ def hourglass(alpha: int, clusters: int, **fields: int) -> Hourglass:
     return Hourglass(alpha, (clusters, clusters), **fields)
 
 
-VIT_B = ViTConfig(width=768, depth=12, heads=12)
-VIT_L = ViTConfig(width=1024, depth=24, heads=16)
-VIT_H = ViTConfig(patch_size=14, width=1280, depth=32, heads=16)
+VIT_B = ViTConfig.sized("base")
+VIT_L = ViTConfig.sized("large")
+VIT_H = ViTConfig.sized("huge", patch_size=14)
 
 SYSTEMS = (
     segmenter(

@@ -42,7 +42,7 @@ def small() -> ViT:
 
 
 def large() -> ViT:
-    config = ViTConfig(patch_size=16, width=1024, depth=24, heads=16, position_grid=(40, 40))
+    config = ViTConfig.sized("large", position_grid=(40, 40))
     return ViT(config, rngs=nnx.Rngs(0))
 
 
@@ -74,8 +74,9 @@ def run_case(name: str, repeats: int) -> dict[str, float]:
         grid = original.token_grid(side, side)
 
         def both(_: int, restored: jax.Array) -> jax.Array:
-            same = hj.Tokens(tokens + 1e-30 * restored)  # XLA does not know, and computes everything anew
-            clustered = plan.before_block(plan.alpha, same, depth=original.depth, token_grid=grid)
+            same = tokens + 1e-30 * restored  # XLA does not know, and computes everything anew
+            whole = hj.Tokens.whole(same, grid, depth=original.depth)
+            clustered = plan.before_block(plan.alpha, whole, original.blocks[plan.alpha])
             return clustered.restore(clustered.values)
 
         return jax.lax.fori_loop(0, calls, both, tokens)

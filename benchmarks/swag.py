@@ -35,8 +35,8 @@ from hourglass_jax.models.swag import Swag, SwagConfig
 from hourglass_jax.plans.presets import preset
 
 MODELS = {
-    "vit-l16": ViTConfig(width=1024, depth=24, heads=16, position_grid=(32, 32)),
-    "vit-h14": ViTConfig(patch_size=14, width=1280, depth=32, heads=16, position_grid=(37, 37)),
+    "vit-l16": ViTConfig.sized("large", position_grid=(32, 32)),
+    "vit-h14": ViTConfig.sized("huge", patch_size=14, position_grid=(37, 37)),
 }
 
 Run = Callable[[], object]

@@ -44,27 +44,24 @@ def features(swin: Swin, images: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def stage(swin: Swin, x: jax.Array) -> jax.Array:
-    chosen = swin.stages[STAGE]
-    return swin._blocks(enumerate(chosen.blocks), x, WINDOW) if swin.plan is None else clustered(swin, x)
-
-
-def clustered(swin: Swin, x: jax.Array) -> jax.Array:
-    return swin._clustered(swin.stages[STAGE], FIRST, x)[0]
+    return swin._run_stage(swin.stages[STAGE], FIRST, x, ())[0]
 
 
 def blocks(swin: Swin, x: jax.Array, window: int) -> jax.Array:
-    return swin._blocks([*enumerate(swin.stages[STAGE].blocks)][PLAN.alpha - FIRST :], x, window)
+    for number, block in [*enumerate(swin.stages[STAGE].blocks)][PLAN.alpha - FIRST :]:
+        with jax.named_scope("blocks"):
+            x = block(x, window, window // 2 if number % 2 else 0)
+    return x
 
 
 def layers(x: jax.Array) -> jax.Array:
     """What the plan does to the tokens, without the blocks between."""
     grid = x.shape[1:3]
     cluster_grid = tuple(SIDE * count for count in window_grid(grid, WINDOW))
-    token_grid = (WINDOW, WINDOW)
-    tokens = PLAN.before_block(PLAN.alpha, Tokens(partition(x, WINDOW)), depth=END, token_grid=token_grid)
-    clusters = jax.lax.optimization_barrier(merge(tokens.values, cluster_grid, SIDE))
-    tokens = tokens._replace(values=partition(clusters, SIDE))
-    return merge(PLAN.before_block(END, tokens, depth=END, token_grid=token_grid).values, grid, WINDOW)
+    tokens = Tokens.whole(partition(x, WINDOW), (WINDOW, WINDOW), depth=END)
+    tokens = PLAN.before_block(PLAN.alpha, tokens, None)
+    clusters = jax.lax.optimization_barrier(merge(tokens.sequence, cluster_grid, SIDE))
+    return merge(tokens.with_sequence(partition(clusters, SIDE)).restored().sequence, grid, WINDOW)
 
 
 def windows(qkv: jax.Array, window: int, count: int) -> jax.Array:

@@ -18,11 +18,10 @@ from checkpoints_convert.rules import (
     square_grid,
     square_side,
 )
+from hourglass_jax.backbones.vit import heads_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
-HEADS = {1280: 16, 1408: 16, 1664: 16}
-"""Heads by width for the ViTs whose heads are not 64 channels wide: H, g and G."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ class Names:
             heads: their number if it is known; otherwise it follows from the width.
         """
         width, _, patch_size, _ = shape_of(tensors, f"{self.patches}.weight", axes=4)
-        if heads is None and width not in HEADS and width % 64:
-            raise ValueError(f"the number of heads is not known for tokens of {width} channels")
+        heads = heads or heads_of(width)
         hidden = shape_of(tensors, self._present(self.contract, tensors), axes=2)[1]
         expanded = shape_of(tensors, self._present(self.expand, tensors), axes=2)[0]
         side = square_side(shape_of(tensors, self.positions, axes=3)[1])
@@ -101,7 +99,7 @@ class Names:
             "patch_size": patch_size,
             "width": width,
             "depth": sum(number.fullmatch(name) is not None for name in tensors),
-            "heads": heads or HEADS.get(width, width // 64),
+            "heads": heads,
             "mlp_ratio": hidden / width,
             "mlp": "swiglu" if expanded == 2 * hidden else "gelu",
             "special_tokens": sum(shape_of(tensors, name, axes=3)[1] for name in tokens if name in tensors),

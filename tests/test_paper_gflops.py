@@ -84,7 +84,7 @@ def test_the_documentation_shows_what_is_executed() -> None:
 
 
 def test_the_documentation_shows_what_swag_executes() -> None:
-    config = SwagConfig(ViTConfig(width=1024, depth=24, heads=16, position_grid=(32, 32)))
+    config = SwagConfig(ViTConfig.sized("large", position_grid=(32, 32)))
     _, original, *_, expedited = documented()["SWAG ViT-L/16, 512 px"]
     assert float(original[5]) == pytest.approx(executed_swag_macs(config, 512, 9, None) / 1e9, abs=0.01)
     found = executed_swag_macs(config, 512, 9, hourglass(8, 22)) / 1e9

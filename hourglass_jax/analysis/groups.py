@@ -1,44 +1,49 @@
-"""Which tokens a plan makes one, for pictures of it."""
+"""Token-to-cluster assignments, for pictures of a plan."""
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hourglass_jax.backbones.layers import Block
 from hourglass_jax.backbones.swin import Swin
 from hourglass_jax.backbones.vit import ViT
-from hourglass_jax.ops.grids import Grid
-from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.ops.windows import merge, window_grid
+from hourglass_jax.plans.base import Block, Plan, Tokens
+from hourglass_jax.plans.evit import EViT
 from hourglass_jax.plans.expedite import expedite
+from hourglass_jax.plans.wrapped import WrappedPlan
 
 
 @dataclass(frozen=True)
-class Unrestored(Plan):
-    """A plan to where its tokens are fewest; from there on they stay as few."""
+class TruncatedPlan(WrappedPlan):
+    """A plan up to its smallest token count, never restored."""
 
-    plan: Plan
-
-    def check(self, depth: int, token_grid: Grid | None = None) -> None:
-        """See `Plan.check`."""
-        self.plan.check(depth, token_grid)
-
-    def embed(self, images: jax.Array, backbone: ViT) -> Tokens:
-        """See `Plan.embed`."""
-        return self.plan.embed(images, backbone)
-
-    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
         """See `Plan.before_block`."""
-        counts = self.plan.counts(depth, token_grid)[:depth]
-        last = max(block for block in range(depth) if counts[block] == min(counts))
-        return tokens if index > last else self.plan.before_block(index, tokens, depth=depth, token_grid=token_grid)
+        counts = self.counts(tokens.depth, tokens.grid)[:-1]
+        last = max(block for block, count in enumerate(counts) if count == min(counts))
+        return tokens if index > last else super().before_block(index, tokens, block)
 
-    def run_block(
-        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
-    ) -> tuple[jax.Array, Tokens]:
-        """See `Plan.run_block`."""
-        return self.plan.run_block(index, block, special, tokens, depth=depth, token_grid=token_grid)
+    def after_blocks(self, tokens: Tokens) -> Tokens:
+        """See `Plan.after_blocks`."""
+        return tokens
+
+
+@dataclass(frozen=True)
+class _Recorder(WrappedPlan):
+    """A plan that keeps the clusters that enter a block, while the function that runs it is traced."""
+
+    clusters: list[Tokens] = field(default_factory=list)
+
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
+        """See `Plan.before_block`."""
+        tokens = super().before_block(index, tokens, block)
+        if not tokens.is_whole:
+            self.clusters.append(tokens)
+        return tokens
 
 
 def find_groups(backbone: ViT | Swin, plan: Plan, images: jax.Array) -> np.ndarray:
@@ -53,20 +58,32 @@ def find_groups(backbone: ViT | Swin, plan: Plan, images: jax.Array) -> np.ndarr
         int [H, W]; equal numbers are one token. Of a Swin, for the stage that the plan is about.
     """
     if isinstance(backbone, Swin):
-        return np.asarray(_window_groups(expedite(backbone, plan), images)[0])
-    if getattr(plan, "restore", None) == "reuse":
+        return np.asarray(_find_window_groups(backbone, images, plan=plan))
+    if isinstance(plan, EViT) and plan.restore == "reuse":
         plan = replace(plan, restore="reconstruction")  # what reuses features can restore nothing else
-    groups = _groups(expedite(backbone, Unrestored(plan)), images)
+    groups = _find_groups(expedite(backbone, TruncatedPlan(plan)), images)
     return np.asarray(groups).reshape(backbone.token_grid(*images.shape[1:3]))
 
 
 @jax.jit
-def _groups(backbone: ViT, images: jax.Array) -> jax.Array:
-    tokens = backbone(images).tokens
-    identity = jnp.eye(tokens.values.shape[1])[None]
-    return jnp.argmax(tokens.restore(identity)[0], axis=-1)
+def _find_groups(backbone: ViT, images: jax.Array) -> jax.Array:
+    return nearest_tokens(backbone(images).tokens)[0]
 
 
-@jax.jit
-def _window_groups(backbone: Swin, images: jax.Array) -> jax.Array:
-    return backbone.assignment(images)
+@functools.partial(jax.jit, static_argnames="plan")
+def _find_window_groups(backbone: Swin, images: jax.Array, *, plan: Plan) -> jax.Array:
+    """The clusters of a window are its own: they are numbered window by window."""
+    recorder = _Recorder(plan)
+    expedite(backbone, recorder)(images)
+    tokens = recorder.clusters[0]
+    window = tokens.grid[0]
+    grid = backbone.grids(*images.shape[1:3])[[*accumulate(backbone.config.depths)].index(tokens.depth)]
+    first = tokens.count * np.arange(np.prod(window_grid(grid, window)))
+    return merge((nearest_tokens(tokens) + first[:, None])[..., None], grid, window)[0, ..., 0]
+
+
+def nearest_tokens(tokens: Tokens) -> jax.Array:
+    """For every place of the grid, which of the image's tokens it is restored from most, int [B, H*W]."""
+    identity = jnp.eye(tokens.count)
+    weights = tokens.restore(jnp.broadcast_to(identity, (len(tokens.sequence), *identity.shape)))
+    return jnp.argmax(weights, axis=-1)

@@ -7,16 +7,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hourglass_jax.analysis.groups import Unrestored
-from hourglass_jax.backbones.layers import Block
+from hourglass_jax.analysis.groups import TruncatedPlan, nearest_tokens
 from hourglass_jax.backbones.vit import ViT
-from hourglass_jax.ops.grids import Grid
-from hourglass_jax.plans.base import NO_PLAN, Plan, Tokens
+from hourglass_jax.plans.base import NO_PLAN, Block, Plan, Tokens
 from hourglass_jax.plans.expedite import expedite
 
 
-class Seen(NamedTuple):
-    """What was seen of one image.
+class BlockTrace(NamedTuple):
+    """What went on in one block, of one image.
 
     Attributes:
         entering: [M, C], the tokens or clusters before the block.
@@ -33,39 +31,42 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Watched(Unrestored):
-    """Keeps what enters a block, while the function that runs it is traced."""
+class _Recorder(TruncatedPlan):
+    """Keeps what goes on in a block, while the function that runs it is traced."""
 
     block: int = 0
     positions: tuple[int, ...] = ()
-    seen: dict[str, jax.Array] = field(default_factory=dict)
+    recorded: dict[str, jax.Array] = field(default_factory=dict)
 
-    def run_block(
-        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
-    ) -> tuple[jax.Array, Tokens]:
-        """See `Plan.run_block`."""
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
+        """See `Plan.before_block`."""
+        tokens = super().before_block(index, tokens, block)
         if index == self.block:
-            query, key, _ = block.project(tokens.behind(special))
-            nearest = jnp.argmax(tokens.restore(jnp.eye(tokens.values.shape[1])[None])[0], axis=-1)
-            rows = special.shape[1] + nearest[jnp.asarray(self.positions)]
+            self.recorded["entering"] = tokens.values[0]
+        return tokens
+
+    def after_attention(self, index: int, tokens: Tokens, query: jax.Array, key: jax.Array) -> Tokens:
+        """See `Plan.after_attention`."""
+        if index == self.block:
+            rows = tokens.special + nearest_tokens(tokens)[0, jnp.asarray(self.positions)]
             asked = query[0][..., rows] * query.shape[2] ** -0.5
             logits = jnp.einsum("hdq,hdm->hqm", asked, key[0], preferred_element_type=jnp.float32)
-            bias = tokens.key_bias(special)
+            bias = tokens.key_bias
             weights = jax.nn.softmax(logits if bias is None else logits + bias[0], axis=-1).mean(axis=0)
-            self.seen.update(entering=tokens.values[0], attention=weights[:, special.shape[1] :])
-        return super().run_block(index, block, special, tokens, depth=depth, token_grid=token_grid)
+            self.recorded["attention"] = weights[:, tokens.special :]
+        return super().after_attention(index, tokens, query, key)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "block", "positions"))
-def look(
+def inspect_block(
     backbone: ViT,
     images: jax.Array,
     *,
     plan: Plan | None,
     block: int,
     positions: tuple[int, ...],
-) -> Seen:
-    """Runs one image and keeps what is to be seen of a block.
+) -> BlockTrace:
+    """Runs one image and keeps what goes on in a block.
 
     Args:
         backbone: under any plan.
@@ -75,13 +76,13 @@ def look(
         positions: tokens, counted row by row, whose attention is wanted.
 
     Returns:
-        `Seen`.
+        `BlockTrace`.
 
     Raises:
         ValueError: the plan or the block does not fit the backbone.
     """
     if block not in range(backbone.depth):
         raise ValueError(f"block must be one of the backbone's, 0 to {backbone.depth - 1}, got {block}")
-    watched = _Watched(plan or NO_PLAN, block, positions)
-    tokens = expedite(backbone, watched)(images).tokens
-    return Seen(leaving=tokens.values[0], restored=tokens.restore(tokens.values)[0], **watched.seen)
+    recorder = _Recorder(plan or NO_PLAN, block, positions)
+    tokens = expedite(backbone, recorder)(images).tokens
+    return BlockTrace(leaving=tokens.values[0], restored=tokens.restore(tokens.values)[0], **recorder.recorded)

@@ -111,6 +111,10 @@ class Block(nnx.Module):
         """Query, key and value of the tokens [B, N, C], each [B, heads, D, N]."""
         return self.attention.project(self.norm1(x))
 
+    def keys(self, x: jax.Array, *, mean: bool = False) -> jax.Array:
+        """The keys of the tokens [B, N, C] alone; see `Attention.keys`."""
+        return self.attention.keys(self.norm1(x), mean=mean)
+
     def attend(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
         """The tokens [B, N, C] with what attention mixed for them, [B, N, heads, D]."""
         return x + _scaled(self.attention.combine(mixed), self.scale1)

@@ -4,7 +4,8 @@ A window is a small image: under a plan, the tokens of every window are clustere
 operators as a ViT's, and the blocks between them run on smaller windows.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hourglass_jax.backbones.base import Backbone, check_call
 from hourglass_jax.backbones.layers import MLP, PatchEmbedding
 from hourglass_jax.ops.attention import window_attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import resize
 from hourglass_jax.ops.windows import merge, partition, relative_positions, shifted_regions, window_grid
-from hourglass_jax.plans.base import Plan, Tokens
-from hourglass_jax.plans.hourglass import Hourglass
+from hourglass_jax.plans.base import NO_PLAN, Plan, Tokens
 
 SIZES = {
     "tiny": (96, (2, 2, 6, 2)),
@@ -88,13 +89,19 @@ class SwinFeatures(NamedTuple):
 
     Attributes:
         stages: of every stage, [B, H, W, C] after its norm.
+        intermediates: after each requested block, restored to the full map [B, H, W, C].
     """
 
     stages: tuple[jax.Array, ...]
+    intermediates: tuple[jax.Array, ...] = ()
 
     def maps(self) -> dict[str, jax.Array]:
         """The stages by the names that detectors call them: res2, res3, ..."""
-        return {f"res{number}": stage for number, stage in enumerate(self.stages, start=2)}
+        return dict(zip(map(_map_name, range(len(self.stages))), self.stages, strict=True))
+
+
+def _map_name(stage: int) -> str:
+    return f"res{stage + 2}"
 
 
 class PositionTable(nnx.Module):
@@ -242,7 +249,7 @@ class Stage(nnx.Module):
         self.merging = None if is_last else PatchMerging(config, number, dtype=dtype, rngs=rngs)
 
 
-class Swin(nnx.Module):
+class Swin(Backbone):
     """A Swin transformer without a head.
 
     Maps that are no multiple of the window are filled up with zeros below and on the right, in every block anew, as
@@ -255,7 +262,7 @@ class Swin(nnx.Module):
     every window's own.
 
     Attributes:
-        plan: a `Hourglass` whose blocks lie in one stage; set by `expedite`.
+        plan: one that works inside windows and whose blocks on clusters lie in one stage; set by `expedite`.
 
     Source: microsoft/Swin-Transformer, models/swin_transformer.py and swin_transformer_v2.py;
         SwinTransformer/Swin-Transformer-Object-Detection, mmdet/models/backbones/swin_transformer.py;
@@ -265,7 +272,7 @@ class Swin(nnx.Module):
     def __init__(self, config: SwinConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:
         self.config = config
         self.dtype = dtype
-        self.plan: Hourglass | None = None
+        self.plan: Plan | None = None
         self.patch_embedding = PatchEmbedding(config.patch_size, 3, config.width, dtype=dtype, rngs=rngs)
         self.patch_norm = nnx.LayerNorm(config.width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
         numbers = range(len(config.depths))
@@ -283,36 +290,35 @@ class Swin(nnx.Module):
         """Number of blocks, over all stages."""
         return sum(self.config.depths)
 
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of every stage; see `Backbone.channels`."""
+        return {_map_name(stage): self.config.width * 2**stage for stage in range(len(self.stages))}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels on a side of every stage's tokens; see `Backbone.strides`."""
+        return {_map_name(stage): self.config.patch_size * 2**stage for stage in range(len(self.stages))}
+
     def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
-        """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
-        if not isinstance(plan, Hourglass):
-            raise ValueError(f"a Swin takes an Hourglass, which works inside windows; got {type(plan).__name__}")
-        if plan.reconstruct != "tokens":
-            raise ValueError(f"a Swin takes only reconstruct='tokens': stages follow; got {plan.reconstruct!r}")
+        """See `Backbone.check_plan`."""
+        first = plan.in_windows(self.depth).start
         plan.check(self.depth)
-        stage, _, end = self._clustered_stage(plan)
-        last = plan.end(end)
+        stage, end = self._stage_of(first)
+        last = plan.in_windows(end).stop
         if last > end:
             raise ValueError(
-                f"the clustered blocks must lie inside one stage: blocks {plan.alpha} to {last - 1} are not, "
+                f"the clustered blocks must lie inside one stage: blocks {first} to {last - 1} are not, "
                 f"with stages of {', '.join(map(str, self.config.depths))} blocks"
             )
-        side = self.config.window if size is None else self._window(self.grids(*size)[stage])
-        if plan.clusters[0] != plan.clusters[1] or plan.clusters[0] > side:
-            raise ValueError(
-                "clusters must be k x k with k at most the window's side: "
-                f"got {plan.clusters[0]} x {plan.clusters[1]} for windows of {side} x {side} tokens"
-            )
+        plan.check_windows(self.config.window if size is None else self._window(self.grids(*size)[stage]))
 
-    def set_plan(self, plan: Hourglass | None) -> None:
-        """Puts a plan that fits in force, or none; called by `expedite`, which has it checked.
-
-        The position bias of the blocks on clusters is computed here, once.
-        """
+    def set_plan(self, plan: Plan | None) -> None:
+        """See `Backbone.set_plan`; the position bias of the blocks on clusters is computed here, once."""
         self.plan = plan
-        clustered = () if plan is None else range(plan.alpha, plan.end(self._clustered_stage(plan)[2]))
+        sides = {} if plan is None else self._cluster_sides(plan)
         for number, block in enumerate(block for stage in self.stages for block in stage.blocks):
-            block.attention.set_clusters(plan.clusters[0] if number in clustered else None)
+            block.attention.set_clusters(sides.get(number))
 
     def grids(self, rows: int, columns: int) -> list[Grid]:
         """(H, W) of every stage for an image of `rows` x `columns` pixels."""
@@ -321,54 +327,27 @@ class Swin(nnx.Module):
             sides.append(tuple(-(-side // factor) for side in sides[-1]))
         return sides[1:]
 
-    def features(self, images: jax.Array) -> SwinFeatures:
-        """What a backbone says of images is what it returns; see `models.base.Encoder`."""
-        return self(images)
-
-    @staticmethod
-    def head_input(features: SwinFeatures) -> jax.Array:
-        """The last stage's map, [B, H*W, C]."""
-        last = features.stages[-1]
-        return last.reshape(len(last), -1, last.shape[-1])
-
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens and clusters of the stage that the plan is about, for an image of `rows` x `columns` pixels."""
-        stage, *_ = self._clustered_stage(self.plan)
+        stage, _ = self._stage_of(self.plan.in_windows(self.depth).start)
         grid = self.grids(rows, columns)[stage]
         down, across = window_grid(grid, self._window(grid))
-        return grid[0] * grid[1], down * across * self.plan.clusters[0] ** 2
+        return grid[0] * grid[1], down * across * min(self._cluster_sides(self.plan).values()) ** 2
 
-    def __call__(self, images: jax.Array) -> SwinFeatures:
+    def __call__(self, images: jax.Array, *, intermediates: Sequence[int] = ()) -> SwinFeatures:
         """Runs the backbone under its plan.
 
         Args:
             images: [B, rows, columns, 3], normalised, of any size; filled up to whole patches with zeros.
+            intermediates: 0-based blocks, counted over all stages, whose features are wanted too.
 
         Returns:
             `SwinFeatures`.
 
         Raises:
-            ValueError: the images' shape or the plan does not fit.
+            ValueError: the images' shape, the plan or an intermediate does not fit.
         """
-        return self._run(images)[0]
-
-    def assignment(self, images: jax.Array) -> jax.Array:
-        """The nearest cluster of every token of the stage that the plan is about, int [B, H, W]."""
-        stage, *_ = self._clustered_stage(self.plan)
-        grid = self.grids(*images.shape[1:3])[stage]
-        window = self._window(grid)
-        _, restore = self._run(images)
-        count = int(np.prod(window_grid(grid, window)))
-        clusters = self.plan.clusters[0] ** 2
-        weights = restore(jnp.tile(jnp.eye(clusters), (len(images) * count, 1, 1)))
-        labels = jnp.argmax(weights, axis=-1) + clusters * (jnp.arange(len(weights)) % count)[:, None]
-        return merge(labels[..., None], grid, window)[..., 0]
-
-    def _run(self, images: jax.Array) -> tuple[SwinFeatures, Callable[[jax.Array], jax.Array] | None]:
-        """The features, and what restores values of clusters to those of windows' tokens."""
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images must have shape [batch, rows, columns, 3], got {images.shape}")
-        size = images.shape[1:3]
+        size = check_call(images, intermediates, self.depth)
         if self.plan is not None:
             self.check_plan(self.plan, size)
         with jax.named_scope("embedding"):
@@ -377,56 +356,59 @@ class Swin(nnx.Module):
             tokens = self.patch_norm(self.patch_embedding(images))
             x = tokens.reshape(len(images), *self.grids(*size)[0], -1)
 
-        outputs, first, restore = [], 0, None
+        outputs, kept, first = [], {}, 0
         for stage in self.stages:
-            end = first + len(stage.blocks)
-            if self.plan is not None and first <= self.plan.alpha < end:
-                x, restore = self._clustered(stage, first, x)
-            else:
-                x = self._blocks(enumerate(stage.blocks), x, self._window(x.shape[1:3]))
+            x, found = self._run_stage(stage, first, x, intermediates)
             outputs.append(x)
+            kept |= found
             if stage.merging is not None:
                 with jax.named_scope("blocks"):
                     x = stage.merging(x)
-            first = end
+            first += len(stage.blocks)
         without_norm = len(outputs) - len(self.norms)
         for number, norm in enumerate(self.norms, start=without_norm):
             outputs[number] = norm(outputs[number])
-        return SwinFeatures(tuple(outputs)), restore
+        return SwinFeatures(tuple(outputs), tuple(kept[index] for index in intermediates))
 
-    def _clustered(
-        self, stage: Stage, first: int, x: jax.Array
-    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-        """The stage that the plan is about; `first` is its first block's number."""
-        plan, blocks, grid = self.plan, list(enumerate(stage.blocks)), x.shape[1:3]
-        side, window = plan.clusters[0], self._window(grid)
-        depth, last = first + len(blocks), plan.end(first + len(blocks))
-        cluster_grid = tuple(count * side for count in window_grid(grid, window))
+    def _run_stage(
+        self, stage: Stage, first: int, x: jax.Array, intermediates: Sequence[int]
+    ) -> tuple[jax.Array, dict[int, jax.Array]]:
+        """The map [B, H, W, C] after a stage whose first block's number is `first`, and after some of its blocks.
 
-        x = self._blocks(blocks[: plan.alpha - first], x, window)
-        tokens = Tokens(partition(x, window))
-        tokens = plan.before_block(plan.alpha, tokens, depth=depth, token_grid=(window, window))
-        restore = tokens.restore
-        clusters = merge(tokens.values, cluster_grid, side)
-        clusters = self._blocks(blocks[plan.alpha - first : last - first], clusters, side)
-        tokens = tokens._replace(values=partition(clusters, side))
-        tokens = plan.before_block(last, tokens, depth=depth, token_grid=(window, window))
-        x = merge(tokens.values, grid, window)
-        return self._blocks(blocks[last - first :], x, window), restore
-
-    def _blocks(self, blocks: Iterable[tuple[int, Block]], x: jax.Array, window: int) -> jax.Array:
-        """Blocks of a stage by their number, of which the odd ones are shifted."""
-        is_whole = self.config.shrink_windows and window == min(x.shape[1:3])
-        for number, block in blocks:
+        To the plan, every window is an image: its tokens enter a block in windows that are not shifted. Where it
+        changes nothing, the blocks go on with the map.
+        """
+        plan = NO_PLAN if self.plan is None else self.plan
+        grid, kept = x.shape[1:3], {}
+        side = window = self._window(grid)
+        is_shifted = not (self.config.shrink_windows and window == min(grid))
+        tokens = Tokens.whole(partition(x, window), (window, window), depth=first + len(stage.blocks))
+        for number, block in enumerate(stage.blocks):
+            entering = tokens.with_sequence(partition(x, side))
+            tokens = plan.before_block(first + number, entering, block)
+            if tokens is not entering:
+                side = math.isqrt(tokens.count)
+                cluster_grid = tuple(side * count for count in window_grid(grid, window))
+                x = merge(tokens.sequence, grid if tokens.is_whole else cluster_grid, side)
             with jax.named_scope("blocks"):
-                x = block(x, window, window // 2 if number % 2 and not is_whole else 0)
-        return x
+                x = block(x, side, side // 2 if number % 2 and is_shifted else 0)
+            if first + number in intermediates:
+                whole = tokens.is_whole
+                kept[first + number] = x if whole else merge(tokens.restore(partition(x, side)), grid, window)
+        entering = tokens.with_sequence(partition(x, side))
+        tokens = plan.after_blocks(entering)
+        return x if tokens is entering else merge(tokens.sequence, grid, window), kept
+
+    def _cluster_sides(self, plan: Plan) -> dict[int, int]:
+        """For every block that runs on k x k clusters of a window, k."""
+        _, end = self._stage_of(plan.in_windows(self.depth).start)
+        counts = plan.counts(end, (self.config.window,) * 2)
+        return {index: math.isqrt(counts[index]) for index in plan.in_windows(end)}
+
+    def _stage_of(self, block: int) -> tuple[int, int]:
+        """The stage of a block, and the first block of the next stage."""
+        ends = np.cumsum(self.config.depths).tolist()
+        return next((number, end) for number, end in enumerate(ends) if block < end)
 
     def _window(self, grid: Grid) -> int:
         return min(self.config.window, *grid) if self.config.shrink_windows else self.config.window
-
-    def _clustered_stage(self, plan: Hourglass) -> tuple[int, int, int]:
-        """The stage of block alpha, its first block, and the one after its last."""
-        ends = np.cumsum(self.config.depths).tolist()
-        stage = next(number for number, end in enumerate(ends) if plan.alpha < end)
-        return stage, ends[stage] - self.config.depths[stage], ends[stage]

@@ -1,21 +1,37 @@
 """The vision transformer (ViT, DeiT, DINOv2, hybrids), from image to features.
 
-The backbone knows of a plan only that it embeds the image, runs the blocks, and gets all tokens back.
+`ViT.__call__` is the whole forward pass; a plan is what it calls around its blocks (`plans.base.Plan`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hourglass_jax.backbones.base import Backbone, check_call
 from hourglass_jax.backbones.layers import Block, PatchEmbedding
 from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
 from hourglass_jax.plans.base import NO_PLAN, Plan, Tokens
+
+SIZES = MappingProxyType(
+    {
+        "tiny": {"width": 192, "depth": 12},
+        "small": {"width": 384, "depth": 12},
+        "base": {"width": 768, "depth": 12},
+        "large": {"width": 1024, "depth": 24},
+        "huge": {"width": 1280, "depth": 32},
+        "giant": {"width": 1536, "depth": 40, "mlp": "swiglu", "mlp_ratio": 8 / 3},
+    }
+)
+"""The published sizes of DeiT (tiny to base), ViT (base to huge) and DINOv2 (small to large, giant)."""
+HEADS = MappingProxyType({1280: 16, 1408: 16, 1664: 16})
+"""Heads by width for the ViTs whose heads are not 64 channels wide: H, and the g and G of arXiv 2106.04560."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,25 @@ class ViTConfig:
                 f"patch_size must be a multiple of the stem's stride, {self.stem.stride}, got {self.patch_size}"
             )
 
+    @classmethod
+    def sized(
+        cls, size: Literal["tiny", "small", "base", "large", "huge", "giant"], **fields: object
+    ) -> "ViTConfig":
+        """One of the published `SIZES`, with further fields."""
+        shape = SIZES[size]
+        return cls(**{**shape, "heads": heads_of(shape["width"]), **fields})
+
+
+def heads_of(width: int) -> int:
+    """The number of heads that published ViTs of a width have.
+
+    Raises:
+        ValueError: there is none of this width.
+    """
+    if width not in HEADS and width % 64:
+        raise ValueError(f"the number of heads is not known for tokens of {width} channels")
+    return HEADS.get(width, width // 64)
+
 
 class BlockFeatures(NamedTuple):
     """What a block returns, without the final norm: special tokens [B, S, C], and the image's, [B, H*W, C]."""
@@ -99,7 +134,7 @@ class ViTFeatures(NamedTuple):
         return {"features": tokens.reshape(len(tokens), *self.token_grid, -1)}
 
 
-class ViT(nnx.Module):
+class ViT(Backbone):
     """A vision transformer without a head.
 
     The class token's own position embedding is part of `special_tokens`: their sum is what the blocks see.
@@ -146,27 +181,24 @@ class ViT(nnx.Module):
         """Number of blocks."""
         return self.config.depth
 
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of the map; see `Backbone.channels`."""
+        return {"features": self.config.width}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels on a side of a patch; see `Backbone.strides`."""
+        return {"features": self.config.patch_size}
+
     def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
-        """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
+        """See `Backbone.check_plan`."""
         plan.check(self.depth, None if size is None else self.token_grid(*size))
         plan.check_backbone(self)
-
-    def set_plan(self, plan: Plan | None) -> None:
-        """Puts a plan that fits in force, or none; called by `expedite`, which has it checked."""
-        self.plan = plan
 
     def image_size(self, token_grid: Grid) -> tuple[int, int]:
         """(rows, columns) in pixels of images with so many tokens."""
         return token_grid[0] * self.config.patch_size, token_grid[1] * self.config.patch_size
-
-    def features(self, images: jax.Array) -> ViTFeatures:
-        """What a backbone says of images is what it returns; see `models.base.Encoder`."""
-        return self(images)
-
-    @staticmethod
-    def head_input(features: ViTFeatures) -> jax.Array:
-        """Every token after the final norm, restored to the full grid, [B, H*W, C]."""
-        return features.tokens.restore(features.tokens.values)
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
@@ -197,31 +229,38 @@ class ViT(nnx.Module):
         Raises:
             ValueError: the image's size, the plan or an intermediate does not fit.
         """
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images must have shape [batch, rows, columns, 3], got {images.shape}")
-        grid = self.token_grid(*images.shape[1:3])
-        depth = self.depth
-        if any(index not in range(depth) for index in intermediates):
-            raise ValueError(f"intermediates must be blocks 0 to {depth - 1}, got {tuple(intermediates)}")
+        grid = self.token_grid(*check_call(images, intermediates, self.depth))
         plan = NO_PLAN if self.plan is None else self.plan
-        plan.check(depth, grid)
+        plan.check(self.depth, grid)
 
         with jax.named_scope("embedding"):
-            maps = () if self.stem is None else self.stem(images)
-            tokens = plan.embed(maps[-1] if maps else images.astype(self.dtype), self)
-        special = jnp.broadcast_to(
-            self.special_tokens[...].astype(self.dtype), (len(images), *self.special_tokens.shape)
-        )
+            stem = () if self.stem is None else self.stem(images)
+            pixels = stem[-1] if stem else images.astype(self.dtype)
+            side = self.patch_embedding.patch_size
+            pixels = plan.before_embedding(pixels, side)
+            cells = pixels.shape[1] // side, pixels.shape[2] // side
+            special = self.special_tokens[...].astype(self.dtype)
+            special = jnp.broadcast_to(special, (len(images), *special.shape))
+            sequence = jnp.concatenate([special, self.embed(pixels)], axis=1)
+        tokens = Tokens.whole(sequence, grid, special=special.shape[1], depth=self.depth, cells=cells)
+
         kept = {}
         for index, block in enumerate(self.blocks):
-            tokens = plan.before_block(index, tokens, depth=depth, token_grid=grid)
-            special, tokens = plan.run_block(index, block, special, tokens, depth=depth, token_grid=grid)
+            tokens = plan.before_block(index, tokens, block)
+            with jax.named_scope("blocks"):
+                query, key, value = block.project(tokens.sequence)
+                mixed = plan.attention(query, key, value, tokens.key_bias)
+                tokens = tokens.with_sequence(block.attend(tokens.sequence, mixed))
+            tokens = plan.after_attention(index, tokens, query, key)
+            with jax.named_scope("blocks"):
+                tokens = tokens.with_sequence(block.feed_forward(tokens.sequence))
             if index in intermediates:
-                kept[index] = BlockFeatures(special, tokens.restore(tokens.values))
-        tokens = plan.before_block(depth, tokens, depth=depth, token_grid=grid)
+                kept[index] = BlockFeatures(tokens.special_values, tokens.restore(tokens.values))
 
-        tokens = tokens._replace(values=self.norm(tokens.values))
-        return ViTFeatures(self.norm(special), tokens, grid, tuple(kept[index] for index in intermediates), maps)
+        special = self.norm(tokens.special_values)
+        tokens = plan.after_blocks(tokens.without_special())
+        tokens = tokens.with_sequence(self.norm(tokens.sequence))
+        return ViTFeatures(special, tokens, grid, tuple(kept[index] for index in intermediates), stem)
 
     def embed(self, pixels: jax.Array) -> jax.Array:
         """The tokens that enter the first block, [B, H*W, C], of normalised images or of the stem's last map."""

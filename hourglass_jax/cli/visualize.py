@@ -161,15 +161,15 @@ def _inside(
     """The pictures of features and of attention."""
     import numpy as np
 
-    from hourglass_jax.analysis.inspection import look
+    from hourglass_jax.analysis.inspection import inspect_block
     from hourglass_jax.imaging.pictures import colorize, principal_components, sheet, stretched
 
     grid, clusters = backbone.token_grid(*image.shape[1:3]), plan.clusters
     places = _neighbours(position, grid)
     indices = tuple(row * grid[1] + column for row, column in places)
     seen = {
-        None: look(backbone, image, plan=None, block=block - 1, positions=indices),
-        plan: look(backbone, image, plan=plan, block=block - 1, positions=indices),
+        None: inspect_block(backbone, image, plan=None, block=block - 1, positions=indices),
+        plan: inspect_block(backbone, image, plan=plan, block=block - 1, positions=indices),
     }
 
     def arranged(values, shape: "Grid") -> np.ndarray:

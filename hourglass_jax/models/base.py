@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import jax
 from flax import nnx
 
-from hourglass_jax.backbones.swin import Swin, SwinConfig
-from hourglass_jax.backbones.vit import ViT, ViTConfig
+from hourglass_jax.backbones.base import Backbone
+from hourglass_jax.backbones.swin import SwinConfig
+from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.tasks.base import Task
@@ -38,7 +39,7 @@ class Encoder(Protocol):
     """
 
     @property
-    def backbone(self) -> ViT | Swin: ...
+    def backbone(self) -> Backbone: ...
 
     def features(self, images: jax.Array) -> Any:
         """Normalised images [B, rows, columns, 3] -> what the encoder says of them, an immutable pytree."""
@@ -130,7 +131,7 @@ class VisionModel(nnx.Module):
 
     window: SlidingWindow | None = None
 
-    def __init__(self, config: Config, backbone: ViT | Swin) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         self.config = config
         self.backbone = backbone
 

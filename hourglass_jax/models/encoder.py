@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
-from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.backbones.registry import build_backbone
+from hourglass_jax.backbones.swin import SwinConfig, SwinFeatures
+from hourglass_jax.backbones.vit import ViTConfig, ViTFeatures
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.tasks.base import Task
@@ -29,8 +30,7 @@ class Encoder(VisionModel):
         self, config: EncoderConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         config = config or EncoderConfig()
-        backbone = Swin if isinstance(config.backbone, SwinConfig) else ViT
-        super().__init__(config, backbone(config.backbone, dtype=dtype, rngs=rngs))
+        super().__init__(config, build_backbone(config.backbone, dtype=dtype, rngs=rngs))
 
     @property
     def tasks(self) -> dict[str, Task]:

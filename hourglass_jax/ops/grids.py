@@ -54,6 +54,34 @@ def pooling_taps(tokens: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(positions, tokens - 1), (positions < stop) / (stop - start)
 
 
+def grid_positions(grid: Grid, cells: Grid) -> np.ndarray:
+    """Where the cells of a coarser grid lie on a grid that covers the same area.
+
+    Args:
+        grid: (H, W).
+        cells: (h, w).
+
+    Returns:
+        float32 [h*w, 2]: row and column of every cell's centre, row by row; whole numbers if both are the same.
+    """
+    rows, columns = ((np.arange(few) + 0.5) * (side / few) - 0.5 for side, few in zip(grid, cells, strict=True))
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
+def pooled_positions(grid: Grid, cells: Grid) -> np.ndarray:
+    """The mean row and column of the positions that adaptive average pooling gives to every cell.
+
+    Args:
+        grid: (H, W).
+        cells: (h, w).
+
+    Returns:
+        float32 [h*w, 2], row by row.
+    """
+    rows, columns = ((taps * weights).sum(axis=0) for taps, weights in map(pooling_taps, grid, cells))
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
 def shrunk(grid: Grid, share: float) -> Grid:
     """The grid with nearly this share of the positions and nearly the same aspect ratio; at least 1 x 1."""
     rows, columns = (max(1, round(side * share**0.5)) for side in grid)

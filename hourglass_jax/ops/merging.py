@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hourglass_jax.ops.grids import Grid
+
 MEDOID_MARGIN = 1e-4
 """A token is the medoid in its partner's place only if it is nearer to the mean by more than this, relatively: two
 tokens of one size are equally near to theirs, up to rounding."""
@@ -29,8 +31,35 @@ class Matching(NamedTuple):
     place: jax.Array
 
 
-def match_tokens(metric: jax.Array, merged: int, *, offset: int = 0, in_order: bool = True) -> Matching:
-    """Splits tokens alternately; the most similar pairs between the halves are to merge.
+def alternate(count: int, *, offset: int = 0) -> np.ndarray:
+    """The halves of `count` tokens of a sequence: every second token is of the second half.
+
+    Args:
+        count: M.
+        offset: how many tokens of the sequence come before them and take no part.
+
+    Returns:
+        bool [M], true in the second half.
+
+    Source: facebookresearch/ToMe, tome/merge.py (`bipartite_soft_matching`).
+    """
+    return (np.arange(count) + offset) % 2 == 1
+
+
+def checkerboard(grid: Grid) -> np.ndarray:
+    """The halves of a grid (H, W) of tokens, row by row: neighbours in a row or column are of different halves.
+
+    Where the columns are an odd number, this is `alternate`; where they are even, that would be stripes.
+
+    Returns:
+        bool [H*W], true in the second half.
+    """
+    rows, columns = np.indices(grid).reshape(2, -1)
+    return (rows + columns) % 2 == 1
+
+
+def match_tokens(metric: jax.Array, merged: int, *, second: np.ndarray, in_order: bool = True) -> Matching:
+    """Of two halves of the tokens, the most similar pairs between them are to merge.
 
     Every token of the first half has one candidate: the token of the second half whose metric has the largest
     cosine to its own. The pairs with the largest cosines merge, several into one partner where it so happens.
@@ -38,8 +67,7 @@ def match_tokens(metric: jax.Array, merged: int, *, offset: int = 0, in_order: b
     Args:
         metric: [B, M, D], what is compared; cosines are computed in float32 or wider.
         merged: r, the number of tokens that join another: from one to as many as the first half has.
-        offset: of the alternation: the first half is the even places of a sequence in which this many tokens that
-            take no part come first.
+        second: bool [M], which tokens are of the second half (`alternate`, `checkerboard`).
         in_order: whether tokens of the first half that stay keep their order; otherwise the least similar to their
             candidates come last.
 
@@ -48,8 +76,7 @@ def match_tokens(metric: jax.Array, merged: int, *, offset: int = 0, in_order: b
 
     Source: facebookresearch/ToMe, tome/merge.py (`bipartite_soft_matching`).
     """
-    batch, count, _ = metric.shape
-    first, second = np.arange(offset % 2, count, 2), np.arange(1 - offset % 2, count, 2)
+    first, second = np.flatnonzero(~second), np.flatnonzero(second)
     metric = metric.astype(jnp.promote_types(metric.dtype, jnp.float32))
     metric = metric / jnp.maximum(jnp.linalg.norm(metric, axis=-1, keepdims=True), jnp.finfo(metric.dtype).tiny)
     cosines = jnp.einsum("bid,bjd->bij", metric[:, first], metric[:, second], precision="highest")
@@ -64,15 +91,14 @@ def match_tokens(metric: jax.Array, merged: int, *, offset: int = 0, in_order: b
         stay = jnp.sort(stay, axis=-1)
         position = jnp.cumsum(rank >= merged, axis=-1) - 1
     place_first = jnp.where(rank < merged, staying + candidate, position)
-    place_second = jnp.broadcast_to(staying + np.arange(len(second)), (batch, len(second)))
-    even, odd = (place_second, place_first) if offset % 2 else (place_first, place_second)
-    odd = jnp.pad(odd, ((0, 0), (0, even.shape[1] - odd.shape[1])))
+    place_second = jnp.broadcast_to(staying + np.arange(len(second)), (len(metric), len(second)))
+    in_sequence = np.argsort(np.concatenate([first, second]))
     return Matching(
         stay=jnp.take(first, stay),
         join=jnp.take(first, join),
         others=second,
         partner=jnp.take_along_axis(candidate, join, axis=-1),
-        place=jnp.stack([even, odd], axis=-1).reshape(batch, -1)[:, :count],
+        place=jnp.concatenate([place_first, place_second], axis=1)[:, in_sequence],
     )
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import jax
 import numpy as np
 
 from hourglass_jax.ops.adaptive_clustering import HASHES, clustered_attention
 from hourglass_jax.ops.grids import Grid
-from hourglass_jax.plans.base import Plan, Tokens
-
-if TYPE_CHECKING:
-    from hourglass_jax.backbones.layers import Block
+from hourglass_jax.plans.base import Plan
 
 
 @dataclass(frozen=True)
@@ -55,20 +52,19 @@ class ACT(Plan):
         ):
             raise ValueError(f"bucket must be a positive number, got {self.bucket!r}")
 
-    def run_block(
-        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
-    ) -> tuple[jax.Array, Tokens]:
-        """See `Plan.run_block`."""
-        with jax.named_scope("blocks"):
-            x = tokens.behind(special)
-            mixed = clustered_attention(
-                *block.project(x),
-                prototypes=self.prototypes,
-                hashes=self.hashes,
-                bucket=self.bucket,
-                seed=self.seed,
-            )
-            return tokens.split(block.feed_forward(block.attend(x, mixed)), special)
+    def attention(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, key_bias: jax.Array | None
+    ) -> jax.Array:
+        """See `Plan.attention`."""
+        return clustered_attention(
+            query,
+            key,
+            value,
+            prototypes=self.prototypes,
+            hashes=self.hashes,
+            bucket=self.bucket,
+            seed=self.seed,
+        )
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:

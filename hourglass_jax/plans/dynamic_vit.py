@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import jax
 
 from hourglass_jax.ops.grids import Grid
-from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.base import Backbone, Block, Plan, Tokens
 from hourglass_jax.plans.checks import (
     check_among_blocks,
     check_blocks,
@@ -16,11 +16,7 @@ from hourglass_jax.plans.checks import (
     check_share,
     scaled_blocks,
 )
-from hourglass_jax.plans.selection import selected
-
-if TYPE_CHECKING:
-    from hourglass_jax.backbones.layers import Block
-    from hourglass_jax.backbones.vit import ViT
+from hourglass_jax.plans.selection import select
 
 STAGES = (3, 6, 9)
 """Of 12 blocks."""
@@ -60,7 +56,7 @@ class DynamicViT(Plan):
         """See `Plan.check`."""
         check_among_blocks("stages", self.stages or (), depth)
 
-    def check_backbone(self, backbone: ViT) -> None:
+    def check_backbone(self, backbone: Backbone) -> None:
         """See `Plan.check_backbone`."""
         missing = [index for index in self._stages(backbone.depth) if backbone.blocks[index].predictor is None]
         if missing:
@@ -69,16 +65,15 @@ class DynamicViT(Plan):
                 f"this backbone has none before {missing}: convert a checkpoint of DynamicViT"
             )
 
-    def run_block(
-        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
-    ) -> tuple[jax.Array, Tokens]:
-        """See `Plan.run_block`."""
-        count = self.counts(depth, token_grid)[index]
-        if count < tokens.values.shape[1]:
-            with jax.named_scope("clustering"):
-                scores = block.predictor(tokens.values)
-            tokens, _ = selected(tokens, scores, count, neighbors=self.neighbors, temperature=self.temperature)
-        return super().run_block(index, block, special, tokens, depth=depth, token_grid=token_grid)
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
+        """See `Plan.before_block`."""
+        count = self.counts(tokens.depth, tokens.grid)[index]
+        if count == tokens.count:
+            return tokens
+        with jax.named_scope("clustering"):
+            scores = block.predictor(tokens.values)
+        kept, _ = select(tokens, scores, count, neighbors=self.neighbors, temperature=self.temperature)
+        return kept
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""

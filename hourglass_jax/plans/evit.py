@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
 
-from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.merging import take
-from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.base import Backbone, Plan, Tokens
 from hourglass_jax.plans.checks import (
     check_among_blocks,
     check_blocks,
@@ -20,11 +19,7 @@ from hourglass_jax.plans.checks import (
     check_share,
     scaled_blocks,
 )
-from hourglass_jax.plans.selection import Restore, selected
-
-if TYPE_CHECKING:
-    from hourglass_jax.backbones.layers import Block
-    from hourglass_jax.backbones.vit import ViT
+from hourglass_jax.plans.selection import Restore, select
 
 STAGES = (7, 13, 19)
 """Of 24 blocks."""
@@ -39,7 +34,7 @@ class EViT(Plan):
         stages: the blocks; None for 7, 13, 19 of 24, scaled to the depth.
         fuse: whether the sum of the dropped tokens, weighted with their class attention, goes on as a token; later
             stages treat it like any other.
-        restore: how dropped tokens come back in the end, the last ones first: see `selection.selected`.
+        restore: how dropped tokens come back in the end, the last ones first: see `selection.select`.
         neighbors: k of the reconstruction.
         temperature: tau of the reconstruction, or "auto".
 
@@ -68,28 +63,20 @@ class EViT(Plan):
         """See `Plan.check`."""
         check_among_blocks("stages", self.stages or (), depth)
 
-    def check_backbone(self, backbone: ViT) -> None:
+    def check_backbone(self, backbone: Backbone) -> None:
         """See `Plan.check_backbone`."""
         if backbone.config.special_tokens == 0:
             raise ValueError(
                 "EViT ranks tokens by the class token's attention, and this backbone has no class token"
             )
 
-    def run_block(
-        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
-    ) -> tuple[jax.Array, Tokens]:
-        """See `Plan.run_block`."""
-        before, after = self._left(depth, token_grid)[index : index + 2]
+    def after_attention(self, index: int, tokens: Tokens, query: jax.Array, key: jax.Array) -> Tokens:
+        """See `Plan.after_attention`."""
+        before, after = self._left(tokens.depth, tokens.grid)[index : index + 2]
         if after == before:
-            return super().run_block(index, block, special, tokens, depth=depth, token_grid=token_grid)
-        with jax.named_scope("blocks"):
-            x = tokens.behind(special)
-            query, key, value = block.project(x)
-            x = block.attend(x, attention(query, key, value))
-        special, tokens = tokens.split(x, special)
-        scores = _class_attention(query, key)[:, special.shape[1] :]
-        everything = tokens.values
-        tokens, dropped = selected(
+            return tokens
+        scores = _class_attention(query, key)[:, tokens.special :]
+        kept, dropped = select(
             tokens,
             scores,
             after - self.fuse,
@@ -97,13 +84,18 @@ class EViT(Plan):
             neighbors=self.neighbors,
             temperature=self.temperature,
         )
-        if self.fuse:
-            with jax.named_scope("clustering"):
-                weights = take(scores, dropped)[:, None]
-                fused = (weights @ take(everything, dropped).astype(weights.dtype)).astype(everything.dtype)
-            tokens = tokens._replace(values=jnp.concatenate([tokens.values, fused], axis=1))
-        with jax.named_scope("blocks"):
-            return tokens.split(block.feed_forward(tokens.behind(special)), special)
+        if not self.fuse:
+            return kept
+        with jax.named_scope("clustering"):
+            weights, lost = take(scores, dropped), take(tokens.values, dropped)
+            fused = (weights[:, None] @ lost.astype(weights.dtype)).astype(lost.dtype)
+            share = weights / jnp.sum(weights, axis=-1, keepdims=True)
+            positions = take(jnp.broadcast_to(tokens.positions, (*scores.shape, 2)), dropped)
+            position = jnp.sum(share[..., None] * positions, axis=1, keepdims=True)
+        return kept.with_values(
+            jnp.concatenate([kept.values, fused], axis=1),
+            positions=jnp.concatenate([kept.positions, position], axis=1),
+        )
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""

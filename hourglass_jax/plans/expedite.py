@@ -18,9 +18,9 @@ def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
     calls.
 
     Args:
-        model: a model with a `backbone`, or a backbone itself.
-        plan: an `Hourglass` or another member of `plans.METHODS`, or the path of a plan file; None for the
-            unexpedited model.
+        model: a model whose `backbone` takes a plan, or such a backbone itself.
+        plan: an `Hourglass` or another of `plans.METHODS`, or the path of a plan file; None for the unexpedited
+            model.
 
     Returns:
         A new model of the same class; `model` itself stays as it is.
@@ -29,12 +29,13 @@ def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
         ValueError: the plan does not fit the backbone, or the model has no backbone that takes one.
     """
     fast = nnx.clone(model, variables=False)
-    backbone = getattr(fast, "backbone", fast)
-    if not hasattr(backbone, "plan"):
-        raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}")
+    try:
+        check, change = fast.backbone.check_plan, fast.backbone.set_plan
+    except AttributeError:
+        raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}") from None
     if isinstance(plan, str | os.PathLike):
         plan = load_plan(plan)
     if plan is not None:
-        backbone.check_plan(plan)
-    backbone.set_plan(plan)
+        check(plan)
+    change(plan)
     return fast

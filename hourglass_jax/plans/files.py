@@ -1,6 +1,4 @@
-"""Plan files: a token reduction as JSON, its method and its fields."""
-
-from __future__ import annotations
+"""Plan files: a plan as JSON, its method and its fields."""
 
 import dataclasses
 import json
@@ -10,9 +8,8 @@ import typing
 from pathlib import Path
 
 from hourglass_jax.io.files import replacing
-
-if typing.TYPE_CHECKING:
-    from hourglass_jax.plans.base import Plan
+from hourglass_jax.plans.base import Plan
+from hourglass_jax.plans.registry import METHODS
 
 EXAMPLE = '{"method": "Hourglass", "alpha": 5, "clusters": [24, 24]}'
 
@@ -30,8 +27,6 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: the plan is of none of these classes.
     """
-    from hourglass_jax.plans.registry import METHODS
-
     if METHODS.get(type(plan).__name__) is not type(plan):
         raise ValueError(f"expected a plan of {', '.join(METHODS)}, got {type(plan).__name__}")
     with replacing(path) as temporary:
@@ -75,8 +70,6 @@ def plan_of(fields: object) -> Plan:
     Raises:
         ValueError: a method, a field or a value is unknown, or one is missing.
     """
-    from hourglass_jax.plans.registry import METHODS
-
     if not isinstance(fields, dict) or "method" not in fields:
         raise ValueError(f"a plan must name its method, as in {EXAMPLE}, got {fields!r}")
     values = dict(fields)

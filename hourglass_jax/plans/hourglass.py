@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
-from hourglass_jax.ops.grids import Grid, check_grid, shrunk
+from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrunk
 from hourglass_jax.ops.reconstruction import reconstruct_tokens
-from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.base import Block, Plan, Tokens
 from hourglass_jax.plans.checks import check_reconstruction
 
 
@@ -83,19 +83,35 @@ class Hourglass(Plan):
                 f"for {token_grid[0]} x {token_grid[1]} tokens; use fewer clusters or a larger image"
             )
 
-    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
         """See `Plan.before_block`."""
         if index == self.alpha:
-            return self._cluster(tokens, token_grid)
-        if index == self.end(depth) and self.reconstruct == "tokens":
-            return Tokens(tokens.restore(tokens.values))
-        return tokens
+            return self._cluster(tokens)
+        return tokens.restored() if index == self.end(tokens.depth) else tokens
+
+    def after_blocks(self, tokens: Tokens) -> Tokens:
+        """See `Plan.after_blocks`."""
+        return tokens if self.reconstruct == "logits" else tokens.restored()
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
         full, reduced = int(np.prod(token_grid)), int(np.prod(self.clusters))
         end = self.end(depth) if self.reconstruct == "tokens" else depth + 1
         return [reduced if self.alpha <= index < end else full for index in range(depth + 1)]
+
+    def in_windows(self, depth: int) -> range:
+        """See `Plan.in_windows`."""
+        if self.reconstruct != "tokens":
+            raise ValueError(f"a Swin takes only reconstruct='tokens': stages follow; got {self.reconstruct!r}")
+        return range(self.alpha, self.end(depth))
+
+    def check_windows(self, side: int) -> None:
+        """See `Plan.check_windows`."""
+        if self.clusters[0] != self.clusters[1] or self.clusters[0] > side:
+            raise ValueError(
+                "clusters must be k x k with k at most the window's side: "
+                f"got {self.clusters[0]} x {self.clusters[1]} for windows of {side} x {side} tokens"
+            )
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
@@ -106,13 +122,13 @@ class Hourglass(Plan):
         """alpha + beta: the block before which the grid is restored, `depth` where beta is None."""
         return depth if self.beta is None else self.alpha + self.beta
 
-    def _cluster(self, tokens: Tokens, token_grid: Grid) -> Tokens:
+    def _cluster(self, tokens: Tokens) -> Tokens:
         z = tokens.values
         with jax.named_scope("clustering"):
-            temperature = resolve_temperature(self.temperature, z, token_grid)
+            temperature = resolve_temperature(self.temperature, z, tokens.grid)
             clusters = cluster_tokens(
                 z,
-                token_grid=token_grid,
+                token_grid=tokens.grid,
                 cluster_grid=self.clusters,
                 window=self.window,
                 iterations=self.iterations,
@@ -126,4 +142,5 @@ class Hourglass(Plan):
                     refined, tokens=z, clusters=clusters, neighbors=self.neighbors, temperature=temperature
                 )
 
-        return Tokens(clusters, restore)
+        positions = pooled_positions(tokens.grid, self.clusters)[None]
+        return tokens.with_values(clusters, positions=positions, restore=restore)

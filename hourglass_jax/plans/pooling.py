@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
 
 import jax
 import numpy as np
 
-from hourglass_jax.ops.grids import Grid, check_grid, shrunk
+from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrunk
 from hourglass_jax.ops.pooling import pool_tokens, upsample_tokens
 from hourglass_jax.ops.resize import resize
-from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.base import Block, Plan, Tokens
 from hourglass_jax.plans.checks import check_share
-
-if TYPE_CHECKING:
-    from hourglass_jax.backbones.vit import ViT
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,15 @@ class Pooling(Plan):
         if token_grid is not None and any(few > all_ for few, all_ in zip(self.clusters, token_grid, strict=True)):
             raise ValueError(f"clusters must fit into the image's tokens {token_grid}, got {self.clusters}")
 
-    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
         """See `Plan.before_block`."""
         if index != self.alpha:
-            return super().before_block(index, tokens, depth=depth, token_grid=token_grid)
+            return tokens
+        grid = tokens.grid
         with jax.named_scope("clustering"):
-            pooled = pool_tokens(tokens.values, token_grid=token_grid, cluster_grid=self.clusters)
-        return Tokens(pooled, _upsampling(self.clusters, token_grid))
+            pooled = pool_tokens(tokens.values, token_grid=grid, cluster_grid=self.clusters)
+        positions = pooled_positions(grid, self.clusters)[None]
+        return tokens.with_values(pooled, positions=positions, restore=_upsampling(self.clusters, grid))
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
@@ -82,13 +82,16 @@ class Downsampling(Plan):
     def __post_init__(self) -> None:
         check_share("keep", self.keep)
 
-    def embed(self, pixels: jax.Array, backbone: ViT) -> Tokens:
-        """See `Plan.embed`."""
-        side = backbone.patch_embedding.patch_size
-        grid = pixels.shape[1] // side, pixels.shape[2] // side
-        small = shrunk(grid, self.keep)
-        resized = resize(pixels, (small[0] * side, small[1] * side), "bicubic-antialias")
-        return Tokens(backbone.embed(resized), _upsampling(small, grid))
+    def before_embedding(self, pixels: jax.Array, side: int) -> jax.Array:
+        """See `Plan.before_embedding`."""
+        rows, columns = shrunk((pixels.shape[1] // side, pixels.shape[2] // side), self.keep)
+        return resize(pixels, (rows * side, columns * side), "bicubic-antialias")
+
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
+        """See `Plan.before_block`."""
+        if index:
+            return tokens
+        return replace(tokens, restore=_upsampling(shrunk(tokens.grid, self.keep), tokens.grid))
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
@@ -101,7 +104,7 @@ class Downsampling(Plan):
         return cls(share)
 
 
-def _upsampling(few: Grid, full: Grid):
+def _upsampling(few: Grid, full: Grid) -> Callable[[jax.Array], jax.Array]:
     def restore(values: jax.Array) -> jax.Array:
         with jax.named_scope("reconstruction"):
             return upsample_tokens(values, cluster_grid=few, token_grid=full)

@@ -13,7 +13,7 @@ from hourglass_jax.plans.base import Tokens
 Restore = Literal["reconstruction", "reuse"]
 
 
-def selected(
+def select(
     tokens: Tokens,
     scores: jax.Array,
     count: int,
@@ -22,7 +22,7 @@ def selected(
     neighbors: int = 20,
     temperature: float | Literal["auto"] = "auto",
 ) -> tuple[Tokens, jax.Array]:
-    """The `count` tokens with the highest scores, in their order.
+    """Keeps the `count` tokens with the highest scores, in their order.
 
     Args:
         tokens: of which M are left.
@@ -38,11 +38,13 @@ def selected(
         The tokens, and the places [B, M - count] of those that were dropped. Restored values of more than `count`
         tokens are of others that came to them since: only the first `count` are spread.
     """
+    values = tokens.values
     with jax.named_scope("clustering"):
         order = jnp.argsort(-scores, axis=-1)
         kept, dropped = (jnp.sort(part, axis=-1) for part in (order[:, :count], order[:, count:]))
         place = jnp.argsort(jnp.concatenate([kept, dropped], axis=-1), axis=-1)
-        near, far = take(tokens.values, kept), take(tokens.values, dropped)
+        near, far = take(values, kept), take(values, dropped)
+        positions = take(jnp.broadcast_to(tokens.positions, (*scores.shape, 2)), kept)
 
     def spread(refined: jax.Array) -> jax.Array:
         refined = refined[:, :count]
@@ -54,8 +56,8 @@ def selected(
                     )
                 back = far.astype(refined.dtype)
             else:
-                tau = resolve_temperature(temperature, tokens.values, (1, tokens.values.shape[1]))
+                tau = resolve_temperature(temperature, values, (1, values.shape[1]))
                 back = reconstruct_tokens(refined, tokens=far, clusters=near, neighbors=neighbors, temperature=tau)
             return tokens.restore(take(jnp.concatenate([refined, back], axis=1), place))
 
-    return Tokens(near, spread), dropped
+    return tokens.with_values(near, positions=positions, restore=spread, sizes=None), dropped

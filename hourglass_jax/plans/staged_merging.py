@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import jax
 
 from hourglass_jax.ops.grids import Grid
-from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.ops.merging import alternate, checkerboard
+from hourglass_jax.plans.base import Block, Plan, Tokens
 from hourglass_jax.plans.checks import check_among_blocks, check_blocks, check_share, scaled_blocks
-from hourglass_jax.plans.merging import merged
-
-if TYPE_CHECKING:
-    from hourglass_jax.backbones.layers import Block
+from hourglass_jax.plans.merging import merge
 
 STAGES = (0, 2, 4, 6)
 """Of 12 blocks."""
@@ -25,6 +23,9 @@ class StagedMerging(Plan):
 
     Tokens are compared by the keys that the block would compute for them. Attention counts a merged token as often
     as it has tokens in it, and in the end every token of the grid gets the value of its group.
+
+    Tokens of one half join tokens of the other. The first halves are the two colours of a checkerboard; later ones
+    alternate, as what was merged lies on no grid.
 
     Attributes:
         keep: q, share of its tokens that every stage keeps; at least one half.
@@ -54,16 +55,15 @@ class StagedMerging(Plan):
         """See `Plan.check`."""
         check_among_blocks("stages", self.stages or (), depth)
 
-    def run_block(
-        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
-    ) -> tuple[jax.Array, Tokens]:
-        """See `Plan.run_block`."""
-        surplus = tokens.values.shape[1] - self.counts(depth, token_grid)[index]
-        if surplus > 0:
-            with jax.named_scope("clustering"):
-                keys = block.attention.keys(block.norm1(tokens.values), mean=self.value == "mean")
-            tokens = merged(tokens, keys, surplus, value=self.value)
-        return super().run_block(index, block, special, tokens, depth=depth, token_grid=token_grid)
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
+        """See `Plan.before_block`."""
+        surplus = tokens.count - self.counts(tokens.depth, tokens.grid)[index]
+        if not surplus:
+            return tokens
+        with jax.named_scope("clustering"):
+            keys = block.keys(tokens.values, mean=self.value == "mean")
+        second = checkerboard(tokens.grid) if tokens.is_whole else alternate(tokens.count)
+        return merge(tokens, keys, surplus, second=second, value=self.value)
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.merging import alternate
 from hourglass_jax.plans.base import Plan, Tokens
 from hourglass_jax.plans.checks import check_share
-from hourglass_jax.plans.merging import merged
-
-if TYPE_CHECKING:
-    from hourglass_jax.backbones.layers import Block
+from hourglass_jax.plans.merging import merge
 
 
 @dataclass(frozen=True)
@@ -65,24 +62,25 @@ class TokenMerging(Plan):
                 f"merged must name at most the backbone's {depth} blocks, got {len(self.merged)} numbers"
             )
 
-    def run_block(
-        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
-    ) -> tuple[jax.Array, Tokens]:
-        """See `Plan.run_block`."""
-        before, after = self._left(depth, token_grid)[index : index + 2]
-        with jax.named_scope("blocks"):
-            x = tokens.behind(special)
-            query, key, value = block.project(x)
-            bias = tokens.key_bias(special) if self.proportional else None
-            x = block.attend(x, attention(query, key, value, key_bias=bias))
-        special, tokens = tokens.split(x, special)
-        if after < before:
-            specials = special.shape[1]
-            tokens = merged(
-                tokens, _mean_over_heads(key)[:, specials:], before - after, offset=specials, in_order=specials > 0
-            )
-        with jax.named_scope("blocks"):
-            return tokens.split(block.feed_forward(tokens.behind(special)), special)
+    def attention(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, key_bias: jax.Array | None
+    ) -> jax.Array:
+        """See `Plan.attention`."""
+        return super().attention(query, key, value, key_bias if self.proportional else None)
+
+    def after_attention(self, index: int, tokens: Tokens, query: jax.Array, key: jax.Array) -> Tokens:
+        """See `Plan.after_attention`."""
+        before, after = self._left(tokens.depth, tokens.grid)[index : index + 2]
+        if after == before:
+            return tokens
+        special = tokens.special
+        return merge(
+            tokens,
+            _mean_over_heads(key)[:, special:],
+            before - after,
+            second=alternate(before, offset=special),
+            in_order=special > 0,
+        )
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""

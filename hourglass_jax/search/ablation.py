@@ -24,9 +24,10 @@ from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.pooling import upsample_tokens
 from hourglass_jax.ops.reconstruction import unpool_tokens
-from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.base import Block, Plan, Tokens
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.hourglass import Hourglass
+from hourglass_jax.plans.wrapped import WrappedPlan
 
 STUDIES = (
     *("beta", "alpha", "clusters", "representative", "window", "iterations", "temperature", "neighbors"),
@@ -36,7 +37,7 @@ STUDIES = (
 
 
 @dataclass(frozen=True)
-class Layers(Plan):
+class Layers(WrappedPlan):
     """A plan with the paper's baselines in place of its layers (Tables 4 and 5).
 
     Attributes:
@@ -49,16 +50,12 @@ class Layers(Plan):
     clustering: Literal["clustering", "pooling"] = "clustering"
     reconstruction: Literal["reconstruction", "bilinear", "nearest"] = "reconstruction"
 
-    def check(self, depth: int, token_grid: Grid | None = None) -> None:
-        """See `Plan.check`."""
-        self.plan.check(depth, token_grid)
-
-    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
+    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
         """See `Plan.before_block`."""
         plan = self.plan
         if self.clustering == "pooling":
             plan = replace(plan, iterations=0, representative="mean")
-        reduced = plan.before_block(index, tokens, depth=depth, token_grid=token_grid)
+        reduced = plan.before_block(index, tokens, block)
         if index != plan.alpha or self.reconstruction == "reconstruction":
             return reduced
 
@@ -66,13 +63,9 @@ class Layers(Plan):
             with jax.named_scope("reconstruction"):
                 if self.reconstruction == "nearest":
                     return unpool_tokens(refined, tokens=tokens.values, clusters=reduced.values)
-                return upsample_tokens(refined, cluster_grid=plan.clusters, token_grid=token_grid)
+                return upsample_tokens(refined, cluster_grid=plan.clusters, token_grid=tokens.grid)
 
-        return reduced._replace(restore=restore)
-
-    def counts(self, depth: int, token_grid: Grid) -> list[int]:
-        """See `Plan.counts`."""
-        return self.plan.counts(depth, token_grid)
+        return replace(reduced, restore=restore)
 
 
 @dataclass(frozen=True)

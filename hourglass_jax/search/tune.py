@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
-from hourglass_jax.analysis.inspection import look
+from hourglass_jax.analysis.inspection import inspect_block
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.imaging.images import Preprocessing, center_crop_square
 from hourglass_jax.io.journal import Journal
@@ -471,7 +471,7 @@ class Tuner:
         block = next(index for index, count in enumerate(counts) if count < max(counts))
 
         def measure() -> list[float]:
-            seen = look(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
+            seen = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
             return [float(auto_temperature(seen.entering[None], self.costs.token_grid)[0])]
 
         [found] = self._once({"photograph": name, "auto_before": block}, measure)

@@ -12,7 +12,7 @@ import tyro
 from PIL import Image
 
 import hourglass_jax as hj
-from hourglass_jax.analysis.inspection import look
+from hourglass_jax.analysis.inspection import inspect_block
 from hourglass_jax.cli import visualize as visualize_command
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.ops.clustering import cluster_tokens
@@ -30,7 +30,7 @@ def tokens_before_block_2(model: Saliency) -> jax.Array:
 
 def test_attention_is_that_of_the_tokens(tiny_model: Saliency) -> None:
     """Weights and values of the image's and the class token's, mixed, are what the block's attention mixes."""
-    seen = look(tiny_model.backbone, IMAGES, plan=None, block=0, positions=(3, 12, 24))
+    seen = inspect_block(tiny_model.backbone, IMAGES, plan=None, block=0, positions=(3, 12, 24))
     assert seen.attention.shape == (3, 25) and seen.entering.shape == (25, 32)
     block, tokens = tiny_model.backbone.blocks[0], seen.entering[None]
     x = jnp.concatenate([tiny_model.backbone.special_tokens[...][None], tokens], axis=1)
@@ -43,7 +43,7 @@ def test_attention_is_that_of_the_tokens(tiny_model: Saliency) -> None:
 
 def test_under_a_plan_it_is_that_of_the_nearest_cluster(tiny_model: Saliency) -> None:
     plan = hj.Hourglass(1, (3, 3))
-    seen = look(tiny_model.backbone, IMAGES, plan=plan, block=1, positions=tuple(range(25)))
+    seen = inspect_block(tiny_model.backbone, IMAGES, plan=plan, block=1, positions=tuple(range(25)))
     z = tokens_before_block_2(tiny_model)
     clusters = cluster_tokens(z, token_grid=(5, 5), cluster_grid=(3, 3), temperature="auto")
     np.testing.assert_allclose(seen.entering, clusters[0], rtol=1e-4, atol=1e-4)
@@ -61,7 +61,7 @@ def test_under_a_plan_it_is_that_of_the_nearest_cluster(tiny_model: Saliency) ->
 
 def test_a_block_that_is_none_is_refused(tiny_model: Saliency) -> None:
     with pytest.raises(ValueError, match="block must be one of the backbone's, 0 to 2, got 3"):
-        look(tiny_model.backbone, IMAGES, plan=None, block=3, positions=(0,))
+        inspect_block(tiny_model.backbone, IMAGES, plan=None, block=3, positions=(0,))
 
 
 Run = Callable[..., str]

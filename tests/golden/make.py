@@ -24,8 +24,8 @@ import hourglass_jax as hj
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.windows import SlidingWindow
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig, DPTSegmentation, DPTSegmentationConfig
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig

@@ -10,7 +10,6 @@ from hourglass_jax import Hourglass, expedite
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.imaging.windows import whole_view
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig, UpsamplingStage
-from hourglass_jax.plans.hourglass import Tokens
 from hourglass_jax.tasks import saliency as tasks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -54,7 +53,7 @@ def random_images(batch: int = 2) -> jax.Array:
 def run(model: Saliency, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The backbone's tokens (or clusters), the saliency, and the saliency decoded from the restored tokens."""
     features = model.backbone(images)
-    full = features._replace(tokens=Tokens(features.tokens.restore(features.tokens.values)))
+    full = features._replace(tokens=features.tokens.restored())
     return features.tokens.values, model.decode(features, SIZE), model.decode(full, SIZE)
 
 

@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hourglass_jax.ops.merging import match_tokens, merge_tokens, take
+from hourglass_jax.ops.merging import Matching, alternate, checkerboard, match_tokens, merge_tokens, take
 from tests.reference import merging as reference
 
-match = jax.jit(match_tokens, static_argnums=1, static_argnames=("offset", "in_order"))
 merge = jax.jit(merge_tokens, static_argnames="value")
+
+
+def match(metric: np.ndarray, merged: int, *, offset: int = 0, in_order: bool = True) -> Matching:
+    second = alternate(metric.shape[1], offset=offset)
+    return jax.jit(lambda metric: match_tokens(metric, merged, second=second, in_order=in_order))(metric)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -72,3 +76,26 @@ def test_bfloat16_is_compared_and_averaged_in_float32(value: str) -> None:
 def test_tokens_of_zeros_are_no_nan() -> None:
     found = match(jnp.zeros((1, 6, 4)), 3)
     assert np.isfinite(merge(jnp.zeros((1, 6, 4)), jnp.ones((1, 6)), found)[0]).all()
+
+
+def test_neighbours_on_an_even_grid_are_of_different_halves() -> None:
+    """Where every second token of the flattened grid makes whole columns."""
+    second = checkerboard((4, 6)).reshape(4, 6)
+    assert np.all(second[1:] != second[:-1]) and np.all(second[:, 1:] != second[:, :-1])
+    assert not second[0, 0] and second.sum() == 12
+    stripes = alternate(24).reshape(4, 6)
+    assert np.all(stripes[1:] == stripes[:-1])
+
+
+@pytest.mark.parametrize("grid", [(6, 5), (5, 7), (4, 1)])
+def test_on_an_odd_number_of_columns_the_halves_alternate(grid: tuple[int, int]) -> None:
+    np.testing.assert_array_equal(checkerboard(grid), alternate(grid[0] * grid[1]))
+
+
+def test_halves_of_a_grid_are_matched_as_the_reference_does() -> None:
+    metric = normal(2, 24, 8)
+    found = match_tokens(metric, 7, second=checkerboard((4, 6)))
+    for image in range(2):
+        groups = reference.match(metric[image], 7, columns=6)
+        place = [next(new for new, group in enumerate(groups) if old in group) for old in range(24)]
+        np.testing.assert_array_equal(found.place[image], place)

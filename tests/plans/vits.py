@@ -9,6 +9,7 @@ from flax import nnx
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig
 from hourglass_jax.models.registry import flat_parameters
+from hourglass_jax.ops.grids import Grid
 from tests.reference import vit as reference
 from tests.reference.reductions import Result
 
@@ -19,9 +20,11 @@ CONFIG = ViTConfig(
 )
 
 
-def random_vit(special_tokens: int = 1, *, dtype: jnp.dtype = jnp.float32) -> ViT:
+def random_vit(special_tokens: int = 1, *, grid: Grid = GRID, dtype: jnp.dtype = jnp.float32) -> ViT:
     """With LayerScale if it has register tokens."""
-    config = dataclasses.replace(CONFIG, special_tokens=special_tokens, layer_scale=special_tokens > 1)
+    config = dataclasses.replace(
+        CONFIG, special_tokens=special_tokens, layer_scale=special_tokens > 1, position_grid=grid
+    )
     vit = nnx.eval_shape(lambda: ViT(config, dtype=dtype, rngs=nnx.Rngs(0)))
     random = np.random.default_rng(0)
     for path, parameter in nnx.to_flat_state(nnx.state(vit)):
@@ -34,8 +37,8 @@ def random_vit(special_tokens: int = 1, *, dtype: jnp.dtype = jnp.float32) -> Vi
     return vit
 
 
-def random_images(batch: int = 2) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(1).normal(size=(batch, *SIDES, 3)), jnp.float32)
+def random_images(batch: int = 2, sides: tuple[int, int] = SIDES) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).normal(size=(batch, *sides, 3)), jnp.float32)
 
 
 @nnx.jit

@@ -6,14 +6,21 @@ Array = np.ndarray
 Group = tuple[int, ...]
 
 
-def match(metric: Array, count: int, *, offset: int = 0, in_order: bool = True) -> list[Group]:
+def match(
+    metric: Array, count: int, *, offset: int = 0, in_order: bool = True, columns: int | None = None
+) -> list[Group]:
     """The groups that are left, in their order, each with its partner of the second half last.
 
     Tokens alternate between the halves; `offset` tokens that take part in the alternation only come before them.
+    With `columns`, they are a grid's, and alternate along its rows and its columns.
     """
     unit = metric / np.linalg.norm(metric, axis=1, keepdims=True)
-    first = [i for i in range(len(metric)) if (i + offset) % 2 == 0]
-    second = [i for i in range(len(metric)) if (i + offset) % 2 == 1]
+
+    def half(i: int) -> int:
+        return (i + offset) % 2 if columns is None else (i // columns + i % columns) % 2
+
+    first = [i for i in range(len(metric)) if half(i) == 0]
+    second = [i for i in range(len(metric)) if half(i) == 1]
     partner, cosine = {}, {}
     for i in first:
         cosines = [float(unit[i] @ unit[j]) for j in second]

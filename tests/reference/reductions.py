@@ -51,7 +51,15 @@ def token_merging(
 
 
 def staged_merging(
-    vit: Parameters, special: Array, tokens: Array, heads: int, *, keep: float, stages: Sequence[int], value: str
+    vit: Parameters,
+    special: Array,
+    tokens: Array,
+    heads: int,
+    *,
+    keep: float,
+    stages: Sequence[int],
+    value: str,
+    columns: int,
 ) -> Result:
     steps, sizes, full, count = [], np.ones(len(tokens)), len(tokens), len(special)
     for index, block in enumerate(blocks_of(vit)):
@@ -59,7 +67,7 @@ def staged_merging(
             goal = round(full * keep ** (stages.index(index) + 1))
             _, key, _ = project(block, tokens, heads)
             metric = key.mean(axis=0) if value == "mean" else np.concatenate(list(key), axis=1)
-            groups = merging.match(metric, len(tokens) - goal)
+            groups = merging.match(metric, len(tokens) - goal, columns=None if steps else columns)
             tokens, sizes = merging.merge(tokens, sizes, groups, value)
             steps.append(groups)
         x = run_block(block, np.concatenate([special, tokens]), heads, np.concatenate([np.ones(count), sizes]))

@@ -27,7 +27,7 @@ from hourglass_jax.cli import ablate as module
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.models.swag import Swag, SwagConfig
-from hourglass_jax.plans.hourglass import Tokens
+from hourglass_jax.plans.base import Tokens
 from hourglass_jax.search.ablation import STUDIES, Ablation, Figures, Layers, Point
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -177,11 +177,11 @@ def test_layers_are_the_operators(clustering: str) -> None:
     }
     for reconstruction, restored in expected.items():
         layers = Layers(plan, clustering, reconstruction)
-        tokens = layers.before_block(0, Tokens(z), depth=4, token_grid=GRID)
-        assert tokens.values is z
-        tokens = layers.before_block(1, tokens, depth=4, token_grid=GRID)
+        whole = Tokens.whole(z, GRID, depth=4)
+        assert layers.before_block(0, whole, None) is whole
+        tokens = layers.before_block(1, whole, None)
         np.testing.assert_allclose(tokens.values, clusters, atol=1e-6)
-        tokens = layers.before_block(2, tokens._replace(values=refined), depth=4, token_grid=GRID)
+        tokens = layers.before_block(2, tokens.with_values(refined), None)
         np.testing.assert_allclose(tokens.values, restored, atol=1e-5)
         assert layers.counts(4, GRID) == plan.counts(4, GRID)
         with pytest.raises(ValueError, match="clusters must not outnumber"):

@@ -1,0 +1,28 @@
+"""All backbones, by their configs."""
+
+from types import MappingProxyType
+
+import jax.numpy as jnp
+from flax import nnx
+
+from hourglass_jax.backbones.base import Backbone
+from hourglass_jax.backbones.swin import Swin, SwinConfig
+from hourglass_jax.backbones.vit import ViT, ViTConfig
+
+BackboneConfig = ViTConfig | SwinConfig
+
+BACKBONES: MappingProxyType[type[BackboneConfig], type[Backbone]] = MappingProxyType(
+    {ViTConfig: ViT, SwinConfig: Swin}
+)
+"""Every kind of backbone by the class of its config."""
+
+
+def build_backbone(config: BackboneConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> Backbone:
+    """The backbone that a config describes, with random parameters.
+
+    Args:
+        config: of one of `BACKBONES`.
+        dtype: of the computation.
+        rngs: for the parameters, which are float32.
+    """
+    return BACKBONES[type(config)](config, dtype=dtype, rngs=rngs)
