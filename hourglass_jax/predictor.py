@@ -11,6 +11,7 @@ import numpy as np
 from hourglass_jax.imaging.images import ImageSource, Preprocessing, read_image
 from hourglass_jax.imaging.windows import Layout, whole_view
 from hourglass_jax.models.base import Model, find_task
+from hourglass_jax.plans.expedite import fit_plan
 
 
 @jax.jit
@@ -34,6 +35,8 @@ class Predictor:
         whole: run on whole images even if the model sees windows of them.
         batch_size: images or windows that are run at once.
         task: the name of the task whose results are wanted; by default the model's first.
+        strict_plan: refuse an image that the model's plan does not fit; otherwise the plan is fitted to it at the
+            same share of its tokens, with a warning in the log.
 
     Attributes:
         task: the task.
@@ -50,6 +53,7 @@ class Predictor:
         whole: bool = False,
         batch_size: int = 8,
         task: str | None = None,
+        strict_plan: bool = True,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -58,6 +62,7 @@ class Predictor:
         self.preprocessing = preprocessing or model.config.preprocessing
         self.window = None if whole else model.window
         self.batch_size = batch_size
+        self.strict_plan = strict_plan
 
     def __call__(self, images: ImageSource | Sequence[ImageSource]) -> Any:
         """Predicts one image or several.
@@ -113,7 +118,9 @@ class Predictor:
         return results
 
     def _run(self, images: np.ndarray) -> Any:
-        return run(self.model, images)
+        made_for = self.preprocessing.shape
+        model = self.model if self.strict_plan else fit_plan(self.model, images.shape[1:3], made_for)
+        return run(model, images)
 
 
 def is_out_of_memory(problem: BaseException) -> bool:

@@ -50,6 +50,20 @@ class Backbone(nnx.Module):
         """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
         raise NotImplementedError
 
+    def fit_plan(self, plan: Plan, size: tuple[int, int], made_for: tuple[int, int]) -> Plan:
+        """The plan for images of another size than it was made for, the same one if it fits them.
+
+        Args:
+            plan: one that fits images of `made_for`.
+            size: (rows, columns) of the images in pixels.
+            made_for: likewise.
+
+        Raises:
+            ValueError: the plan does not fit, and cannot be made to.
+        """
+        self.check_plan(plan, size)
+        return plan
+
     def set_plan(self, plan: Plan | None) -> None:
         """Puts a plan that fits in force, or none; called by `expedite`, which has it checked."""
         self.plan = plan

@@ -196,6 +196,18 @@ class ViT(Backbone):
         plan.check(self.depth, None if size is None else self.token_grid(*size))
         plan.check_backbone(self)
 
+    def fit_plan(self, plan: Plan, size: tuple[int, int], made_for: tuple[int, int]) -> Plan:
+        """See `Backbone.fit_plan`; a size counts in whole patches, as models pad."""
+        side = self.config.patch_size
+        grid, usual = ((-(-rows // side), -(-columns // side)) for rows, columns in (size, made_for))
+        try:
+            plan.check(self.depth, grid)
+        except ValueError:
+            plan.check(self.depth, usual)
+            plan = plan.fitted(grid, usual)
+            plan.check(self.depth, grid)
+        return plan
+
     def image_size(self, token_grid: Grid) -> tuple[int, int]:
         """(rows, columns) in pixels of images with so many tokens."""
         return token_grid[0] * self.config.patch_size, token_grid[1] * self.config.patch_size

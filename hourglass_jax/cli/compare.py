@@ -1,6 +1,7 @@
 """The commands `hourglass compare` and `hourglass demo`."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from rich.table import Table
@@ -105,16 +106,22 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     loaded, preprocessing, chosen = load_model(model, plan)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
-    prepared = []
+    prepared, plans = [], []
     photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
     for name, photo in photos.items():
         with error_context(name):
             prepared.append(preprocessing(photo))
-            loaded.backbone.check_plan(chosen, prepared[-1].shape[:2])
+            size = prepared[-1].shape[:2]
+            loaded.backbone.check_plan(chosen, size if plan.strict_plan else None)
+            plans.append(
+                chosen if plan.strict_plan else loaded.backbone.fit_plan(chosen, size, preprocessing.shape)
+            )
     results, first, task = [], None, find_task(loaded, None)
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
-        compared = run(loaded, [chosen], prepared, repeats=repeats, on_call=bar.update)
-        for (name, photo), [result] in zip(photos.items(), compared, strict=True):
+        for (name, photo), image, fitted in zip(photos.items(), prepared, plans, strict=True):
+            if fitted != chosen:
+                print(f"{name}: the plan is fitted to the photograph: {describe(fitted)}", file=sys.stderr)
+            [[result]] = run(loaded, [fitted], [image], repeats=repeats, on_call=bar.update)
             path = output / f"{name}_comparison.png"
             small = resize_photo(photo, result.size)
             overlays = [task.render(small, each).overview for each in (result.result, result.result_expedited)]

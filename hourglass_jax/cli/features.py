@@ -24,6 +24,7 @@ from hourglass_jax.cli.options import (
     printable,
 )
 from hourglass_jax.cli.photos import Photo
+from hourglass_jax.plans.expedite import fit_plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,11 +55,13 @@ def features(
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
-    backbone = hj.expedite(loaded, chosen).backbone
+    expedited = hj.expedite(loaded, chosen)
     run = jax.jit(lambda backbone, images: backbone(images).maps())
 
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], dict[str, Any]]:
-        found = run(backbone, preprocessing(image)[None])
+        images = preprocessing(image)[None]
+        model = expedited if plan.strict_plan else fit_plan(expedited, images.shape[1:3], preprocessing.shape)
+        found = run(model.backbone, images)
         maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
         return lambda: _write(photo, preprocessing.seen(image), maps, output)
 

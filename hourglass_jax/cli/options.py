@@ -59,6 +59,8 @@ class PlanOptions:
 
     plan: Annotated[str | None, tyro.conf.arg(aliases=["--preset"], metavar="FILE|PRESET")] = None
     """A plan file, such as `hourglass tune` writes, or a preset; `hourglass models` lists them."""
+    strict_plan: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Refuse a photograph that the plan does not fit; by default the plan is fitted to it, and that is said."""
     alpha: int | None = None
     """Blocks before the clustering."""
     beta: int | None = None
@@ -143,6 +145,7 @@ def _plan(options: PlanOptions, default_preset: str | None):
 
     given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
     source = given.pop("plan", None)
+    del given["strict_plan"]
     if source is None and "alpha" not in given and default_preset in PRESETS:
         source = default_preset
     if source is not None:

@@ -73,7 +73,13 @@ def predict(
     found = photos_of(photos, reading)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
-    predictor = Predictor(hj.expedite(loaded, chosen), preprocessing=preprocessing, whole=whole, task=task)
+    predictor = Predictor(
+        hj.expedite(loaded, chosen),
+        preprocessing=preprocessing,
+        whole=whole,
+        task=task,
+        strict_plan=plan.strict_plan,
+    )
     header = {
         "model": weights_of(model),
         "plan": None if chosen is None else plan_fields(chosen),

@@ -205,6 +205,13 @@ class Plan:
     def check_windows(self, side: int) -> None:
         """Raises ValueError if the plan does not fit windows of `side` x `side` tokens."""
 
+    def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
+        """The plan for another grid of tokens, at the share of them that it keeps on the grid `made_for`.
+
+        A plan whose numbers are shares is its own.
+        """
+        return self
+
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """A plan of this kind whose cost rises with `share`, from the least that makes sense to (nearly) all.

@@ -1,5 +1,6 @@
 """`expedite`: the same model under another plan."""
 
+import logging
 import os
 from typing import TypeVar
 
@@ -39,3 +40,27 @@ def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
         check(plan)
     change(plan)
     return fast
+
+
+def fit_plan(model: Model, size: tuple[int, int], made_for: tuple[int, int]) -> Model:
+    """The same model, its plan fitted to images of another size than it was made for, if it does not fit them.
+
+    Args:
+        model: under any plan.
+        size: (rows, columns) of the images in pixels.
+        made_for: the size of the images that the plan was made for.
+
+    Returns:
+        `model` itself if its plan fits; otherwise under `Plan.fitted`, with a warning in the log.
+
+    Raises:
+        ValueError: the plan cannot be made to fit.
+    """
+    plan = model.backbone.plan
+    if plan is None:
+        return model
+    fitted = model.backbone.fit_plan(plan, size, made_for)
+    if fitted == plan:
+        return model
+    logging.getLogger(__name__).warning("for images of %d x %d pixels the plan is %s", *size, fitted)
+    return expedite(model, fitted)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import jax
@@ -112,6 +113,11 @@ class Hourglass(Plan):
                 "clusters must be k x k with k at most the window's side: "
                 f"got {self.clusters[0]} x {self.clusters[1]} for windows of {side} x {side} tokens"
             )
+
+    def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
+        """See `Plan.fitted`."""
+        share = min(1.0, math.prod(self.clusters) / math.prod(made_for))
+        return replace(self, clusters=shrunk(token_grid, share))
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
@@ -57,6 +58,11 @@ class Pooling(Plan):
         """See `Plan.counts`."""
         full, pooled = token_grid[0] * token_grid[1], self.clusters[0] * self.clusters[1]
         return [full] * self.alpha + [pooled] * (depth - self.alpha) + [full]
+
+    def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
+        """See `Plan.fitted`."""
+        share = min(1.0, math.prod(self.clusters) / math.prod(made_for))
+        return replace(self, clusters=shrunk(token_grid, share))
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:

@@ -182,3 +182,17 @@ def test_without_a_writable_cache_a_command_works(tiny_file: Path, photos: Path,
 def test_what_is_printed_is_printable() -> None:
     assert printable("a\x1b[31mred\x07\u202e\n") == "a\ufffd[31mred\ufffd\ufffd\n"
     assert len(printable("x" * 5_000_000)) < 2100
+
+
+@pytest.mark.parametrize("command", ["predict", "features", "compare"])
+def test_a_plan_is_fitted_to_a_photograph_of_another_shape(
+    command: str, run: Run, photos: Path, tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture
+) -> None:
+    """5 x 5 clusters fit 5 x 5 tokens, not the 4 x 5 of this photograph; that is said."""
+    plan = ["--alpha", 1, "--clusters", 5, 5]
+    repeats = ["--repeats", 1] if command == "compare" else []
+    assert run(command, photos / "a.png", *plan, *repeats) == 0
+    said = capsys.readouterr().err + caplog.text
+    assert "for images of 56 x 70 pixels the plan is Hourglass(alpha=1, clusters=(4, 5)" in said or "4 x 5" in said
+    assert run(command, photos / "a.png", *plan, *repeats, "--strict-plan") == 2
+    assert "got 5 x 5 clusters for 4 x 5 tokens" in capsys.readouterr().err

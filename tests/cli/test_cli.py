@@ -457,7 +457,7 @@ ON_PHOTOS = [
     ("@small.png", ": image must be at least 14 x 14 pixels, got 10 x 10"),
     ("@photo.png --output @page.jpg", "page.jpg is a file"),
     ("@photo.png --output @page.jpg/deeper", "page.jpg is a file"),
-    ("@photo.png --clusters 5 5", ": clusters must not outnumber the image's tokens: got 5 x 5"),
+    ("@photo.png --strict-plan --clusters 5 5", ": clusters must not outnumber the image's tokens: got 5 x 5"),
 ]
 ON_ANY_MODEL = [
     ("--alpha -1", "alpha must be"),
@@ -490,7 +490,10 @@ WRONG = [
     *((f"flops {options}", message) for options, message in ON_ANY_MODEL),
     ("predict @photo.png --clusters 6 6", "6 x 6 clusters"),
     ("predict @photo.png --model @truncated.safetensors", "not a readable safetensors file"),
-    ("compare @square.png @photo.png --clusters 5 5", "photo: clusters must not outnumber the image's tokens"),
+    (
+        "compare @square.png @photo.png --strict-plan --clusters 5 5",
+        "photo: clusters must not outnumber the image's tokens",
+    ),
     ("compare @photo.png --repeats 0", "repeats must be at least 1, got 0"),
     ("compare @photo.png --budget 0.6", "--budget is for methods: expected --method, got none"),
     ("compare @photo.png --method Pooling --budget 0", "a budget must be a share in (0, 1], got 0"),

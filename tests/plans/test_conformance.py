@@ -150,3 +150,15 @@ def test_scaled_plans_rise_in_cost(name: str, vit: ViT) -> None:
     costs = [count_encoder_macs(hj.expedite(vit, plan), SIDES) for plan in plans]
     assert costs == sorted(costs)
     assert costs[0] < costs[1]
+
+
+@every_plan
+def test_a_plan_fits_other_grids_at_the_share_that_it_keeps(plan: hj.Plan) -> None:
+    for grid in ((2, 13), (1, 9), (30, 31)):
+        plan.fitted(grid, GRID).check(DEPTH, grid)
+    if not isinstance(plan, hj.ACT):  # which keeps all tokens, and a number of queries
+        shares = [
+            min(each.counts(DEPTH, grid)) / (grid[0] * grid[1])
+            for each, grid in ((plan, GRID), (plan.fitted((30, 31), GRID), (30, 31)))
+        ]
+        assert abs(shares[0] - shares[1]) < 0.05
