@@ -17,7 +17,6 @@ from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
 from checkpoints_convert.settings import read_settings
-from hourglass_jax.files import file_hash
 from hourglass_jax.models.registry import abstract_model, flat_parameters, header
 from hourglass_jax.models.storage import write_safetensors
 
@@ -89,7 +88,8 @@ def convert(
         raise CheckpointError(f"the target must not be the source itself: {target}; name another with -o")
     if target.is_dir():
         raise CheckpointError(f"the target must be a file, but {target} is a folder")
-    tensors = _unwrapped(read(source))
+    checkpoint = read(source)
+    tensors = _unwrapped(checkpoint)
     chosen, values = _family(source, tensors, family, settings)
     try:
         model = abstract_model(chosen.model, chosen.configure(tensors, values))
@@ -99,7 +99,7 @@ def convert(
         }
         found = recipes(chosen, tensors, wanted)
         superfluous = dropped(chosen, tensors, found)
-        notes = {"source": source.name, "source_sha256": file_hash(source), "family": chosen.name}
+        notes = {"source": source.name, "source_sha256": checkpoint.sha256, "family": chosen.name}
         total, done = sum(each.size * each.dtype.itemsize for each in wanted.values()), 0
 
         def tensor(name: str) -> np.ndarray:

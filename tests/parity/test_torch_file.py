@@ -149,10 +149,53 @@ def test_modules_are_refused(tmp_path, is_zip):
         read_torch(path)
 
 
-def test_pickled_tensors_are_refused(tmp_path):
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_pickles_of_tensors(tmp_path, protocol):
+    """As tools/convert-pretrained-swin-model-to-d2.py of Mask2Former writes them; views share a storage."""
+    base = torch.arange(12.0).reshape(3, 4)
+    tree = {"model": {"a": base, "t": base.t(), "half": torch.ones(2, dtype=torch.bfloat16), "e": torch.zeros(0)}}
     path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps({"a": torch.ones(2)}, protocol=2))
-    with pytest.raises(CheckpointError, match=r"the global 'torch\.storage\._load_from_bytes', which is refused"):
+    path.write_bytes(pickle.dumps(tree, protocol=protocol))
+    assert_same(read_torch(path), tree)
+
+
+@FORMATS
+def test_views_to_be_negated_or_conjugated(tmp_path, is_zip):
+    values = torch.complex(torch.arange(6.0).reshape(2, 3), torch.arange(6.0).reshape(2, 3) - 2)
+    tree = {"conj": values.conj(), "neg": values.conj().imag, "both": torch._neg_view(values.conj())}
+    assert tree["conj"].is_conj() and tree["neg"].is_neg() and tree["both"].is_neg()
+    ours = read_torch(save(tree, tmp_path / "a.pt", is_zip))
+    for name, tensor in tree.items():
+        np.testing.assert_array_equal(ours[name], tensor.resolve_neg().resolve_conj().numpy())
+
+
+@FORMATS
+def test_tensors_with_attributes_and_of_subclasses(tmp_path, is_zip):
+    plain, parameter = torch.arange(3.0), torch.nn.Parameter(torch.arange(4.0))
+    plain.note, parameter.note = "x", {"y": torch.ones(2)}
+    tree = {"plain": plain, "parameter": parameter, "buffer": torch.nn.Buffer(torch.ones(2)), "neg": None}
+    tree["neg"] = torch._neg_view(torch.arange(3.0))
+    tree["neg"].note = 3
+    ours = read_torch(save(tree, tmp_path / "a.pt", is_zip))
+    for name, tensor in tree.items():
+        np.testing.assert_array_equal(ours[name], tensor.detach().resolve_neg().numpy())
+
+
+@FORMATS
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "nested", "meta", "uint4"])
+def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path, kind, is_zip):
+    make = {
+        "sparse": lambda: torch.eye(3).to_sparse(),
+        "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "meta": lambda: torch.ones(3, device="meta"),
+        "uint4": lambda: torch.empty(4, dtype=torch.uint4),
+    }[kind]
+    try:
+        path = save({"w": make()}, tmp_path / "a.pt", is_zip)
+    except (RuntimeError, NotImplementedError) as error:
+        pytest.skip(f"PyTorch does not save it: {error}")
+    with pytest.raises(CheckpointError, match="the global 'torch"):
         read_torch(path)
 
 
