@@ -50,8 +50,8 @@ def zip_records(data: memoryview) -> dict[str, memoryview | bytes]:
     If all checksums are zero, it was saved with `torch.utils.serialization.config.save.compute_crc32` off.
 
     Raises:
-        CheckpointError: the archive is cut short or damaged, its directory says something else than its members, two
-            of them have one name, or it becomes too large when it is unpacked.
+        CheckpointError: the archive is cut short or damaged, its directory says something else than its members,
+            two of them have one name, or it becomes too large when it is unpacked.
     """
     try:
         archive = zipfile.ZipFile(_File(data))

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert import dpt, saliency, segmenter, swag, swin, vit
-from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.errors import CheckpointError, in_one_sentence
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
 from checkpoints_convert.settings import read_settings
@@ -57,6 +57,7 @@ class Summary:
     seconds: float
 
 
+@in_one_sentence
 def convert(
     source: Path,
     target: Path | None = None,

@@ -1,5 +1,9 @@
 """The one error of this package, and the check that raises it."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 LONGEST = 1500
 """Characters of a message."""
 
@@ -25,3 +29,20 @@ def check(holds: bool, expected: str, got: str) -> None:
     """Raises a `CheckpointError` that says what was expected and what was got, unless `holds`."""
     if not holds:
         raise CheckpointError(f"expected {expected[:300]}, got {got[:300]}")
+
+
+def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a `CheckpointError` of what Python raises when shapes or settings are of another kind than expected.
+
+    The first argument of the function names the file.
+    """
+
+    @functools.wraps(function)
+    def wrapped(source: object, *args: Any, **options: Any) -> Any:
+        try:
+            return function(source, *args, **options)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
+            expected = "expected shapes and settings that make a model, got others"
+            raise CheckpointError(f"{source}: {expected} ({type(error).__name__}: {error})") from error
+
+    return wrapped

@@ -26,13 +26,16 @@ _OTHERS = {
 }
 """How files begin that are taken for checkpoints, after spaces, and what to call them."""
 
+EMPTY = "tensors without elements"
+
 
 class Checkpoint(dict[str, np.ndarray]):
     """Arrays by name, read-only where they are views of the file's bytes; bfloat16 and float8 as in ml_dtypes.
 
     Attributes:
         sha256: of the file's bytes that the arrays are made of, in hexadecimal.
-        skipped: how many objects beside the weights were left out, by their classes.
+        skipped: how many objects beside the weights were left out, by their classes, and how many tensors without
+            elements, as `EMPTY`.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], sha256: str, skipped: Mapping[str, int]):
@@ -43,12 +46,12 @@ class Checkpoint(dict[str, np.ndarray]):
 def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
     """Reads a checkpoint: PyTorch (zip, legacy or a plain pickle), .npz, safetensors or ONNX.
 
-    Its first bytes decide which; the suffix does not matter. No code of the file is run. The arrays stay as they are
-    whatever happens to the file afterwards.
+    Its first bytes decide which; the suffix does not matter. No code of the file is run. The arrays stay as they
+    are whatever happens to the file afterwards.
 
     Args:
         path: the file.
-        skip_objects: whether objects of any class beside the weights are left out; otherwise only those are that are
+        skip_objects: whether objects of any class beside the weights are left out; otherwise only those that are
             known of training frameworks, and all others are refused.
 
     Returns:
@@ -69,6 +72,8 @@ def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
         arrays, skipped = _parser(bytes(data[:1024]))(data, budget, skip_objects)
         check(bool(arrays), "tensors", "a file without any")
         _check_sizes(arrays, len(data))
+        empty = [name for name, array in arrays.items() if not array.size]
+        check(len(empty) < len(arrays), "tensors", "a file without any that has elements")
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except OSError:
@@ -76,6 +81,9 @@ def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(f"{path}: expected a whole checkpoint, got a damaged one ({reason})") from error
+    if empty:
+        arrays = {name: array for name, array in arrays.items() if array.size}
+        skipped = {**skipped, EMPTY: len(empty)}
     return Checkpoint(arrays, sha256, skipped)
 
 

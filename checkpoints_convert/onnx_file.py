@@ -1,7 +1,7 @@
 """The weights of an ONNX file, under the names that they had in PyTorch.
 
-Only the fields that say so are read (onnx/onnx, `onnx/onnx.proto`); all others stay the bytes that they are, so that
-neither the onnx package nor a generated protobuf class is needed, and nothing in the file can become large.
+Only the fields that say so are read (onnx/onnx, `onnx/onnx.proto`); all others stay the bytes that they are, so
+that neither the onnx package nor a generated protobuf class is needed, and nothing in the file can become large.
 """
 
 import struct

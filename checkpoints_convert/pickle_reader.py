@@ -1,8 +1,8 @@
 """Writes down what a pickle asks for, and does none of it.
 
-A pickle is a program for a stack machine. This one has all of its opcodes (CPython, `Lib/pickletools.py`), but where
-the pickle calls something, a `Call` is noted. Nothing is imported, nothing called and nothing hashed; a container
-inside a container costs no recursion.
+A pickle is a program for a stack machine. This one has all of its opcodes (CPython, `Lib/pickletools.py`), but
+where the pickle calls something, a `Call` is noted. Nothing is imported, nothing called and nothing
+hashed; a container inside a container costs no recursion.
 """
 
 import struct
@@ -231,9 +231,7 @@ class Pickle:
         target = self._stack[-1]
         if isinstance(target, list):
             target.extend(items)
-        elif isinstance(target, Bag) and not target.is_frozen:
-            target.items.extend(items)
-        elif isinstance(target, Call):
+        elif isinstance(target, Call) or (isinstance(target, Bag) and not target.is_frozen):
             target.items.extend(items)
         else:
             raise ValueError(f"items for a {type(target).__name__}")

@@ -106,7 +106,7 @@ class Values:
         self._depths: dict[int, int] = {}
 
     def build(self, tree: Any) -> Any:
-        """The value of a tree of nodes. A node that stands in several places is built once, and its own parts first.
+        """The value of a tree of nodes. A node that stands in several places is built once, after its parts.
 
         Raises:
             CheckpointError: a part is of the wrong kind, holds itself, or asks for more than the budget.

@@ -57,8 +57,8 @@ def read_torch(path: str | os.PathLike[str], *, skip_objects: bool = False) -> d
 
     Raises:
         CheckpointError: the file is of another kind, cut short or damaged (each record of a zip archive must
-            have its CRC-32, unless all were saved without), or asks for something other than plain data, or for more
-            of it than `budget` allows.
+            have its CRC-32, unless all were saved without), or asks for something other than plain data, or for
+            more of it than `budget` allows.
         OSError: the file cannot be opened.
     """
     try:

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.files import read
+from checkpoints_convert.files import EMPTY, read
 from hourglass_jax.models.storage import DTYPES, write_safetensors
 from tests.convert.test_torch_file import Call, Global, pickled, tensor, write_legacy, write_zip
 
@@ -24,7 +24,6 @@ ARRAYS = {
     "blocks.0.bias": np.array([0.1, -2, 3e8]),
     "half": np.arange(5, dtype=np.float16),
     "count": np.array(7),
-    "empty": np.zeros((0, 3), np.float32),
     "flags": np.array([True, False]),
 }
 
@@ -103,6 +102,16 @@ def refusal(path: Path, text: str) -> None:
     message = str(error.value)
     assert message.startswith(str(path)) and message.count(str(path)) == 1 and "\n" not in message
     assert text in message
+
+
+@FORMATS
+def test_tensors_without_elements_are_left_out_and_counted(path: Path, write: Write) -> None:
+    write(path, ARRAYS | {"empty": np.zeros((0, 3), np.float32)})
+    found = read(path)
+    same(found, ARRAYS)
+    assert found.skipped == {EMPTY: 1}
+    write(path, {"empty": np.zeros((0, 3), np.float32)})
+    refusal(path, "without any that has elements")
 
 
 @FORMATS

@@ -164,9 +164,9 @@ def test_views_to_be_negated_or_conjugated(tmp_path, is_zip):
     values = torch.complex(torch.arange(6.0).reshape(2, 3), torch.arange(6.0).reshape(2, 3) - 2)
     tree = {"conj": values.conj(), "neg": values.conj().imag, "both": torch._neg_view(values.conj())}
     assert tree["conj"].is_conj() and tree["neg"].is_neg() and tree["both"].is_neg()
-    ours = read_torch(save(tree, tmp_path / "a.pt", is_zip))
-    for name, tensor in tree.items():
-        np.testing.assert_array_equal(ours[name], tensor.resolve_neg().resolve_conj().numpy())
+    for tensor in tree.values():
+        ours = read_torch(save({"w": tensor}, tmp_path / "a.pt", is_zip))["w"]
+        np.testing.assert_array_equal(ours, tensor.resolve_neg().resolve_conj().numpy())
 
 
 @FORMATS
@@ -181,20 +181,17 @@ def test_tensors_with_attributes_and_of_subclasses(tmp_path, is_zip):
         np.testing.assert_array_equal(ours[name], tensor.detach().resolve_neg().numpy())
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @FORMATS
-@pytest.mark.parametrize("kind", ["sparse", "quantized", "nested", "meta", "uint4"])
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "nested", "meta"])
 def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path, kind, is_zip):
     make = {
         "sparse": lambda: torch.eye(3).to_sparse(),
         "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
         "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
         "meta": lambda: torch.ones(3, device="meta"),
-        "uint4": lambda: torch.empty(4, dtype=torch.uint4),
     }[kind]
-    try:
-        path = save({"w": make()}, tmp_path / "a.pt", is_zip)
-    except (RuntimeError, NotImplementedError) as error:
-        pytest.skip(f"PyTorch does not save it: {error}")
+    path = save({"w": make()}, tmp_path / "a.pt", is_zip)
     with pytest.raises(CheckpointError, match="the global 'torch"):
         read_torch(path)
 
