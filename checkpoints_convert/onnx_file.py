@@ -71,13 +71,12 @@ def read_onnx(data: memoryview, budget: Budget) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
         for tensor in tensors:
             name, array = _tensor(tensor, budget)
-            check(name not in arrays, "weights of different names", f"two called {name!r}")
+            check(name not in arrays, "weights of different names", f"two weights that are called {name!r}")
             arrays[name] = array
     except CheckpointError:
         raise
     except (ValueError, TypeError, IndexError, struct.error) as error:
-        reason = f"expected a complete ONNX model, got a damaged one ({error}): download it again"
-        raise CheckpointError(reason) from None
+        raise CheckpointError(f"not a complete ONNX model ({error}): download it again") from None
     check(bool(arrays), "an ONNX model with weights (initializers)", "one without")
 
     readers = {source: node for node in nodes for source in node.inputs}
@@ -88,7 +87,7 @@ def read_onnx(data: memoryview, budget: Budget) -> dict[str, np.ndarray]:
             is_weight = readers[name].operation == "MatMul"
             name = f"{module}.weight" if is_weight else f"{module}.{operation}"
             array = array.T if is_weight else array
-        check(name not in named, "weights of different names", f"two that are called {name!r}")
+        check(name not in named, "weights of different names", f"two weights that are called {name!r}")
         named[name] = array
     return named
 
@@ -100,7 +99,8 @@ def _fields(message: memoryview, budget: Budget) -> Iterator[tuple[int, Field]]:
         budget.spend("steps")
         key, place = _varint(message, place)
         number, kind = key >> 3, key & 7
-        check(number > 0, "a complete ONNX model", "a damaged one (the field 0)")
+        if not number:
+            raise ValueError("the field 0")
         if kind == _VARINT:
             value, place = _varint(message, place)
             yield number, value

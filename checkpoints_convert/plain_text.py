@@ -17,6 +17,7 @@ _MOST_VALUES = 100_000
 """In a YAML text, with its anchors written out."""
 
 _LONGEST_NUMBER = 100
+_EXPECTED = "YAML or JSON with plain values"
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,11 +53,14 @@ def parse_yaml(content: bytes) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # PyYAML's constructors raise whatever Python's own raise
-        reason = getattr(error, "problem", None) or f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"expected YAML with plain values, got {printable(str(reason), 200)}") from None
+        raise _other(getattr(error, "problem", None) or f"{type(error).__name__}: {error}") from None
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _other(got: str) -> CheckpointError:
+    return CheckpointError(f"expected {_EXPECTED}, got {printable(' '.join(got.split()), 200)}")
 
 
 def _check_nodes(root: yaml.Node, budget: Budget) -> None:
@@ -69,7 +73,7 @@ def _check_nodes(root: yaml.Node, budget: Budget) -> None:
         node, children = path[-1]
         for child in children:
             if id(child) not in sizes:
-                check(id(child) not in open_nodes, "YAML with plain values", "an anchor that holds itself")
+                check(id(child) not in open_nodes, _EXPECTED, "an anchor that holds itself")
                 open_nodes.add(id(child))
                 path.append((child, iter(_children(child))))
                 budget.check_depth(len(path))
@@ -96,7 +100,7 @@ def _check_node(node: yaml.Node) -> None:
     if isinstance(node, yaml.ScalarNode):
         is_short = node.tag == "tag:yaml.org,2002:str" or len(node.value) <= _LONGEST_NUMBER
         is_short |= node.tag == "tag:yaml.org,2002:binary"
-        check(is_short, "YAML with plain values", f"a number of {len(node.value)} characters")
+        check(is_short, _EXPECTED, f"a number of {len(node.value)} characters")
     elif isinstance(node, yaml.MappingNode):
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key.value, Hashable)]
         keys = [key for key in keys if key[0] != "tag:yaml.org,2002:merge"]
@@ -127,7 +131,7 @@ def parse_json(content: bytes | memoryview, *, longest: int = LONGEST_JSON) -> A
     except RecursionError:
         raise exceeded("levels of containers", 200) from None
     except ValueError as error:
-        raise CheckpointError(f"expected JSON, got {printable(str(error), 200)}") from None
+        raise _other(f"{type(error).__name__}: {error}") from None
     pending = [(value, 1)]
     while pending:
         each, depth = pending.pop()
