@@ -125,7 +125,7 @@ def parse_json(content: bytes | memoryview, *, longest: int = LONGEST_JSON) -> A
     budget = Budget(len(content))
     budget.spend("objects", sum(content.count(mark) for mark in (b"[", b"{", b",")))
     try:
-        value = json.loads(content, object_pairs_hook=_object)
+        value = json.loads(str(content.removeprefix(b"\xef\xbb\xbf"), "utf-8"), object_pairs_hook=_object)
     except CheckpointError:
         raise
     except RecursionError:

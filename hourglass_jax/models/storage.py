@@ -81,7 +81,7 @@ def parse_safetensors(data: memoryview) -> tuple[dict[str, np.ndarray], dict[str
     _require(8 < start <= len(data), f"a header of {start - 8} bytes in a file of {len(data)}")
     _require(start <= _LONGEST_HEADER, f"a header of {start - 8} bytes")
     try:
-        header = json.loads(bytes(data[8:start]), object_pairs_hook=_unique)
+        header = json.loads(str(data[8:start], "utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise safetensors.SafetensorError(f"its header is no JSON ({type(error).__name__})") from None
     _require(isinstance(header, dict), "a header that is no object")
