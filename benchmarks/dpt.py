@@ -33,8 +33,8 @@ from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import center_crop_square, read_image
-from hourglass_jax.inference.photographs import photographs
+from hourglass_jax.imaging.images import center_crop_square, read_image
+from hourglass_jax.imaging.photographs import photographs
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig
 
 MODELS = {

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 import hourglass_jax as hj
 from hourglass_jax.analysis.fidelity import cosine_similarity
-from hourglass_jax.inference.images import center_crop_square, read_image
-from hourglass_jax.inference.photographs import photographs
+from hourglass_jax.imaging.images import center_crop_square, read_image
+from hourglass_jax.imaging.photographs import photographs
 
 FIXED = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
 

@@ -26,12 +26,13 @@ from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.hourglass import Hourglass, expedite
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
 from hourglass_jax.models.swag import Swag, SwagConfig
 from hourglass_jax.ops.grids import Grid
+from hourglass_jax.plans.expedite import expedite
+from hourglass_jax.plans.hourglass import Hourglass
 
 
 def tokens_by_block(plan: Hourglass | None, depth: int, tokens: int) -> list[int]:

@@ -29,7 +29,7 @@ from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.models.segmenter import SegmenterConfig
 from hourglass_jax.models.swag import SwagConfig
-from hourglass_jax.presets import PRESETS
+from hourglass_jax.plans.presets import PRESETS
 
 
 def segmenter(side: int, classes: int, decoder_depth: int) -> nnx.Module:

@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def photograph(side: int) -> np.ndarray:
-    from hourglass_jax.inference.photographs import photographs
+    from hourglass_jax.imaging.photographs import photographs
 
     return np.asarray(Image.open(photographs()["astronaut"]).convert("RGB").resize((side, side)))
 
@@ -67,7 +67,7 @@ def write_ours(case: Case, folder: Path) -> None:
 
     import hourglass_jax as hj
     from hourglass_jax.backbones.vit import ViTConfig
-    from hourglass_jax.inference.windows import SlidingWindow
+    from hourglass_jax.imaging.windows import SlidingWindow
     from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
 
     backbone = ViTConfig(
@@ -127,6 +127,7 @@ def speed(case: Case, folder: Path, repeats: int) -> dict[str, float]:
     import hourglass_jax as hj
     from hourglass_jax.analysis.flops import count_function_macs
     from hourglass_jax.analysis.latency import measure
+    from hourglass_jax.predictor import run
 
     photo = photograph(case.side)
     peer = load_peer(case, folder)
@@ -144,7 +145,7 @@ def speed(case: Case, folder: Path, repeats: int) -> dict[str, float]:
 
     image = jax.ShapeDtypeStruct((1, case.side, case.side, 3), jnp.float32)
     macs = {
-        name: sum(count_function_macs(lambda model, image: model.coarse(image), model, image).values())
+        name: sum(count_function_macs(run, model, image).values())
         for name, model in (("ours", original), ("ours_hourglass", fast))
     }
     return {
@@ -236,7 +237,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hourglass_jax.presets import preset
+    from hourglass_jax.plans.presets import preset
 
     chosen = preset(arguments.preset)
     shape = MODELS[arguments.model]

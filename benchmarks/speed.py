@@ -30,9 +30,9 @@ import hourglass_jax as hj
 from hourglass_jax.analysis.flops import count_function_macs
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.backbones.vit import ViT, ViTConfig
-from hourglass_jax.inference.images import Preprocessing, read_image
-from hourglass_jax.inference.photographs import photographs
-from hourglass_jax.presets import preset
+from hourglass_jax.imaging.images import Preprocessing, read_image
+from hourglass_jax.imaging.photographs import photographs
+from hourglass_jax.plans.presets import preset
 
 LAYER_CALLS = 5
 

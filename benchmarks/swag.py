@@ -29,10 +29,10 @@ import hourglass_jax as hj
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing, read_image
-from hourglass_jax.inference.photographs import photographs
+from hourglass_jax.imaging.images import Preprocessing, read_image
+from hourglass_jax.imaging.photographs import photographs
 from hourglass_jax.models.swag import Swag, SwagConfig
-from hourglass_jax.presets import preset
+from hourglass_jax.plans.presets import preset
 
 MODELS = {
     "vit-l16": ViTConfig(width=1024, depth=24, heads=16, position_grid=(32, 32)),

@@ -31,7 +31,7 @@ from hourglass_jax.analysis.flops import count_function_macs
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.backbones.swin import Swin, SwinConfig
 from hourglass_jax.ops.windows import merge, partition, window_grid
-from hourglass_jax.tokens import Tokens
+from hourglass_jax.plans.base import Tokens
 
 PLAN = hj.preset("mask2former-swin-l-coco-panoptic").plan
 WINDOW, SIDE = 12, PLAN.clusters[0]

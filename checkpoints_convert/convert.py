@@ -17,8 +17,8 @@ from checkpoints_convert.errors import CheckpointError, in_one_sentence
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
 from checkpoints_convert.settings import read_settings
+from hourglass_jax.io.safetensors import write_safetensors
 from hourglass_jax.models.registry import abstract_model, flat_parameters, header
-from hourglass_jax.models.storage import write_safetensors
 
 FAMILIES: tuple[Family, ...] = (
     saliency.FAMILY,

@@ -1,6 +1,7 @@
 """The one error of this package, and the check that raises it."""
 
 import functools
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,20 @@ class CheckpointError(ValueError):
 
     def __init__(self, message: object = ""):
         super().__init__(printable(str(message)))
+
+
+class _Brief(reprlib.Repr):
+    """Short representations, that of bytes without making the long one first."""
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value) if len(value) <= 20 else f"{value[:20]!r}..."
+
+    def repr_ndarray(self, value: Any, level: int) -> str:
+        return f"an array of shape {self.repr1(value.shape, level)}"
+
+
+brief = _Brief().repr
+"""A short representation of any value, for messages."""
 
 
 def check(holds: bool, expected: str, got: str) -> None:

@@ -13,7 +13,7 @@ from checkpoints_convert.npz_file import read_npz
 from checkpoints_convert.onnx_file import read_onnx
 from checkpoints_convert.snapshot import snapshot
 from checkpoints_convert.torch_file import parse_torch, tensors
-from hourglass_jax.models.storage import parse_safetensors
+from hourglass_jax.io.safetensors import parse_safetensors
 
 _OTHERS = {
     b"<": "what looks like a web page",
@@ -64,6 +64,8 @@ def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: expected a file, got a folder")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: expected a file, got a device or a pipe")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:

@@ -25,6 +25,9 @@ class Global:
     def __init__(self, name: str, is_object: bool):
         self.name, self.is_object = name, is_object
 
+    def __repr__(self) -> str:
+        return self.name[:150]
+
 
 class Call:
     """A call of a global, or of what another call would have made, with what the pickle put into the result.
@@ -67,6 +70,9 @@ class Raw:
 
     def __init__(self, data: memoryview, is_text: bool = False):
         self.data, self.is_text = data, is_text
+
+    def __repr__(self) -> str:
+        return f"{len(self.data)} bytes"
 
     def plain(self) -> bytes | str:
         """A copy."""

@@ -3,14 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from reprlib import repr as short
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from checkpoints_convert.budget import Budget
-from checkpoints_convert.errors import CheckpointError, check
+from checkpoints_convert.errors import CheckpointError, brief, check
 from checkpoints_convert.known_objects import is_known_object
 from checkpoints_convert.pickle_reader import MEMBER, Bag, Call, Global, Map, Raw, Storage, refused
 
@@ -182,7 +181,7 @@ class Values:
         found: dict[Any, Any] = {}
         for key, value in zip(keys, values, strict=True):
             key = self._key(key)
-            check(key not in found, "names that stand once in their mapping", f"{short(key)} twice")
+            check(key not in found, "names that stand once in their mapping", f"{brief(key)} twice")
             found[key] = value
         return found
 
@@ -218,14 +217,14 @@ def tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tupl
         isinstance(storage, np.ndarray) and storage.ndim == 1, "a tensor's storage", f"a {type(storage).__name__}"
     )
     are_tuples = isinstance(size, tuple) and isinstance(stride, tuple)
-    check(are_tuples, "a tensor's size and strides", f"{short(size)} and {short(stride)}")
+    check(are_tuples, "a tensor's size and strides", f"{brief(size)} and {brief(stride)}")
     numbers = (offset, *size, *stride)
     sound = len(size) == len(stride) and all(type(number) is int and number >= 0 for number in numbers)
-    check(sound, "a tensor's size and strides", f"{short(size)} and {short(stride)} at {short(offset)}")
+    check(sound, "a tensor's size and strides", f"{brief(size)} and {brief(stride)} at {brief(offset)}")
     end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if not all(size):
         offset = end = 0
-    got = f"size {short(size)} with strides {short(stride)} at {offset}"
+    got = f"size {brief(size)} with strides {brief(stride)} at {offset}"
     check(end <= storage.size, f"a tensor inside its storage of {storage.size} elements", got)
     item, strides = storage.itemsize, [step * storage.itemsize for step in stride]
     return np.ndarray(size, storage.dtype, storage.view(np.uint8), offset * item, strides)
@@ -237,7 +236,7 @@ def _with_metadata(array: np.ndarray, metadata: Any, values: Values) -> np.ndarr
         return array
     is_known = isinstance(metadata, dict) and metadata.keys() <= {"conj", "neg"}
     is_known = is_known and all(type(value) is bool for value in metadata.values())
-    check(is_known, "a tensor that is at most conjugated or negated", f"one with the metadata {short(metadata)}")
+    check(is_known, "a tensor that is at most conjugated or negated", f"one with the metadata {brief(metadata)}")
     if metadata.get("conj"):
         check(array.dtype.kind == "c", "a conjugated view to be complex", f"one of {array.dtype}")
         array = values.copied(array, np.conjugate)
@@ -259,7 +258,7 @@ def _tensor_v2(made: _Made) -> np.ndarray:
 def _tensor_v3(made: _Made) -> np.ndarray:
     storage, *place, _, _, dtype = made.number_of_args(7, 8)[:7]
     sound = isinstance(storage, np.ndarray) and isinstance(dtype, np.dtype)
-    check(sound, "a storage and its dtype", f"{short(type(storage))} and {short(dtype)}")
+    check(sound, "a storage and its dtype", f"{brief(type(storage))} and {brief(dtype)}")
     is_native = dtype.itemsize == 1 or not made.values.is_big_endian
     check(is_native, "tensors whose bytes are in order", f"big-endian ones of {dtype}, whose order is not known")
     raw = storage.view(np.uint8)
@@ -287,14 +286,14 @@ def _check_attributes(state: Any) -> None:
 def _from_type(made: _Made) -> np.ndarray:
     """A tensor with attributes, or of a subclass that changes no values."""
     rebuild, kind, args, state = made.number_of_args(4)
-    name = rebuild.name if isinstance(rebuild, Global) else short(rebuild)
+    name = rebuild.name if isinstance(rebuild, Global) else brief(rebuild)
     check(name in _REBUILDS, "a dense tensor", f"one that {name} makes")
-    kind_name = kind.name if isinstance(kind, Global) else short(kind)
+    kind_name = kind.name if isinstance(kind, Global) else brief(kind)
     check(
         kind_name in _TYPES, "a plain tensor", f"one of the class {kind_name}, whose values may mean something else"
     )
     _check_attributes(state)
-    check(isinstance(args, tuple), "arguments", short(args))
+    check(isinstance(args, tuple), "arguments", brief(args))
     inner = _Made(Call(rebuild, ()), made.values)
     inner.args = list(args)
     return _REBUILDS[name](inner)
@@ -317,10 +316,10 @@ def _numpy_dtype(made: _Made) -> Any:
     if isinstance(code, str) and re.fullmatch(r"[USMm]\d{0,9}", code):
         return Skipped(f"numpy.dtype {code}")
     is_number = isinstance(code, str) and re.fullmatch(r"[biufc]\d{1,2}", code)
-    check(bool(is_number), "NumPy arrays of numbers", f"one of {short(code)}")
+    check(bool(is_number), "NumPy arrays of numbers", f"one of {brief(code)}")
     order = made.state[1] if isinstance(made.state, list) and len(made.state) > 1 else "="
     order = order.plain() if isinstance(order, Raw) else order
-    check(isinstance(order, str) and order in "<>=|", "a byte order", short(order))
+    check(isinstance(order, str) and order in "<>=|", "a byte order", brief(order))
     return np.dtype(code).newbyteorder(order)
 
 
@@ -328,24 +327,24 @@ def _numpy_array(raw: Any, dtype: Any, shape: Any, order: str, values: Values) -
     if isinstance(dtype, Skipped):
         values.skipped[dtype.name] += 1
         return dtype
-    check(isinstance(dtype, np.dtype) and order in ("C", "F"), "a NumPy dtype", short(dtype))
+    check(isinstance(dtype, np.dtype) and order in ("C", "F"), "a NumPy dtype", brief(dtype))
     if isinstance(raw, str):  # Python 2 wrote bytes as texts
         values.budget.spend("bytes", len(raw))
         raw = raw.encode("latin1")
     data = raw.data if isinstance(raw, Raw) else raw
     check(isinstance(data, bytes | memoryview), "the bytes of an array", f"a {type(data).__name__}")
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-    check(sound, "the shape of an array", short(shape))
+    check(sound, "the shape of an array", brief(shape))
     array = np.ndarray(shape, dtype, data, order=order)
     fits = array.shape == shape and array.nbytes == len(data)
-    check(fits, f"{array.nbytes} bytes for an array of shape {short(array.shape)}", f"{len(data)}")
+    check(fits, f"{array.nbytes} bytes for an array of shape {brief(array.shape)}", f"{len(data)}")
     return array if dtype.isnative else values.copied(array, lambda each: each.astype(dtype.newbyteorder("=")))
 
 
 def _numpy_reconstructed(made: _Made) -> Any:
     kind = made.args[0] if made.args else None
     is_array = isinstance(kind, Global) and kind.name == "numpy.ndarray" and isinstance(made.state, list)
-    check(is_array and len(made.state) >= 4, "a NumPy array and its state", short(type(kind)))
+    check(is_array and len(made.state) >= 4, "a NumPy array and its state", brief(type(kind)))
     shape, dtype, fortran, raw = made.state[-4:]
     return _numpy_array(raw, dtype, shape, "F" if fortran else "C", made.values)
 
@@ -378,8 +377,8 @@ def _mapping(made: _Made) -> dict[Any, Any]:
         [first] = made.args
         pairs = list(first.items()) if isinstance(first, dict) else first
         is_pairs = isinstance(pairs, list) and all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs)
-        check(is_pairs, "a mapping", f"one of {short(first)}")
-        made.values.budget.spend("steps", len(pairs))
+        check(is_pairs, "a mapping", f"one of {brief(first)}")
+        made.values.budget.spend("objects", len(pairs))
         keys, values = [key for key, _ in pairs] + keys, [value for _, value in pairs] + values
     return made.values.dict_of(keys, values)
 
@@ -392,15 +391,15 @@ def _default_mapping(made: _Made) -> dict[Any, Any]:
 
 def _namespace(made: _Made) -> dict[Any, Any]:
     state = {} if made.state is None else made.state
-    check(isinstance(state, dict), "the attributes of a Namespace", short(state))
-    made.values.budget.spend("steps", len(state))
+    check(isinstance(state, dict), "the attributes of a Namespace", brief(state))
+    made.values.budget.spend("objects", len(state))
     return dict(state)
 
 
 def _encoded(made: _Made) -> bytes:
     """How pickle's version 2 writes bytes."""
     text, codec = made.number_of_args(2)
-    check(codec in ("latin1", "latin-1"), "bytes written as latin1", f"the codec {short(codec)}")
+    check(codec in ("latin1", "latin-1"), "bytes written as latin1", f"the codec {brief(codec)}")
     check(isinstance(text, str), "bytes written as a text", f"a {type(text).__name__}")
     made.values.budget.spend("bytes", len(text))
     return text.encode("latin1")
@@ -421,28 +420,28 @@ def _bytes(made: _Made) -> bytes:
 def _set(made: _Made) -> set[Any] | frozenset[Any]:
     items = made.number_of_args(0, 1)[0] if made.args else []
     check(isinstance(items, list | tuple | set | frozenset), "a set", f"one of a {type(items).__name__}")
-    made.values.budget.spend("steps", len(items))
+    made.values.budget.spend("objects", len(items))
     return made.values.set_of(items, made.name.endswith("frozenset"))
 
 
 def _size(made: _Made) -> tuple[int, ...]:
     [size] = made.number_of_args(1)
     sound = isinstance(size, list | tuple) and len(size) <= 64 and all(type(n) is int for n in size)
-    check(sound, "the size of a tensor", short(size))
+    check(sound, "the size of a tensor", brief(size))
     return tuple(size)
 
 
 def _device(made: _Made) -> str:
     parts = [part.plain() if isinstance(part, Raw) else part for part in made.number_of_args(1, 2)]
     sound = all(isinstance(part, str | int) for part in parts)
-    text = ":".join(str(part) for part in parts) if sound and len(short(parts[0])) < _LONGEST_DEVICE else ""
-    check(0 < len(text) <= _LONGEST_DEVICE, "the name of a device", short(parts))
+    text = ":".join(str(part) for part in parts) if sound and len(brief(parts[0])) < _LONGEST_DEVICE else ""
+    check(0 < len(text) <= _LONGEST_DEVICE, "the name of a device", brief(parts))
     return text
 
 
 def _complex(made: _Made) -> complex:
     args = made.number_of_args(2)
-    check(all(type(part) is float for part in args), "a complex number", short(args))
+    check(all(type(part) is float for part in args), "a complex number", brief(args))
     return complex(*args)
 
 

@@ -19,14 +19,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 
 from checkpoints_convert.archive import zip_records
 from checkpoints_convert.budget import LONGEST_NAME, Budget
-from checkpoints_convert.errors import CheckpointError, check
+from checkpoints_convert.errors import CheckpointError, brief, check
 from checkpoints_convert.pickle_reader import Pickle, Raw, Storage
 from checkpoints_convert.pickle_values import STORAGE_DTYPES, Skipped, Values, find_global
 from checkpoints_convert.snapshot import snapshot
@@ -135,7 +134,7 @@ def tensors(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     while inner := next((tree[key] for key in WRAPPERS if isinstance(tree.get(key), Mapping)), None):
         tree = inner
     collect(tree, "")
-    check(bool(found), "tensors by name", f"none under the keys {short([*tree])}")
+    check(bool(found), "tensors by name", f"none under the keys {brief([*tree])}")
     return found
 
 
@@ -180,12 +179,12 @@ class _Reader:
     def _read_zip(self) -> Any:
         records = zip_records(self._data)
         roots = [name.removesuffix("/data.pkl") for name in records if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        check(len(roots) == 1, "a zip archive by torch.save, with data.pkl", f"the members {short([*records])}")
+        check(len(roots) == 1, "a zip archive by torch.save, with data.pkl", f"the members {brief([*records])}")
         root = roots[0]
         scripted = any(name.startswith((f"{root}/code/", f"{root}/constants.pkl")) for name in records)
         check(not scripted, "weights saved by torch.save", "a TorchScript archive, which is a program")
         order = bytes(records.get(f"{root}/byteorder", b"little"))
-        check(order in (b"little", b"big"), "the byte order little or big", short(order))
+        check(order in (b"little", b"big"), "the byte order little or big", brief(order))
         arrays: dict[str, np.ndarray] = {}
 
         def read_storage(storage: Storage) -> np.ndarray:
@@ -212,7 +211,7 @@ class _Reader:
         check(is_legacy or not self._is_inside, "a storage in the legacy format", "another pickle")
         if is_legacy:
             protocol = self._pickle(data, first.end)
-            check(protocol.tree == _PROTOCOL, f"version {_PROTOCOL} of the legacy format", short(protocol.tree))
+            check(protocol.tree == _PROTOCOL, f"version {_PROTOCOL} of the legacy format", brief(protocol.tree))
             system = self._pickle(data, protocol.end)
             main = self._pickle(data, system.end)
             keys = self._pickle(data, main.end)
@@ -221,7 +220,7 @@ class _Reader:
             for key in keys.tree:
                 key = key.plain() if isinstance(key, Raw) else key
                 named = main.storages.get(key) if isinstance(key, str) else None
-                check(named is not None and key not in arrays, "storages that the pickle names", short(key))
+                check(named is not None and key not in arrays, "storages that the pickle names", brief(key))
                 dtype = _dtype(named)
                 stored, start = int.from_bytes(data[start : start + 8], "little"), start + 8
                 end = start + named.numel * dtype.itemsize

@@ -2,6 +2,10 @@
 
 from importlib import import_module
 
+from hourglass_jax.start import prepare_jax
+
+prepare_jax()
+
 _PUBLIC = {
     "auto_temperature": "ops.clustering",
     "cluster_tokens": "ops.clustering",
@@ -9,24 +13,25 @@ _PUBLIC = {
     "unpool_tokens": "ops.reconstruction",
     "pool_tokens": "ops.pooling",
     "upsample_tokens": "ops.pooling",
-    "Hourglass": "hourglass",
-    "Tokens": "tokens",
-    "TokenReduction": "tokens",
-    "TokenMerging": "reductions",
-    "StagedMerging": "reductions",
-    "EViT": "reductions",
-    "DynamicViT": "reductions",
-    "ACT": "reductions",
-    "Pooling": "reductions",
-    "Downsampling": "reductions",
-    "expedite": "hourglass",
-    "load_plan": "plans",
-    "save_plan": "plans",
-    "PRESETS": "presets",
-    "preset": "presets",
-    "Predictor": "inference.predictor",
-    "load": "models.registry",
-    "save": "models.registry",
+    "Plan": "plans.base",
+    "TokenReduction": "plans.base",
+    "Tokens": "plans.base",
+    "Hourglass": "plans.hourglass",
+    "TokenMerging": "plans.token_merging",
+    "StagedMerging": "plans.staged_merging",
+    "EViT": "plans.evit",
+    "DynamicViT": "plans.dynamic_vit",
+    "ACT": "plans.act",
+    "Pooling": "plans.pooling",
+    "Downsampling": "plans.pooling",
+    "expedite": "plans.expedite",
+    "load_plan": "plans.files",
+    "save_plan": "plans.files",
+    "PRESETS": "plans.presets",
+    "preset": "plans.presets",
+    "Predictor": "predictor",
+    "load": "hub",
+    "save": "hub",
 }
 
 __all__ = sorted(_PUBLIC)

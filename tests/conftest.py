@@ -11,7 +11,7 @@ from flax import nnx
 
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests compile for themselves, and leave nothing in the user's cache

@@ -3,18 +3,21 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from hourglass_jax.analysis.fidelity import cosine_similarity, head_input
+from hourglass_jax.analysis.fidelity import cosine_similarity
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.groups import find_groups
 from hourglass_jax.analysis.latency import measure
-from hourglass_jax.hourglass import expedite
-from hourglass_jax.tokens import TokenReduction
+from hourglass_jax.imaging.windows import whole_layout
+from hourglass_jax.models.base import Model, find_task
+from hourglass_jax.plans.base import Plan
+from hourglass_jax.plans.expedite import expedite
+from hourglass_jax.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Comparison:
 
     Attributes:
         figures: what was measured.
+        size: (rows, columns) of the model's input.
         first_seconds: of the first calls, with compilation, if this size was new.
         result, result_expedited: of the two models, at the model's input size.
         difference: of the results, [rows, columns] in 0..1; without axes if they are no maps.
@@ -57,16 +61,17 @@ class Comparison:
     """
 
     figures: Figures
+    size: tuple[int, int]
     first_seconds: tuple[float, float]
-    result: np.ndarray
-    result_expedited: np.ndarray
+    result: Any
+    result_expedited: Any
     difference: np.ndarray
     groups: np.ndarray
 
 
 def compare(
-    model: nnx.Module,
-    plans: Sequence[TokenReduction],
+    model: Model,
+    plans: Sequence[Plan],
     images: Iterable[np.ndarray],
     *,
     repeats: int = 5,
@@ -99,14 +104,15 @@ def compare(
         times = measure(
             [functools.partial(run_model, each, batch) for each in models], repeats=repeats, on_call=on_call
         )
-        features, result = run_model(model, batch)
-        result = np.asarray(result[0])
+        task = find_task(model, None)
+        features, outputs = run_model(model, batch)
+        result = result_at_input(task, outputs, size)
         found = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
             tokens, clusters = fast.backbone.token_counts(*size)
-            fast_features, fast_result = run_model(fast, batch)
-            fast_result = np.asarray(fast_result[0])
-            difference = model.difference(result, fast_result)
+            fast_features, fast_outputs = run_model(fast, batch)
+            fast_result = result_at_input(task, fast_outputs, size)
+            difference = task.difference(result, fast_result)
             figures = Figures(
                 tokens=tokens,
                 clusters=clusters,
@@ -117,21 +123,21 @@ def compare(
                 speedup=times[0].median / time.median,
                 cosine=float(cosine_similarity(fast_features, features)[0]),
                 mae=float(difference.mean()),
-                agreement=_agreement(model, result, fast_result),
+                agreement=task.agreement(result, fast_result),
             )
             groups = find_groups(model.backbone, plan, batch)
             seconds = times[0].first, time.first
-            found.append(Comparison(figures, seconds, result, fast_result, difference, groups))
+            found.append(Comparison(figures, size, seconds, result, fast_result, difference, groups))
         yield found
 
 
 @jax.jit
-def run_model(model: nnx.Module, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The final features that the head reads, [B, N, C], and the model's result."""
-    features = model.features(images) if hasattr(model, "features") else model.backbone(images)
-    output = model.decode(features, images.shape[1:3])
-    return head_input(model)(features), model.result(output)
+def run_model(model: Model, images: jax.Array) -> tuple[jax.Array, Any]:
+    """The features that the head reads, [B, N, C], and the outputs that tasks read."""
+    features = model.features(images)
+    return model.head_input(features), model.decode(features, None)
 
 
-def _agreement(model: nnx.Module, a: np.ndarray, b: np.ndarray) -> float | None:
-    return float(np.mean(model.decide(a) == model.decide(b))) if hasattr(model, "decide") else None
+def result_at_input(task: Task, outputs: Any, size: tuple[int, int]) -> Any:
+    """A task's result at the model's input `size` = (rows, columns), from the outputs of one whole image."""
+    return task.postprocess(jax.tree.map(np.asarray, outputs), whole_layout(size), size)

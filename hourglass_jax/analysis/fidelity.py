@@ -1,37 +1,20 @@
 """How close an expedited model stays to the original one; no labels are needed."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from hourglass_jax.backbones.swin import SwinFeatures
-from hourglass_jax.backbones.vit import ViT, ViTFeatures
-
-Features = ViTFeatures | SwinFeatures
-Read = Callable[[Features], jax.Array]
+from hourglass_jax.backbones.vit import ViT
+from hourglass_jax.models.base import Encoder
 
 
-def every_token(features: Features) -> jax.Array:
-    """The last map of features after its norm, restored to the full grid, [B, H*W, C]."""
-    *_, last = features.maps().values()
-    return last.reshape(len(last), -1, last.shape[-1])
-
-
-def head_input(model: nnx.Module) -> Read:
-    """What a model's head reads, [B, N, C]: every token of the image, unless the model says otherwise (`final`)."""
-    return getattr(model, "final", every_token)
-
-
-def final_features(model: nnx.Module, images: jax.Array) -> jax.Array:
-    """What fidelity is measured on: the features after the final norm that the model's head reads, [B, N, C].
+def final_features(model: Encoder, images: jax.Array) -> jax.Array:
+    """What fidelity is measured on: the features that the model's head reads, [B, N, C].
 
     Args:
         model: or a backbone, under any plan.
         images: [B, rows, columns, 3], normalised.
     """
-    return head_input(model)(getattr(model, "backbone", model)(images))
+    return model.head_input(model.features(images))
 
 
 def cosine_similarity(features: jax.Array, original: jax.Array) -> jax.Array:

@@ -6,17 +6,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.extend import core
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from hourglass_jax.analysis.fidelity import final_features
+from hourglass_jax.models.base import Encoder, Model
 
 PARTS = ("embedding", "blocks", "clustering", "reconstruction", "head")
 """The `jax.named_scope`s by which models say what a product is for."""
 
 
-def count_macs(model: nnx.Module, size: tuple[int, int], *, batch: int = 1) -> dict[str, int]:
+def count_macs(model: Model, size: tuple[int, int], *, batch: int = 1) -> dict[str, int]:
     """Multiply-accumulates of one call of `model` by part.
 
     Matrix products and convolutions are counted, with the trip counts of their loops; elementwise work is not, nor
@@ -42,7 +42,7 @@ def count_macs(model: nnx.Module, size: tuple[int, int], *, batch: int = 1) -> d
     return {**parts, "total": sum(parts.values())}
 
 
-def count_encoder_macs(model: nnx.Module, size: tuple[int, int]) -> int:
+def count_encoder_macs(model: Encoder, size: tuple[int, int]) -> int:
     """Multiply-accumulates of a model without its head, from one image to the features that the head reads.
 
     Args:

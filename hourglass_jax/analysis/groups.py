@@ -6,29 +6,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hourglass_jax.backbones.layers import Block
 from hourglass_jax.backbones.swin import Swin
-from hourglass_jax.backbones.vit import Block, ViT
-from hourglass_jax.hourglass import expedite
+from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.ops.grids import Grid
-from hourglass_jax.tokens import TokenReduction, Tokens
+from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.expedite import expedite
 
 
 @dataclass(frozen=True)
-class Unrestored(TokenReduction):
+class Unrestored(Plan):
     """A plan to where its tokens are fewest; from there on they stay as few."""
 
-    plan: TokenReduction
+    plan: Plan
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
-        """See `TokenReduction.check`."""
+        """See `Plan.check`."""
         self.plan.check(depth, token_grid)
 
     def embed(self, images: jax.Array, backbone: ViT) -> Tokens:
-        """See `TokenReduction.embed`."""
+        """See `Plan.embed`."""
         return self.plan.embed(images, backbone)
 
     def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
-        """See `TokenReduction.before_block`."""
+        """See `Plan.before_block`."""
         counts = self.plan.counts(depth, token_grid)[:depth]
         last = max(block for block in range(depth) if counts[block] == min(counts))
         return tokens if index > last else self.plan.before_block(index, tokens, depth=depth, token_grid=token_grid)
@@ -36,11 +37,11 @@ class Unrestored(TokenReduction):
     def run_block(
         self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
     ) -> tuple[jax.Array, Tokens]:
-        """See `TokenReduction.run_block`."""
+        """See `Plan.run_block`."""
         return self.plan.run_block(index, block, special, tokens, depth=depth, token_grid=token_grid)
 
 
-def find_groups(backbone: ViT | Swin, plan: TokenReduction, images: jax.Array) -> np.ndarray:
+def find_groups(backbone: ViT | Swin, plan: Plan, images: jax.Array) -> np.ndarray:
     """For every token of an image, which of the plan's fewest tokens it is restored from most.
 
     Args:

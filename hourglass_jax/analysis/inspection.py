@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from hourglass_jax.analysis.groups import Unrestored
-from hourglass_jax.backbones.vit import Block, ViT
-from hourglass_jax.hourglass import expedite
+from hourglass_jax.backbones.layers import Block
+from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.ops.grids import Grid
-from hourglass_jax.tokens import NO_REDUCTION, TokenReduction, Tokens
+from hourglass_jax.plans.base import NO_PLAN, Plan, Tokens
+from hourglass_jax.plans.expedite import expedite
 
 
 class Seen(NamedTuple):
@@ -42,7 +43,7 @@ class _Watched(Unrestored):
     def run_block(
         self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
     ) -> tuple[jax.Array, Tokens]:
-        """See `TokenReduction.run_block`."""
+        """See `Plan.run_block`."""
         if index == self.block:
             query, key, _ = block.project(tokens.behind(special))
             nearest = jnp.argmax(tokens.restore(jnp.eye(tokens.values.shape[1])[None])[0], axis=-1)
@@ -60,7 +61,7 @@ def look(
     backbone: ViT,
     images: jax.Array,
     *,
-    plan: TokenReduction | None,
+    plan: Plan | None,
     block: int,
     positions: tuple[int, ...],
 ) -> Seen:
@@ -81,6 +82,6 @@ def look(
     """
     if block not in range(backbone.depth):
         raise ValueError(f"block must be one of the backbone's, 0 to {backbone.depth - 1}, got {block}")
-    watched = _Watched(plan or NO_REDUCTION, block, positions)
+    watched = _Watched(plan or NO_PLAN, block, positions)
     tokens = expedite(backbone, watched)(images).tokens
     return Seen(leaving=tokens.values[0], restored=tokens.restore(tokens.values)[0], **watched.seen)

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.backbones.vit import MLP, PatchEmbedding
-from hourglass_jax.hourglass import Hourglass
+from hourglass_jax.backbones.layers import MLP, PatchEmbedding
 from hourglass_jax.ops.attention import window_attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import resize
 from hourglass_jax.ops.windows import merge, partition, relative_positions, shifted_regions, window_grid
-from hourglass_jax.tokens import TokenReduction, Tokens
+from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.hourglass import Hourglass
 
 SIZES = {
     "tiny": (96, (2, 2, 6, 2)),
@@ -283,7 +283,7 @@ class Swin(nnx.Module):
         """Number of blocks, over all stages."""
         return sum(self.config.depths)
 
-    def check_plan(self, plan: TokenReduction, size: tuple[int, int] | None = None) -> None:
+    def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
         """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
         if not isinstance(plan, Hourglass):
             raise ValueError(f"a Swin takes an Hourglass, which works inside windows; got {type(plan).__name__}")
@@ -320,6 +320,16 @@ class Swin(nnx.Module):
         for factor in (self.config.patch_size, *(2,) * (len(self.config.depths) - 1)):
             sides.append(tuple(-(-side // factor) for side in sides[-1]))
         return sides[1:]
+
+    def features(self, images: jax.Array) -> SwinFeatures:
+        """What a backbone says of images is what it returns; see `models.base.Encoder`."""
+        return self(images)
+
+    @staticmethod
+    def head_input(features: SwinFeatures) -> jax.Array:
+        """The last stage's map, [B, H*W, C]."""
+        last = features.stages[-1]
+        return last.reshape(len(last), -1, last.shape[-1])
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens and clusters of the stage that the plan is about, for an image of `rows` x `columns` pixels."""

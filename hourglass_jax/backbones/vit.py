@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hourglass_jax.backbones.prediction import PredictionModule
+from hourglass_jax.backbones.layers import Block, PatchEmbedding
 from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
-from hourglass_jax.ops.attention import attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
-from hourglass_jax.tokens import NO_REDUCTION, TokenReduction, Tokens
+from hourglass_jax.plans.base import NO_PLAN, Plan, Tokens
 
 
 @dataclass(frozen=True)
@@ -100,108 +99,6 @@ class ViTFeatures(NamedTuple):
         return {"features": tokens.reshape(len(tokens), *self.token_grid, -1)}
 
 
-class PatchEmbedding(nnx.Module):
-    """Non-overlapping patches, flattened and projected: a strided convolution written as one matrix product."""
-
-    def __init__(self, patch_size: int, channels: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.patch_size = patch_size
-        self.projection = nnx.Linear(patch_size**2 * channels, width, dtype=dtype, rngs=rngs)
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """[B, rows, columns, channels] -> [B, H*W, C]."""
-        batch, rows, columns, channels = images.shape
-        side = self.patch_size
-        height, width = rows // side, columns // side
-        patches = images.reshape(batch, height, side, width, side, channels).swapaxes(2, 3)
-        return self.projection(patches.reshape(batch, height * width, -1))
-
-
-class Attention(nnx.Module):
-    def __init__(self, width: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.heads = heads
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.projection = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-
-    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """[B, N, C] -> query, key and value, each [B, heads, D, N]."""
-        batch, count, width = x.shape
-        kernel, bias = self.qkv.kernel[...].astype(x.dtype), self.qkv.bias[...].astype(x.dtype)
-        qkv = jnp.einsum("bnc,cd->bdn", x, kernel) + bias[:, None]
-        query, key, value = qkv.reshape(batch, 3, self.heads, width // self.heads, count).swapaxes(0, 1)
-        return query, key, value
-
-    def keys(self, x: jax.Array, *, mean: bool = False) -> jax.Array:
-        """The keys alone, [B, N, C] -> [B, N, C], those of all heads side by side; or their mean, [B, N, D]."""
-        width = x.shape[-1]
-        kernel, bias = self.qkv.kernel[:, width : 2 * width], self.qkv.bias[width : 2 * width]
-        if mean:
-            kernel, bias = (y.reshape(*y.shape[:-1], self.heads, -1).mean(axis=-2) for y in (kernel, bias))
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
-
-    def combine(self, mixed: jax.Array) -> jax.Array:
-        """The output of all heads, [B, N, heads, D] -> [B, N, C]."""
-        return self.projection(mixed.reshape(*mixed.shape[:2], -1))
-
-
-class MLP(nnx.Module):
-    def __init__(self, width: int, hidden: int, *, gated: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.gated = gated
-        self.expand = nnx.Linear(width, 2 * hidden if gated else hidden, dtype=dtype, rngs=rngs)
-        self.contract = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.expand(x)
-        if self.gated:
-            gate, x = jnp.split(x, 2, axis=-1)
-            return self.contract(jax.nn.silu(gate) * x)
-        return self.contract(gelu(x))
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU with erf, as PyTorch computes it; `jax.nn.gelu` takes erfc, which is slower on CPU."""
-    return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
-
-
-class Block(nnx.Module):
-    """A pre-norm transformer block.
-
-    Attributes:
-        predictor: the prediction module before it, or None.
-    """
-
-    def __init__(self, config: ViTConfig, *, predictor: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        width = config.width
-        self.norm1 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
-        self.attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
-        hidden = round(width * config.mlp_ratio)
-        self.mlp = MLP(width, hidden, gated=config.mlp == "swiglu", dtype=dtype, rngs=rngs)
-        self.scale1 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
-        self.scale2 = nnx.Param(jnp.ones(width)) if config.layer_scale else None
-        self.predictor = PredictionModule(width, dtype=dtype, rngs=rngs) if predictor else None
-
-    def __call__(self, x: jax.Array, key_bias: jax.Array | None = None) -> jax.Array:
-        """[B, N, C] -> [B, N, C]; `key_bias` [B, N] is added to the attention logits of every key."""
-        query, key, value = self.project(x)
-        return self.feed_forward(self.attend(x, attention(query, key, value, key_bias=key_bias)))
-
-    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Query, key and value of the tokens [B, N, C], each [B, heads, D, N]."""
-        return self.attention.project(self.norm1(x))
-
-    def attend(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
-        """The tokens [B, N, C] with what attention mixed for them, [B, N, heads, D]."""
-        return x + _scaled(self.attention.combine(mixed), self.scale1)
-
-    def feed_forward(self, x: jax.Array) -> jax.Array:
-        """The second half of the block, [B, N, C] -> [B, N, C]."""
-        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
-
-
-def _scaled(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
-    return x if scale is None else x * scale[...].astype(x.dtype)
-
-
 class ViT(nnx.Module):
     """A vision transformer without a head.
 
@@ -217,7 +114,7 @@ class ViT(nnx.Module):
     def __init__(self, config: ViTConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:
         self.config = config
         self.dtype = dtype
-        self.plan: TokenReduction | None = None
+        self.plan: Plan | None = None
         normal = nnx.initializers.truncated_normal(0.02)
         self.stem = None if config.stem is None else ResNet(config.stem, dtype=dtype, rngs=rngs)
         stride, channels = (config.stem.stride, config.stem.widths[-1]) if config.stem else (1, 3)
@@ -228,7 +125,17 @@ class ViT(nnx.Module):
         self.position_embedding = nnx.Param(normal(rngs.params(), (*config.position_grid, config.width)))
         self.blocks = nnx.List(
             [
-                Block(config, predictor=index in config.predictors, dtype=dtype, rngs=rngs)
+                Block(
+                    config.width,
+                    config.heads,
+                    round(config.width * config.mlp_ratio),
+                    gated=config.mlp == "swiglu",
+                    layer_scale=config.layer_scale,
+                    norm_epsilon=config.norm_epsilon,
+                    predictor=index in config.predictors,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
                 for index in range(config.depth)
             ]
         )
@@ -239,14 +146,27 @@ class ViT(nnx.Module):
         """Number of blocks."""
         return self.config.depth
 
-    def check_plan(self, plan: TokenReduction, size: tuple[int, int] | None = None) -> None:
+    def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
         """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
         plan.check(self.depth, None if size is None else self.token_grid(*size))
         plan.check_backbone(self)
 
-    def set_plan(self, plan: TokenReduction | None) -> None:
+    def set_plan(self, plan: Plan | None) -> None:
         """Puts a plan that fits in force, or none; called by `expedite`, which has it checked."""
         self.plan = plan
+
+    def image_size(self, token_grid: Grid) -> tuple[int, int]:
+        """(rows, columns) in pixels of images with so many tokens."""
+        return token_grid[0] * self.config.patch_size, token_grid[1] * self.config.patch_size
+
+    def features(self, images: jax.Array) -> ViTFeatures:
+        """What a backbone says of images is what it returns; see `models.base.Encoder`."""
+        return self(images)
+
+    @staticmethod
+    def head_input(features: ViTFeatures) -> jax.Array:
+        """Every token after the final norm, restored to the full grid, [B, H*W, C]."""
+        return features.tokens.restore(features.tokens.values)
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
@@ -283,7 +203,7 @@ class ViT(nnx.Module):
         depth = self.depth
         if any(index not in range(depth) for index in intermediates):
             raise ValueError(f"intermediates must be blocks 0 to {depth - 1}, got {tuple(intermediates)}")
-        plan = NO_REDUCTION if self.plan is None else self.plan
+        plan = NO_PLAN if self.plan is None else self.plan
         plan.check(depth, grid)
 
         with jax.named_scope("embedding"):

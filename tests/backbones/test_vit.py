@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from hourglass_jax import Hourglass, expedite
-from hourglass_jax.backbones.vit import Block, ViT, ViTConfig
-from hourglass_jax.tokens import TokenReduction, Tokens
+from hourglass_jax.backbones.layers import Block
+from hourglass_jax.backbones.vit import ViT, ViTConfig
+from hourglass_jax.plans.base import Plan, Tokens
 from tests.reference import hourglass as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -201,7 +202,7 @@ def test_one_image_without_jit_is_its_part_of_the_jitted_batch(vit: ViT) -> None
 
 
 @dataclasses.dataclass(frozen=True)
-class MergeTwins(TokenReduction):
+class MergeTwins(Plan):
     """Keeps the first of the two equal halves of a grid, as tokens of size two."""
 
     with_sizes: bool

@@ -36,8 +36,8 @@ from checkpoints_convert.rules import (
 )
 from checkpoints_convert.settings import read_settings
 from hourglass_jax.backbones.vit import ViT, ViTConfig
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.windows import SlidingWindow
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.models.encoder import EncoderConfig
 from hourglass_jax.models.saliency import SaliencyConfig
 from hourglass_jax.models.segmenter import SegmenterConfig

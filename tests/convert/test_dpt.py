@@ -13,7 +13,7 @@ from checkpoints_convert.convert import convert
 from checkpoints_convert.errors import CheckpointError
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.dpt import DPTConfig, DPTDepthConfig, DPTSegmentationConfig
 from tests.convert.checkpoints import (
     GRID,

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import EMPTY, read
-from hourglass_jax.models.storage import DTYPES, write_safetensors
+from hourglass_jax.io.safetensors import DTYPES, write_safetensors
 from tests.convert.test_torch_file import Call, Global, pickled, tensor, write_legacy, write_zip
 
 Arrays = dict[str, np.ndarray]

@@ -10,7 +10,7 @@ import hourglass_jax as hj
 from checkpoints_convert.convert import convert
 from checkpoints_convert.errors import CheckpointError
 from hourglass_jax.backbones.swin import SwinConfig
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.encoder import EncoderConfig
 from tests.convert.checkpoints import Arrays, random_arrays, write_safetensors
 

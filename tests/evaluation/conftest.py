@@ -10,8 +10,8 @@ from PIL import Image
 
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.windows import SlidingWindow
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
 
 CONFIG = SegmenterConfig(

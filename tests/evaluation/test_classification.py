@@ -14,18 +14,18 @@ from sklearn.metrics import top_k_accuracy_score
 
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.evaluation.classification import Classification
-from hourglass_jax.evaluation.command import eval as command
+from hourglass_jax.cli.evaluate import eval as command
 from hourglass_jax.evaluation.datasets import open_dataset
 from hourglass_jax.evaluation.evaluate import check_fit
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.labels import labels_of, wordnet_ids
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.labels import labels_of, wordnet_ids
+from hourglass_jax.metrics.classification import ClassificationMetric
 from hourglass_jax.models.segmenter import Segmenter
 from hourglass_jax.models.swag import Swag, SwagConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-METRIC = Classification(7)
+METRIC = ClassificationMetric(7)
 CLASSES = (3, 998, 134)
 """Of the images in `imagenet`, by turns."""
 
@@ -165,8 +165,8 @@ def test_the_command_goes_on_where_it_ended(run: Run, tmp_path: Path, monkeypatc
     assert all(json.loads(line)["counts"][0][1:] == [0, 1] for line in lines[1:])
     journal.write_text("".join(lines[:5]) + lines[5][:20])
     counted = []
-    count = Classification.count
-    monkeypatch.setattr(Classification, "count", lambda *each: counted.append(each) or count(*each))
+    count = ClassificationMetric.count
+    monkeypatch.setattr(ClassificationMetric, "count", lambda *each: counted.append(each) or count(*each))
     assert json.loads(run("--json")) == whole
     assert len(counted) == 7
     assert journal.read_text().splitlines(keepends=True) == lines

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
-from hourglass_jax.evaluation.segmentation import IGNORED
-from hourglass_jax.inference.labels import wordnet_ids
+from hourglass_jax.imaging.labels import wordnet_ids
+from hourglass_jax.metrics.segmentation import IGNORED
 
 CITYSCAPES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",

@@ -11,13 +11,13 @@ from flax import nnx
 
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.evaluation.command import eval as command
+from hourglass_jax.cli.evaluate import eval as command
+from hourglass_jax.cli.options import ModelOptions, PlanOptions
 from hourglass_jax.evaluation.datasets import measured, open_dataset
-from hourglass_jax.evaluation.depth import EIGEN, EIGEN_NYU, GARG, Depth, DepthScores
 from hourglass_jax.evaluation.evaluate import check_fit, evaluate
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.metrics.depth import EIGEN, EIGEN_NYU, GARG, DepthMetric, DepthScores
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig
-from hourglass_jax.options import ModelOptions, PlanOptions
 from tests.evaluation.conftest import write
 from tests.evaluation.test_datasets import build
 
@@ -72,7 +72,7 @@ def by_pixels(found: np.ndarray, true: np.ndarray, kept: list[tuple[int, int]]) 
 def test_figures_are_their_definitions() -> None:
     true, found = depth_map(0, 12, 15), depth_map(1, 12, 15) + 0.2
     kept = [place for place in np.ndindex(true.shape) if 1e-3 < true[place] < 7]
-    metric = Depth(cap=7.0)
+    metric = DepthMetric(cap=7.0)
     scores = metric.scores(metric.count(found, true))
     np.testing.assert_allclose(scores, by_pixels(np.clip(found, 1e-3, 7), true, kept), rtol=1e-6)
     assert 0 < scores.delta1 < scores.delta2 < scores.delta3 < 1
@@ -89,7 +89,7 @@ def test_figures_are_their_definitions() -> None:
 )
 def test_crops_keep_whole_pixels(crop: tuple, size: tuple[int, int], expected: tuple[int, ...]) -> None:
     """Those that int() of the published products gives."""
-    metric = Depth(cap=10.0, crop=crop)
+    metric = DepthMetric(cap=10.0, crop=crop)
     rows, columns = np.nonzero(metric._counted(np.full(size, 5.0)))
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == expected
     assert len(rows) == (expected[1] - expected[0]) * (expected[3] - expected[2])
@@ -99,7 +99,7 @@ def test_relative_inverse_depth_is_aligned() -> None:
     """Any scale and shift of the true inverse depth is the truth; beyond the cap it is clipped."""
     true = depth_map(0, 20, 30)
     inverse = 1 / np.where(true > 0, true, 3)
-    metric = Depth(cap=80.0, is_relative=True)
+    metric = DepthMetric(cap=80.0, is_relative=True)
     scores = metric.scores(metric.count((700 * inverse + 50).astype(np.float32), true))
     assert (scores.delta1, scores.abs_rel < 1e-3) == (1, True)
     noisy = inverse + np.random.default_rng(1).normal(0, 0.1, inverse.shape)
@@ -113,14 +113,14 @@ def test_relative_inverse_depth_is_aligned() -> None:
 
 
 def test_a_smaller_result_is_of_the_middle_at_the_bottom() -> None:
-    metric, true, found = Depth(cap=10.0), depth_map(0, 20, 31), depth_map(1, 14, 20) + 0.5
+    metric, true, found = DepthMetric(cap=10.0), depth_map(0, 20, 31), depth_map(1, 14, 20) + 0.5
     expected = metric.count(found, true[6:, 5:25])
     np.testing.assert_array_equal(metric.count(found, true), expected)
     assert expected[0] == 1
 
 
 def test_means_are_over_images_and_nothing_known_counts_nothing() -> None:
-    metric = Depth(cap=10.0)
+    metric = DepthMetric(cap=10.0)
     assert np.isnan(metric.scores(metric.zeros())).all()
     np.testing.assert_array_equal(metric.count(np.ones((4, 5)), np.zeros((4, 5))), metric.zeros())
     counts = [metric.count(depth_map(i, 9, 9) + 0.1, depth_map(i + 9, 9, 9)) for i in range(2)]
@@ -138,7 +138,7 @@ def test_means_are_over_images_and_nothing_known_counts_nothing() -> None:
 )
 def test_bad_results_are_named(result: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Depth().count(result, np.ones((4, 5)))
+        DepthMetric().count(result, np.ones((4, 5)))
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +168,9 @@ def test_kitti(kitti: Path) -> None:
     np.testing.assert_array_equal(image, whole[23:, 13:1229])
     assert (truth.dtype, truth.shape) == (np.float32, (375, 1242))
     np.testing.assert_allclose(truth, depth_map(1, 375, 1242, far=90), atol=1 / 512)
-    assert (data.metric, data.classes) == (Depth(80.0, GARG), 0)
-    assert measured(data, "eigen", 50.0).metric == Depth(50.0, EIGEN)
-    assert measured(data, "none", None).metric == Depth(80.0)
+    assert (data.metric, data.classes) == (DepthMetric(80.0, GARG), 0)
+    assert measured(data, "eigen", 50.0).metric == DepthMetric(50.0, EIGEN)
+    assert measured(data, "none", None).metric == DepthMetric(80.0)
     assert measured(data, None, None) is data
 
 
@@ -187,7 +187,7 @@ def nyu(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_folder_of_images_and_depth(nyu: Path) -> None:
     data = open_dataset("nyu_depth_v2", nyu)
-    assert (data.keys, data.source.kind, data.metric) == (("0", "1", "2"), "folder", Depth(10.0, EIGEN_NYU))
+    assert (data.keys, data.source.kind, data.metric) == (("0", "1", "2"), "folder", DepthMetric(10.0, EIGEN_NYU))
     _, image, truth = data[2]
     assert image.shape == (48, 64, 3)
     np.testing.assert_allclose(truth, depth_map(2, 48, 64), atol=1 / 1999)
@@ -258,8 +258,10 @@ def test_the_command(nyu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         result = json.loads(capsys.readouterr().out)
     assert (result["size"], result["images"]) == ([32, 48], 3)
     predictor = hj.Predictor(metric)
-    counts = [Depth(10.0).count(predictor(image), truth) for _, image, truth in open_dataset("nyu_depth_v2", nyu)]
-    np.testing.assert_allclose([*result["original"].values()], Depth(10.0).scores(sum(counts)), rtol=1e-4)
+    counts = [
+        DepthMetric(10.0).count(predictor(image), truth) for _, image, truth in open_dataset("nyu_depth_v2", nyu)
+    ]
+    np.testing.assert_allclose([*result["original"].values()], DepthMetric(10.0).scores(sum(counts)), rtol=1e-4)
     assert 0 < abs(result["original"]["rmse"] - result["expedited"]["rmse"]) < 1
     first = (tmp_path / "out/original/journal.0.jsonl").read_text().splitlines()[0]
     assert json.loads(first)["metric"] == {"cap": 10.0, "crop": None, "is_relative": False}
@@ -274,11 +276,11 @@ def test_a_real_scene_measures_relative_models_by_their_alignment(tmp_path: Path
     depth = np.where(disparity > 0, 0.193001 * 994.978 / (disparity + 31.086), 0)
     write(tmp_path / "images/motorcycle.png", left)
     write(tmp_path / "depth/motorcycle.png", np.round(1000 * depth).astype(np.uint16))
-    data = replace(open_dataset("nyu_depth_v2", tmp_path), metric=Depth(10.0))
+    data = replace(open_dataset("nyu_depth_v2", tmp_path), metric=DepthMetric(10.0))
     [(_, image, truth)] = data
     assert image.shape[:2] == truth.shape == (500, 741)
     assert 2 < truth[truth > 0].min() < truth.max() < 10
-    perfect = Depth(10.0, is_relative=True)
+    perfect = DepthMetric(10.0, is_relative=True)
     assert perfect.scores(perfect.count(disparity, truth)).rmse < 2e-3
     relative = model(inversion=None)
     found = evaluate(relative, data, tmp_path / "journals", weights="random")

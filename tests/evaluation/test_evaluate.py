@@ -19,18 +19,18 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import hourglass_jax as hj
-from hourglass_jax.evaluation.command import eval as command
+from hourglass_jax.cli.evaluate import eval as command
 from hourglass_jax.evaluation.datasets import Dataset, open_dataset
 from hourglass_jax.evaluation.evaluate import evaluate, input_size
-from hourglass_jax.evaluation.segmentation import IGNORED, Scores, Segmentation
-from hourglass_jax.files import file_hash
+from hourglass_jax.io.files import file_hash
+from hourglass_jax.metrics.segmentation import IGNORED, Scores, SegmentationMetric
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.models.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PLAN = hj.Hourglass(1, (2, 3), temperature=5.0, neighbors=3, reconstruct="logits")
-METRIC = Segmentation(19)
+METRIC = SegmentationMetric(19)
 OPTIONS = {"weights": "random", "size": 32, "batch_size": 2}
 CHILD = """
 import sys, json, time
@@ -83,9 +83,9 @@ def unprocessed(*arguments: object, **options: object) -> None:
 @pytest.mark.parametrize("plan", [None, PLAN], ids=["original", "expedited"])
 def test_figures_are_those_of_all_pixels(plan, model: Segmenter, data: Dataset, tmp_path: Path) -> None:
     fast = hj.expedite(model, plan)
-    calls: list[tuple[int, float]] = []
+    calls: list[tuple[int, str]] = []
     found = evaluate(
-        fast, data, tmp_path, **OPTIONS, on_progress=lambda added, running: calls.append((added, running.miou))
+        fast, data, tmp_path, **OPTIONS, on_progress=lambda added, running: calls.append((added, running))
     )
     predictor = hj.Predictor(fast, preprocessing=model.config.preprocessing.at(32), batch_size=2)
     truth, guess = [], []
@@ -97,7 +97,7 @@ def test_figures_are_those_of_all_pixels(plan, model: Segmenter, data: Dataset, 
     assert found.iou.shape == (19,)
     assert np.count_nonzero(found.iou) > 3
     assert [added for added, _ in calls] == [0, 2, 2, 2, 2, 1]
-    assert calls[-1][1] == found.miou
+    assert calls[-1][1] == f"mIoU, % {100 * found.miou:.2f}"
 
 
 def test_a_journal_says_what_was_evaluated_and_found(uninterrupted: Path, data: Dataset) -> None:
@@ -154,7 +154,7 @@ def test_a_journal_that_ends_anywhere_is_continued(
         return batch
 
     monkeypatch.setattr(hj.Predictor, "__call__", predict)
-    monkeypatch.setattr(Segmentation, "count", lambda self, result, truth: counts[result])
+    monkeypatch.setattr(SegmentationMetric, "count", lambda self, result, truth: counts[result])
     whole = (uninterrupted / "journal.0.jsonl").read_bytes()
     for kept in np.linspace(0, len(whole) - 1, 60, dtype=int):
         (tmp_path / "journal.0.jsonl").write_bytes(whole[:kept])
@@ -248,14 +248,10 @@ def test_two_devices_share_batches(
     code = """
 seen = set()
 class Watched(module.SharingPredictor):
-    def __init__(self, model, **options):
-        super().__init__(model, **options)
-        run = self._run
-        def watched(model, images):
-            output = run(model, images)
-            seen.add((len(output), len(output.sharding.device_set)))
-            return output
-        self._run = watched
+    def _run(self, images):
+        output = super()._run(images)
+        seen.add((len(output), len(output.sharding.device_set)))
+        return output
 module.SharingPredictor = Watched
 module.evaluate(model, data, folder, **options | {"batch_size": 3})
 print(json.dumps(sorted(seen)))
@@ -312,7 +308,7 @@ def test_two_processes_share_the_images(arguments: list[str], uninterrupted: Pat
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     code = "import jax, tyro\njax.config.update('jax_disable_most_optimizations', True)\n"
-    code += "from hourglass_jax.evaluation.command import eval\ntyro.cli(eval)"
+    code += "from hourglass_jax.cli.evaluate import eval\ntyro.cli(eval)"
     started = {
         "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
         "OMPI_COMM_WORLD_SIZE": "2",
@@ -381,7 +377,7 @@ def test_classes_that_do_not_occur_are_null_in_json(run: Run, tmp_path: Path) ->
 def test_an_interrupted_command_says_how_to_go_on(
     run: Run, tmp_path: Path, uninterrupted: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count, calls = Segmentation.count, []
+    count, calls = SegmentationMetric.count, []
 
     def interrupted(*arguments: object) -> np.ndarray:
         calls.append(arguments)
@@ -389,7 +385,7 @@ def test_an_interrupted_command_says_how_to_go_on(
             raise KeyboardInterrupt
         return count(*arguments)
 
-    monkeypatch.setattr(Segmentation, "count", interrupted)
+    monkeypatch.setattr(SegmentationMetric, "count", interrupted)
     with pytest.raises(SystemExit) as exited:
         run()
     assert exited.value.code == 130

@@ -12,7 +12,7 @@ from hourglass_jax.analysis.comparison import compare
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.vit import BlockFeatures, ViTConfig, ViTFeatures
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.dpt import (
     DPTDepth,
     DPTDepthConfig,
@@ -22,6 +22,7 @@ from hourglass_jax.models.dpt import (
     Reassemble,
 )
 from hourglass_jax.ops.resize import resize
+from hourglass_jax.tasks.depth import Depth
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -185,22 +186,25 @@ def test_depth_of_photographs_and_what_is_written_of_it(depth: DPTDepth) -> None
     image = photo(50, 70)
     found = hj.Predictor(depth)(image)
     assert (found.shape, found.dtype) == ((50, 70), np.float32)
-    pictures = depth.pictures(image, found)
+    rendering = depth.tasks["depth"].render(image, found)
+    pictures = rendering.pictures
     assert list(pictures) == ["depth", "colors"]
     sixteen = pictures["depth"]
     assert (sixteen.dtype, sixteen.min(), sixteen.max()) == (np.uint16, 0, 65535)
     assert pictures["colors"].shape[1] > 70
-    assert list(depth.arrays(found)) == ["inverse_depth"]
-    np.testing.assert_array_equal(depth.arrays(found)["inverse_depth"], found)
-    metric = dpt(replace(DEPTH, max_depth=80.0))
-    assert list(metric.arrays(found)) == ["depth_metres"]
-    np.testing.assert_array_equal(metric.pictures(image, found)["depth"], np.rint(256 * np.clip(found, 0, 256)))
-    assert (metric.units, dpt(replace(DEPTH, max_depth=20.0)).units) == ("metres times 256", "millimetres")
+    assert list(rendering.arrays) == ["inverse_depth"]
+    np.testing.assert_array_equal(rendering.arrays["inverse_depth"], found)
+    far, near = (
+        dpt(replace(DEPTH, max_depth=metres)).tasks["depth"].render(image, found) for metres in (80.0, 20.0)
+    )
+    assert list(far.arrays) == ["depth_metres"]
+    np.testing.assert_array_equal(far.pictures["depth"], np.rint(256 * np.clip(found, 0, 256)))
+    assert (far.units, near.units) == ({"depth": "metres times 256"}, {"depth": "millimetres"})
 
 
 def test_differences_are_relative_to_the_larger_depth() -> None:
     a, b = np.array([[1.0, 2.0, 0.0, 4.0]]), np.array([[2.0, 2.0, 0.0, 0.0]])
-    np.testing.assert_allclose(DPTDepth.difference(a, b), [[0.5, 0, 0, 1]])
+    np.testing.assert_allclose(Depth().difference(a, b), [[0.5, 0, 0, 1]])
 
 
 def test_label_maps_of_photographs(labels: DPTSegmentation) -> None:
@@ -212,21 +216,13 @@ def test_label_maps_of_photographs(labels: DPTSegmentation) -> None:
     found = hj.Predictor(labels)(image)
     assert found.dtype == np.uint8 and len(np.unique(found)) >= 3
     assert np.mean(found == expected) > 0.999
-    assert list(labels.pictures(image, found)) == ["labels", "colors", "overlay"]
+    assert list(labels.tasks["segmentation"].render(image, found).pictures) == ["labels", "colors", "overlay"]
 
 
 def test_compared_with_its_hooked_features(depth: DPTDepth) -> None:
     [[found]] = compare(depth, [PLAN], [images(32, 48)[0]], repeats=1)
     assert found.result.shape == found.difference.shape == (32, 48)
     assert found.figures.cosine < 1 and 0 < found.figures.mae < 1 and found.figures.agreement is None
-
-
-def test_saved_and_loaded(tmp_path) -> None:
-    for config in (HYBRID, replace(DEPTH, inversion=(0.1, 0.2)), LABELS):
-        model = dpt(config)
-        loaded = hj.load(hj.save(model, tmp_path / "model.safetensors"))
-        assert loaded.config == config
-        assert type(loaded) is type(model)
 
 
 @pytest.mark.parametrize(

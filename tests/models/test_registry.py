@@ -14,10 +14,9 @@ import safetensors
 import safetensors.flax
 from flax import nnx
 
-import checkpoints_convert.pretrained
 import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.registry import flat_parameters
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 
@@ -178,7 +177,7 @@ def test_a_pretrained_model_is_converted_once_for_every_version(
         hj.save(random_model(), target)
 
     monkeypatch.setattr(platformdirs, "user_cache_dir", lambda _: str(tmp_path))
-    monkeypatch.setattr(checkpoints_convert.pretrained, "convert_pretrained", convert)
+    monkeypatch.setattr("hourglass_jax.hub.convert_pretrained", convert)
     name = "dinov2-vits14-saliency"
     for version in ("1.0", "1.0", "1.1"):
         monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)

@@ -8,9 +8,10 @@ from flax import nnx
 
 from hourglass_jax import Hourglass, expedite
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.hourglass import Tokens
-from hourglass_jax.inference.windows import whole_view
+from hourglass_jax.imaging.windows import whole_view
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig, UpsamplingStage
+from hourglass_jax.plans.hourglass import Tokens
+from hourglass_jax.tasks import saliency as tasks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -19,6 +20,7 @@ CONFIG = SaliencyConfig(
     decoder_widths=(8, 4),
 )
 SIZE = (24, 20)
+TASK = tasks.Saliency()
 PLAN = Hourglass(0, (3, 2), iterations=0, temperature=1.0, neighbors=3, reconstruct="logits")
 
 
@@ -99,25 +101,18 @@ def test_decoding_clusters_equals_decoding_the_restored_tokens(model: Saliency) 
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
 
 
-def test_bfloat16_is_close_to_float32(model: Saliency) -> None:
-    clusters, output, _ = run(expedite(saliency(jnp.bfloat16), PLAN), random_images())
-    assert (clusters.dtype, output.dtype) == (jnp.bfloat16, jnp.float32)
-    _, expected, _ = run(expedite(model, PLAN), random_images())
-    assert jnp.abs(output - expected).mean() < 0.01
-
-
-def test_decide_cuts_at_one_half() -> None:
-    np.testing.assert_array_equal(Saliency.decide(np.array([0.0, 0.49, 0.5, 1.0])), [False, False, True, True])
+def test_results_agree_where_both_are_at_least_one_half_or_neither() -> None:
+    assert TASK.agreement(np.array([0.0, 0.49, 0.5, 1.0]), np.array([0.4, 0.5, 0.9, 0.2])) == 0.5
 
 
 @pytest.mark.parametrize("size", [SIZE, (7, 61), (1, 1)])
-def test_finish_returns_the_images_size(size: tuple[int, int]) -> None:
+def test_results_have_the_images_size(size: tuple[int, int]) -> None:
     output = np.random.default_rng(3).random(SIZE, np.float32)
-    finished = Saliency.finish(*whole_view(output), size)
+    finished = TASK.postprocess(*whole_view(output), size)
     assert (finished.shape, finished.dtype) == (size, np.float32)
     assert finished.min() >= 0 and finished.max() <= 1
 
 
-def test_finish_leaves_an_image_of_the_models_size_alone() -> None:
+def test_a_result_of_the_models_size_is_its_output() -> None:
     output = np.random.default_rng(3).random(SIZE, np.float32)
-    np.testing.assert_array_equal(Saliency.finish(*whole_view(output), SIZE), output)
+    np.testing.assert_array_equal(TASK.postprocess(*whole_view(output), SIZE), output)

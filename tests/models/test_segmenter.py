@@ -10,9 +10,10 @@ from flax import nnx
 import hourglass_jax as hj
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
-from hourglass_jax.inference.windows import SlidingWindow
+from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
+from hourglass_jax.predictor import run as predict
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -119,6 +120,7 @@ def test_windows_and_whole_images(model: Segmenter) -> None:
         total[y : y + 32, x : x + 32] += window
         count[y : y + 32, x : x + 32] += 1
     predictor = hj.Predictor(model, batch_size=2)
+    predict.clear_cache()
     np.testing.assert_array_equal(predictor(image), (total / count).argmax(axis=-1))
     assert (predictor(image) != whole).any()
 
@@ -126,33 +128,25 @@ def test_windows_and_whole_images(model: Segmenter) -> None:
     together = predictor([other, image])
     np.testing.assert_array_equal(together[1], predictor(image))
     assert together[0].shape == (20, 50)
-    assert predictor._run._cache_size() == 1
+    assert predict._cache_size() == 1
 
 
 def test_pictures_and_labels(model: Segmenter) -> None:
     image, labels = photo(40, 50), np.random.default_rng(0).integers(0, 5, (40, 50)).astype(np.uint8)
-    pictures = model.pictures(image, labels)
+    task = model.tasks["segmentation"]
+    pictures = task.render(image, labels).pictures
     assert list(pictures) == ["labels", "colors", "overlay"]
     np.testing.assert_array_equal(pictures["labels"], labels)
     assert pictures["colors"].shape == (40, 50, 3)
     assert pictures["overlay"].shape[1] > 50
-    assert model.labels.names[0] == "class 0"
+    assert task.labels.names[0] == "class 0"
     cityscapes = segmenter(replace(CONFIG, classes=19, dataset="cityscapes"))
-    assert cityscapes.labels.names[0] == "road"
+    assert cityscapes.tasks["segmentation"].labels.names[0] == "road"
 
 
 def test_more_than_256_classes_have_16_bit_labels() -> None:
     model = segmenter(replace(CONFIG, classes=300, decoder="linear"))
     assert hj.Predictor(model)(photo(40, 40)).dtype == np.uint16
-
-
-def test_saved_and_loaded(model: Segmenter, tmp_path) -> None:
-    loaded = hj.load(hj.save(model, tmp_path / "model.safetensors"))
-    assert loaded.config == CONFIG
-    image = images(32, 32)
-    np.testing.assert_array_equal(run(loaded, image), run(model, image))
-    whole = segmenter(replace(CONFIG, window=None))
-    assert hj.load(hj.save(whole, tmp_path / "whole.safetensors")).config.window is None
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 from flax import nnx
 
 import hourglass_jax as hj
-from hourglass_jax.analysis.budget import Costs
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.swag import Swag, SwagConfig
+from hourglass_jax.search.budget import Costs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -52,18 +52,9 @@ def photo(rows: int, columns: int) -> np.ndarray:
     return np.random.default_rng(2).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("plan", [None, PLAN], ids=["original", "expedited"])
-def test_logits_of_one_image_are_its_own(plan, model: Swag) -> None:
-    fast, batch = hj.expedite(model, plan), images(40, 32)
-    logits = run(fast, batch)
-    assert (logits.shape, logits.dtype) == ((2, 9), np.float32)
-    np.testing.assert_allclose(run(fast, batch[1:]), logits[1:], atol=1e-5)
-    assert np.abs(logits[0] - logits[1]).max() > 1e-3
-
-
 def test_the_head_reads_the_class_token(model: Swag) -> None:
     features = model.backbone(images(32, 32))
-    np.testing.assert_array_equal(model.final(features)[:, 0], features.special[:, 0])
+    np.testing.assert_array_equal(model.head_input(features)[:, 0], features.special[:, 0])
     expected = features.special[:, 0] @ model.head.kernel[...] + model.head.bias[...]
     np.testing.assert_allclose(model.decode(features, (32, 32)), expected, atol=1e-5)
 
@@ -116,40 +107,28 @@ def test_the_predictor_gives_the_probabilities_of_the_middle(model: Swag) -> Non
 
 def test_the_most_probable_classes_and_their_picture(model: Swag) -> None:
     result = np.array([0.05, 0.3, 0.02, 0.0, 0.3, 0.2, 0.1, 0.03, 0.0], np.float32)
-    top = model.top(result)
+    task = model.tasks["classification"]
+    top = task.top(result)
     assert [each.label for each in top] == [1, 4, 5, 6, 0]
     assert top[0].name == "class 1"
     assert top[0].probability == pytest.approx(0.3)
     image = photo(240, 320)
-    picture = model.pictures(image, result)["overlay"]
+    picture = task.render(image, result).overview
     np.testing.assert_array_equal(picture[:240], image)
     assert picture.shape[0] > 240
     three = swag(replace(CONFIG, classes=3))
-    assert [each.label for each in three.top(np.array([0.1, 0.2, 0.7]))] == [2, 1, 0]
-    assert swag(replace(CONFIG, classes=1000, dataset="imagenet2012")).labels.names[0] == "tench"
+    assert [each.label for each in three.tasks["classification"].top(np.array([0.1, 0.2, 0.7]))] == [2, 1, 0]
+    imagenet = swag(replace(CONFIG, classes=1000, dataset="imagenet2012"))
+    assert imagenet.tasks["classification"].labels.names[0] == "tench"
 
 
 def test_the_difference_is_the_probability_that_moved(model: Swag) -> None:
     a, b = np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.75, 0.25])
-    assert model.difference(a, b) == pytest.approx(0.5)
-    assert model.difference(a, a) == 0
-    assert model.difference(np.array([1.0, 0]), np.array([0, 1.0])) == 1
-    assert (model.decide(a), model.decide(b)) == (0, 1)
-
-
-def test_saved_and_loaded(model: Swag, tmp_path) -> None:
-    loaded = hj.load(hj.save(model, tmp_path / "model.safetensors"))
-    assert loaded.config == CONFIG
-    image = images(32, 32)
-    np.testing.assert_array_equal(run(loaded, image), run(model, image))
-
-
-def test_bfloat16_follows_float32(model: Swag, tmp_path) -> None:
-    half = hj.load(hj.save(model, tmp_path / "model.safetensors"), dtype=jax.numpy.bfloat16)
-    image = images(32, 32)
-    found = run(half, image)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, run(model, image), atol=0.1)
+    task = model.tasks["classification"]
+    assert task.difference(a, b) == pytest.approx(0.5)
+    assert task.difference(a, a) == 0
+    assert task.difference(np.array([1.0, 0]), np.array([0, 1.0])) == 1
+    assert (task.agreement(a, a), task.agreement(a, b)) == (1, 0)
 
 
 def test_config_checks_its_fields() -> None:

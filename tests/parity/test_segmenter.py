@@ -76,7 +76,7 @@ def logits(model: Segmenter, images: jax.Array) -> jax.Array:
 
 @nnx.jit
 def coarse(model: Segmenter, images: jax.Array) -> jax.Array:
-    return model.coarse(images)
+    return model.decode(model.features(images), None)
 
 
 @torch.inference_mode()

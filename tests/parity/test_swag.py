@@ -140,4 +140,4 @@ def test_photographs_are_prepared_and_classified_as_torchvision_does(size: tuple
         wanted = theirs(transforms.normalize(pixels, MEAN, STD)[None])[0].softmax(dim=0).numpy()
     found = hj.Predictor(ours["swag"])(photo)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
-    assert ours["swag"].top(found)[0].label == wanted.argmax()
+    assert ours["swag"].tasks["classification"].top(found)[0].label == wanted.argmax()

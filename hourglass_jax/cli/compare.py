@@ -1,0 +1,144 @@
+"""The commands `hourglass compare` and `hourglass demo`."""
+
+import dataclasses
+from pathlib import Path
+
+from rich.table import Table
+from tqdm import tqdm
+
+from hourglass_jax.cli.options import (
+    Methods,
+    ModelOptions,
+    Models,
+    Output,
+    Photos,
+    PlanOptions,
+    Plans,
+    check_folder,
+    check_paths,
+    console,
+    describe,
+    load_model,
+    naming,
+    print_json,
+    quiet,
+)
+from hourglass_jax.plans.files import plan_fields
+
+
+def compare(
+    photos: Photos,
+    output: Output = Path("out"),
+    model: Models = ModelOptions(),
+    plan: Plans = PlanOptions(),
+    methods: Methods = (),
+    budget: tuple[float, ...] = (),
+    repeats: int = 5,
+) -> None:
+    """Runs the model with and without a plan: a table, and a picture for each photograph.
+
+    With --method it is several plans side by side: each method's own at a common cost, and the plan where one is
+    given. Then the largest square in the middle of each photograph counts, by default of those of `hourglass demo`,
+    and a plot shows fidelity over cost.
+
+    Example: hourglass compare photo.jpg --alpha 4 --clusters 26 26
+
+    Example: hourglass compare -o out/ --method TokenMerging --method StagedMerging --budget 0.5 0.6 0.75
+
+    Args:
+        photos: Image files.
+        output: Folder to write the pictures to.
+        methods: A method to compare; may be given several times.
+        budget: Shares of the encoder's multiply-accumulates, for the methods; by default what the plan costs.
+        repeats: Timed runs of each; the median counts.
+    """
+    from hourglass_jax.cli.compare_methods import compare_methods
+    from hourglass_jax.imaging.images import read_image
+    from hourglass_jax.imaging.photographs import photographs
+
+    if budget and not methods:
+        raise ValueError("--budget is for methods: expected --method, got none")
+    if photos or not methods:
+        check_paths(photos, output)
+    if methods:
+        check_folder(output)
+        paths = {photo.stem: photo for photo in photos} or photographs()
+        compare_methods(paths, output, model, plan, methods, budget, repeats)
+        return
+    _compare({photo.stem: read_image(photo) for photo in photos}, output, model, plan, repeats)
+
+
+def demo(
+    output: Output = Path("demo"),
+    model: Models = ModelOptions(),
+    plan: Plans = PlanOptions(),
+    repeats: int = 5,
+) -> None:
+    """`hourglass compare` on photographs that come with scikit-image and scikit-learn, cropped to squares.
+
+    Example: hourglass demo -o demo/
+
+    Args:
+        output: Folder to write the pictures to.
+        repeats: Timed runs of each; the median counts.
+    """
+    from hourglass_jax.imaging.images import center_crop_square, read_image
+    from hourglass_jax.imaging.photographs import photographs
+
+    check_folder(output)
+    squares = {name: center_crop_square(read_image(path)) for name, path in photographs().items()}
+    _compare(squares, output, model, plan, repeats)
+
+
+def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repeats: int) -> None:
+    import numpy as np
+
+    from hourglass_jax.analysis.comparison import Figures
+    from hourglass_jax.analysis.comparison import compare as run
+    from hourglass_jax.imaging.images import write_image
+    from hourglass_jax.imaging.pictures import comparison_picture, resize_photo
+    from hourglass_jax.models.base import find_task
+
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    loaded, preprocessing, chosen = load_model(model, plan)
+    preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
+    prepared = []
+    photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
+    for name, photo in photos.items():
+        with naming(name):
+            prepared.append(preprocessing(photo))
+            loaded.backbone.check_plan(chosen, prepared[-1].shape[:2])
+    results, first, task = [], None, find_task(loaded, None)
+    with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=quiet()) as bar:
+        compared = run(loaded, [chosen], prepared, repeats=repeats, on_call=bar.update)
+        for (name, photo), [result] in zip(photos.items(), compared, strict=True):
+            path = output / f"{name}_comparison.png"
+            small = resize_photo(photo, result.size)
+            overlays = [task.render(small, each).overview for each in (result.result, result.result_expedited)]
+            picture = comparison_picture(photo, *overlays, result.difference, result.groups, result.figures.speedup)
+            write_image(path, picture)
+            results.append({"name": name, "picture": str(path), **dataclasses.asdict(result.figures)})
+            first = first or result.first_seconds
+    fields = [field.name for field in dataclasses.fields(Figures)]
+    mean = {
+        field: None if results[0][field] is None else float(np.mean([row[field] for row in results]))
+        for field in fields
+    }
+    if model.json:
+        print_json({"plan": plan_fields(chosen), "images": results, "mean": mean})
+        return
+    table = Table(
+        *("photograph", "tokens", "clusters", "GFLOPs", "expedited", "ms", "expedited"),
+        *("speed-up", "cosine", "MAE", "agreement"),
+        title=describe(chosen),
+    )
+    digits = dict(zip(fields, (0, 0, 1, 1, 0, 0, 2, 4, 4, 4), strict=True))
+    for row in [*results, {"name": "mean", **mean}]:
+        shown = ("" if row[field] is None else f"{row[field]:.{digits[field]}f}" for field in fields)
+        table.add_row(row["name"], *shown)
+    console().print(table)
+    console().print(
+        f"First calls, with compilation: {first[0]:.1f} s and {first[1]:.1f} s. "
+        f"GFLOPs are 10^9 multiply-accumulates, as in the paper. Pictures: {output}/"
+    )

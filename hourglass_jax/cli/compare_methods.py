@@ -1,0 +1,258 @@
+"""`hourglass compare` with --method: several plans side by side."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.table import Table
+from tqdm import tqdm
+
+from hourglass_jax.analysis.plots import Place, check_matplotlib, pareto_plot
+from hourglass_jax.cli.options import (
+    ModelOptions,
+    PlanOptions,
+    by,
+    console,
+    describe,
+    load_model,
+    naming,
+    print_json,
+    quiet,
+)
+from hourglass_jax.plans.files import plan_fields
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hourglass_jax.analysis.comparison import Comparison
+    from hourglass_jax.plans.base import Plan
+
+HEIGHT = 296
+"""Of the pictures in a sheet, in pixels."""
+
+
+class Entry(NamedTuple):
+    """A plan that is compared.
+
+    Attributes:
+        method: of the plan, or "the plan given".
+        plan: as it runs.
+        budget: the share that it was made for; None for the plan given.
+        share: of the encoder's multiply-accumulates that it costs.
+    """
+
+    method: str
+    plan: "Plan"
+    budget: float | None
+    share: float
+
+
+class Row(NamedTuple):
+    """What came out of a plan.
+
+    Attributes:
+        gflops: 10^9 multiply-accumulates of the whole model.
+        latency_ms: mean over the photographs of the medians.
+        speedup: of the mean latencies.
+        cosine, worst: of the final features with the original's: mean of the photographs, and the worst one.
+        mae, agreement: of the results, means of the photographs.
+        cosines: of every photograph.
+    """
+
+    gflops: float
+    latency_ms: float
+    speedup: float
+    cosine: float
+    worst: float
+    mae: float
+    agreement: float | None
+    cosines: dict[str, float]
+
+
+def compare_methods(
+    photos: Mapping[str, Path],
+    output: Path,
+    model: ModelOptions,
+    plan: PlanOptions,
+    methods: Sequence[str],
+    budgets: Sequence[float],
+    repeats: int,
+) -> None:
+    """Prints a table of the methods at every budget, draws a plot, and a picture of each photograph and budget."""
+    import numpy as np
+
+    from hourglass_jax.analysis.comparison import compare
+    from hourglass_jax.imaging.images import center_crop_square, read_image, write_image
+
+    check_matplotlib()
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    squares = {name: center_crop_square(read_image(path)) for name, path in photos.items()}
+    is_given = plan != PlanOptions()
+    loaded, preprocessing, chosen = load_model(model, plan, default_preset=is_given or not budgets)
+    preprocessing = preprocessing.at(preprocessing.side).whole_patches(loaded.config.backbone.patch_size)
+    prepared = []
+    for name, square in squares.items():
+        with naming(name):
+            prepared.append(preprocessing(square))
+    entries, left_out = _entries(loaded, preprocessing.shape, chosen, is_given, methods, budgets)
+    wanted = list(dict.fromkeys(each.budget for each in entries if each.budget is not None))
+
+    found, pictures = [], []
+    with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=quiet()) as bar:
+        compared = compare(loaded, [each.plan for each in entries], prepared, repeats=repeats, on_call=bar.update)
+        for (name, square), results in zip(squares.items(), compared, strict=True):
+            found.append(results)
+            for budget in wanted:
+                pairs = zip(entries, results, strict=True)
+                shown = [(each, result) for each, result in pairs if each.budget in (None, budget)]
+                suffix = "" if len(wanted) == 1 else f"_{budget:g}"
+                pictures.append(str(output / f"{name}_methods{suffix}.png"))
+                write_image(pictures[-1], _picture(loaded, square, shown))
+    rows = [_row(dict(zip(squares, results, strict=True))) for results in zip(*found, strict=True)]
+    plot = output / "methods.png"
+    write_image(plot, _plot(entries, rows))
+    gflops, latency = found[0][0].figures.gflops, np.mean([results[0].figures.latency_ms for results in found])
+    if model.json:
+        print_json(
+            {
+                "model": model.model,
+                "size": preprocessing.shape,
+                "photographs": list(squares),
+                "original": {"gflops": gflops, "latency_ms": float(latency)},
+                "methods": [
+                    {**each._asdict(), "plan": plan_fields(each.plan), **row._asdict()}
+                    for each, row in zip(entries, rows, strict=True)
+                ],
+                "left_out": left_out,
+                "plot": str(plot),
+                "pictures": pictures,
+            }
+        )
+        return
+    table = Table(
+        *("", "budget", "encoder", "GFLOPs", "ms", "speed-up", "cosine", "worst", "MAE", "agreement"),
+        title=f"{len(squares)} photographs at {by(preprocessing.shape)}",
+    )
+    table.add_row("original", "", "1.000", f"{gflops:.1f}", f"{latency:.0f}", "1.00")
+    for each, row in zip(entries, rows, strict=True):
+        table.add_row(
+            each.method,
+            "" if each.budget is None else f"{each.budget:.2f}",
+            f"{each.share:.3f}",
+            f"{row.gflops:.1f}",
+            f"{row.latency_ms:.0f}",
+            f"{row.speedup:.2f}",
+            f"{row.cosine:.4f}",
+            f"{row.worst:.4f}",
+            f"{row.mae:.4f}",
+            "" if row.agreement is None else f"{row.agreement:.4f}",
+        )
+    console().print(table)
+    for each in entries:
+        console().print(f"{each.method}: {describe(each.plan)}")
+    for problem in left_out:
+        console().print(f"left out: {problem}")
+    console().print(
+        "GFLOPs are 10^9 multiply-accumulates of the whole model; the encoder's are a share of what it costs "
+        "without a plan. Cosines are of the encoder's final features with the original's. "
+        f"Plot and pictures: {output}/"
+    )
+
+
+def _entries(
+    model,
+    size: tuple[int, int],
+    chosen: "Plan | None",
+    is_given: bool,
+    methods: Sequence[str],
+    budgets: Sequence[float],
+) -> tuple[list[Entry], list[str]]:
+    """The plan given, and the methods' own at every budget, by default at what it costs; and why some are left out.
+
+    Raises:
+        ValueError: none of the methods has a plan.
+    """
+    from hourglass_jax.search.budget import Costs
+
+    if chosen is not None:
+        model.backbone.check_plan(chosen, size)
+    costs = Costs(model, size)
+    entries, left_out = [], []
+    budgets, methods = dict.fromkeys(budgets or [costs(chosen)]), dict.fromkeys(methods)
+    with tqdm(total=len(budgets) * len(methods), desc="plans", disable=quiet()) as bar:
+        for budget in budgets:
+            for method in methods:
+                try:
+                    plan = costs.solve(method, budget)
+                    entries.append(Entry(method, plan, budget, costs(plan)))
+                except ValueError as problem:
+                    left_out.append(str(problem))
+                bar.update()
+    if not entries:
+        raise ValueError("; ".join(dict.fromkeys(left_out)))
+    given = [Entry("the plan given", chosen, None, costs(chosen))] if is_given else []
+    return given + entries, left_out
+
+
+def _row(results: dict[str, "Comparison"]) -> Row:
+    """Of one plan, by photograph."""
+    import numpy as np
+
+    figures = [each.figures for each in results.values()]
+
+    def mean(field: str) -> float:
+        return float(np.mean([getattr(each, field) for each in figures]))
+
+    cosines = {name: each.figures.cosine for name, each in results.items()}
+    return Row(
+        gflops=figures[0].gflops_expedited,
+        latency_ms=mean("latency_ms_expedited"),
+        speedup=mean("latency_ms") / mean("latency_ms_expedited"),
+        cosine=mean("cosine"),
+        worst=min(cosines.values()),
+        mae=mean("mae"),
+        agreement=None if figures[0].agreement is None else mean("agreement"),
+        cosines=cosines,
+    )
+
+
+def _picture(model, photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
+    """A column for every plan: what it made one, the model's result under it, and what differs."""
+    import numpy as np
+
+    from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretched
+    from hourglass_jax.models.base import find_task
+
+    task, (_, first) = find_task(model, None), shown[0]
+    original = resize_photo(photo, first.size)
+    photo = resize_photo(photo, (HEIGHT, HEIGHT))
+    size = photo.shape[:2]
+
+    def drawn(result: object) -> np.ndarray:
+        return task.render(original, result).overview
+
+    groups = [("Photograph", photo)]
+    results = [("Original\nall tokens", drawn(first.result))]
+    differences = [("Difference\nblack: 0, lightest: 0.25 or more", np.full((*size, 3), 255, np.uint8))]
+    for entry, each in shown:
+        left = f"{len(np.unique(each.groups))} of {each.groups.size} tokens"
+        title = f"{entry.method}\n{entry.share:.2f} of the encoder, {left}"
+        groups.append((title, group_overlay(photo, each.groups)))
+        results.append((f"speed-up {each.figures.speedup:.2f}", drawn(each.result_expedited)))
+        if each.difference.ndim:
+            shade = colorize(stretched(np.asarray(each.difference, np.float32), size) / 0.25)
+            differences.append((f"cosine {each.figures.cosine:.4f}", shade))
+    return sheet([groups, results, differences] if first.difference.ndim else [groups, results], height=HEIGHT)
+
+
+def _plot(entries: Sequence[Entry], rows: Sequence[Row]) -> "np.ndarray":
+    panels = defaultdict(lambda: defaultdict(list))
+    for entry, row in zip(entries, rows, strict=True):
+        for axis, x in (
+            ("multiply-accumulates of the encoder, share", entry.share),
+            ("speed-up of the whole model, measured", row.speedup),
+        ):
+            panels[axis][entry.method].append(Place(x, row.cosine, row.worst))
+    return pareto_plot(panels)

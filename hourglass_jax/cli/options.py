@@ -1,0 +1,212 @@
+"""What the commands share: their options, what is loaded for them, and how they print."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from hourglass_jax.io.files import file_hash
+
+DEFAULT_MODEL = "dinov2-vits14-saliency"
+
+
+def _size(arguments: list[str]) -> int | tuple[int, int]:
+    """518, or 352x1216 as (352, 1216)."""
+    numbers = [int(each) for each in arguments[0].split("x")]
+    if len(numbers) > 2:
+        raise ValueError(f"expected pixels, or rows and columns as in 352x1216, got {arguments[0]}")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+Size = Annotated[
+    int | tuple[int, int] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PX|ROWSxCOLUMNS",
+        instance_from_str=_size,
+        is_instance=lambda value: value is None or isinstance(value, int | tuple),
+        str_from_instance=lambda value: [str(value) if not isinstance(value, tuple) else "x".join(map(str, value))],
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how large its input is."""
+
+    model: str = DEFAULT_MODEL
+    """A converted file (.safetensors) or a name that `hourglass models` lists."""
+    size: Size = None
+    """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows or the
+    middle of an image. Rows and columns, as 352x1216, for a model whose images have another shape. By default the
+    model's own."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print machine-readable results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """The plan: a file or a preset, its fields, or both (fields win)."""
+
+    plan: Annotated[str | None, tyro.conf.arg(aliases=["--preset"], metavar="FILE|PRESET")] = None
+    """A plan file, such as `hourglass tune` writes, or a preset; `hourglass models` lists them."""
+    alpha: int | None = None
+    """Blocks before the clustering."""
+    beta: int | None = None
+    """Blocks on the clusters; by default all that remain."""
+    clusters: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
+    """Rows and columns of the cluster grid."""
+    window: int | None = None
+    """Side of the square of clusters that a token may join; odd."""
+    iterations: int | None = None
+    """k-means iterations (kappa)."""
+    temperature: float | Literal["auto"] | None = None
+    """tau, in units of squared feature distance, or auto."""
+    neighbors: int | None = None
+    """Clusters that a token is reconstructed from (k)."""
+    representative: Literal["mean", "medoid"] | None = None
+    """What stands for a cluster: its mean, or the real token nearest to it."""
+    reconstruct: Literal["tokens", "logits"] | None = None
+    """Where the full grid comes back: after the blocks, or in the head."""
+
+
+Method = Literal[
+    "Hourglass", "TokenMerging", "StagedMerging", "EViT", "DynamicViT", "ACT", "Pooling", "Downsampling"
+]
+"""The names of `plans.METHODS`, which is slow to import."""
+Methods = Annotated[tyro.conf.UseAppendAction[tuple[Method, ...]], tyro.conf.arg(name="method")]
+Photos = tyro.conf.Positional[tuple[Path, ...]]
+Output = Annotated[Path, tyro.conf.arg(name="output", aliases=["-o"])]
+Models = tyro.conf.OmitArgPrefixes[ModelOptions]
+Plans = tyro.conf.OmitArgPrefixes[PlanOptions]
+
+
+def load_model(model: ModelOptions, plan: PlanOptions, *, default_preset: bool = True):
+    """The unexpedited model, its preprocessing at the wanted size, and the plan (None only without a default)."""
+    from hourglass_jax.hub import load
+
+    _keep_compilations()
+    loaded = load(model.model)
+    chosen = _plan(plan, model.model if default_preset else None)
+    preprocessing = loaded.config.preprocessing
+    if model.size is not None:
+        preprocessing = preprocessing.at(model.size)
+    return loaded, preprocessing, chosen
+
+
+def _keep_compilations() -> None:
+    """Keeps compiled functions for later processes, unless the user's environment says where JAX keeps them."""
+    import jax
+    import platformdirs
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path(platformdirs.user_cache_dir("hourglass_jax")) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def weights_of(model: ModelOptions) -> str:
+    """What tells a model's weights from others: the hash of its file, or its name."""
+    return file_hash(model.model) if Path(model.model).is_file() else model.model
+
+
+def _plan(options: PlanOptions, default_preset: str | None):
+    from hourglass_jax.plans.files import load_plan
+    from hourglass_jax.plans.hourglass import Hourglass
+    from hourglass_jax.plans.presets import PRESETS, preset
+
+    given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
+    source = given.pop("plan", None)
+    if source is None and "alpha" not in given and default_preset in PRESETS:
+        source = default_preset
+    if source is not None:
+        is_file = source not in PRESETS and (Path(source).is_file() or source.endswith(".json"))
+        return _changed(load_plan(source) if is_file else preset(source).plan, given)
+    if not given and default_preset is None:
+        return None
+    missing = [f"--{field}" for field in ("alpha", "clusters") if field not in given]
+    if missing:
+        raise ValueError(f"a plan needs --plan, or --alpha and --clusters: {' and '.join(missing)} missing")
+    return Hourglass(**given)
+
+
+def _changed(plan, fields: dict[str, object]):
+    """A plan with other fields; ValueError if its method has no such field."""
+    known = [field.name for field in dataclasses.fields(plan)]
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{type(plan).__name__} has no field {name!r}; it has {', '.join(known)}")
+    return dataclasses.replace(plan, **fields)
+
+
+def check_paths(photos: Sequence[Path], output: Path) -> None:
+    """Finds what would go wrong when the results are written, before the long work."""
+    if not photos:
+        raise ValueError("expected at least one image file, got none")
+    named: dict[str, Path] = {}
+    for photo in photos:
+        other = named.setdefault(photo.stem, photo)
+        if other is not photo:
+            raise ValueError(f"results are named after the photographs: {other} and {photo} would share theirs")
+    check_folder(output)
+
+
+def check_folder(output: Path) -> None:
+    """Raises ValueError if no folder can be made there."""
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"output must be a folder, but {existing} is a file")
+
+
+@contextlib.contextmanager
+def naming(photo: object) -> Iterator[None]:
+    """Says which photograph an error is about."""
+    try:
+        yield
+    except ValueError as problem:
+        raise ValueError(f"{photo}: {problem}") from problem
+
+
+@contextlib.contextmanager
+def interruptible(output: Path, what: str) -> Iterator[None]:
+    """Work that Ctrl-C ends: `output` keeps `what` was done, and the exit status is 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: {output} keeps what was {what}; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def describe(plan) -> str:
+    """A plan in a few words."""
+    if type(plan).__name__ != "Hourglass":
+        fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+        return f"{type(plan).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+    end = "the last block" if plan.beta is None else f"block {plan.alpha + plan.beta}"
+    return f"{by(plan.clusters)} clusters after block {plan.alpha}, to {end}"
+
+
+def by(pair: Sequence[int]) -> str:
+    """rows x columns"""
+    return " x ".join(map(str, pair))
+
+
+def quiet(items: Sequence[object] = (0, 0)) -> bool:
+    """Whether no progress is shown: of a single item, or where nobody looks."""
+    return len(items) < 2 or not sys.stderr.isatty()
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+
+
+def print_json(value: object) -> None:
+    """Prints machine-readable results."""
+    print(json.dumps(value, indent=2))

@@ -1,0 +1,190 @@
+"""The command `hourglass tune`."""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from rich.table import Table
+from tqdm import tqdm
+
+from hourglass_jax.analysis.plots import Place, check_matplotlib, pareto_plot
+from hourglass_jax.cli.options import (
+    Method,
+    Methods,
+    ModelOptions,
+    Models,
+    Output,
+    PlanOptions,
+    by,
+    check_folder,
+    console,
+    describe,
+    interruptible,
+    load_model,
+    print_json,
+    quiet,
+    weights_of,
+)
+from hourglass_jax.plans.files import plan_fields, save_plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hourglass_jax.search.tune import Candidate, Target, Tuned
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Of the files in a folder that are images."""
+
+
+def tune(
+    images: Path | None = None,
+    output: Output = Path("tuned"),
+    model: Models = ModelOptions(),
+    gflops: float | None = None,
+    speedup: float | None = None,
+    min_cosine: float | None = None,
+    methods: Methods = (),
+    limit: int = 16,
+) -> None:
+    """Searches the plan that is best for a model and for images like these; no labels are needed.
+
+    What counts is how close the final features stay to the original's, on the largest square in the middle of each
+    image. Half of the images are tuned on, the others are held out and have the last word. The weights are never
+    touched. What is measured is kept: a run that was ended goes on when the same command is given again. The exit
+    status is 1, and no plan is written, if none meets the target.
+
+    Example: hourglass tune --images photos/ --gflops 0.6 -o tuned/
+
+    Example: hourglass predict photo.jpg --plan tuned/plan.json
+
+    Args:
+        images: Folder of photographs; by default those of `hourglass demo`.
+        output: Folder of plan.json, of tune.png and of tune.jsonl, which is appended to.
+        gflops: At most this share of the encoder's multiply-accumulates, at the best fidelity; 0.6 if no target is
+            given.
+        speedup: At least this speed-up, measured on this machine with one image, at the best fidelity.
+        min_cosine: At least this mean cosine, at the least multiply-accumulates.
+        methods: A method to search in; may be given several times. By default all of them.
+        limit: At most so many images, evenly spread over the folder.
+    """
+    from hourglass_jax.imaging.images import read_image, write_image
+    from hourglass_jax.search.tune import NoPlan, Tuner
+
+    check_matplotlib()
+    check_folder(output)
+    target = _target(gflops, speedup, min_cosine)
+    if limit < 2:
+        raise ValueError(f"limit must be at least 2, as some images are held out; got {limit}")
+    photographs = {name: read_image(path) for name, path in _files(images, limit).items()}
+    loaded, preprocessing, _ = load_model(model, PlanOptions(), default_preset=False)
+    with (
+        interruptible(output, "measured"),
+        tqdm(desc="plans", unit="plan", disable=quiet()) as bar,
+        Tuner(
+            loaded,
+            photographs,
+            output / "tune.jsonl",
+            weights=weights_of(model),
+            preprocessing=preprocessing,
+            on_plan=lambda plan: (bar.update(), bar.set_postfix_str(type(plan).__name__)),
+        ) as tuner,
+    ):
+        try:
+            tuned = tuner.tune(target, tuple(dict.fromkeys(methods)) or get_args(Method))
+        except NoPlan as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            sys.exit(1)
+        finally:
+            if tuner.candidates:
+                write_image(output / "tune.png", _plot(list(tuner.candidates.values()), None))
+    path = save_plan(tuned.best.plan, output / "plan.json")
+    write_image(output / "tune.png", _plot(list(tuner.candidates.values()), tuned.best))
+    result = {
+        "model": model.model,
+        "size": (tuner.size, tuner.size),
+        "target": {target.kind: target.value},
+        "plan": plan_fields(tuned.best.plan),
+        **_figures(tuned.best),
+        "tuned_on": tuned.best.cosines,
+        "held_out": tuned.held_out,
+        "held_out_cosine": sum(tuned.held_out.values()) / len(tuned.held_out),
+        "finalists": [{"plan": plan_fields(each.plan), **_figures(each)} for each in tuned.finalists],
+        "warnings": tuned.warnings,
+        "files": [str(path), str(output / "tune.png")],
+    }
+    if model.json:
+        print_json(result)
+    else:
+        _print(tuned, target, result)
+    for warning in tuned.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _target(gflops: float | None, speedup: float | None, min_cosine: float | None) -> "Target":
+    from hourglass_jax.search.tune import Target
+
+    given = {"gflops": gflops, "speedup": speedup, "cosine": min_cosine}
+    given = {kind: value for kind, value in given.items() if value is not None} or {"gflops": 0.6}
+    if len(given) > 1:
+        raise ValueError("expected one target, got several of --gflops, --speedup and --min-cosine")
+    [(kind, value)] = given.items()
+    return Target(kind, value)
+
+
+def _files(folder: Path | None, limit: int) -> dict[str, Path]:
+    """Images by name, evenly spread if there are more than the limit."""
+    from hourglass_jax.imaging.photographs import photographs
+
+    if folder is None:
+        found = photographs()
+    elif folder.is_dir():
+        found = {path.name: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    else:
+        raise ValueError(f"{folder} must be a folder of images, and is none")
+    if len(found) < 2:
+        raise ValueError(f"expected at least 2 images in {folder}, as some are held out; got {len(found)}")
+    names = list(found)
+    count = min(limit, len(names))
+    return {names[index * len(names) // count]: found[names[index * len(names) // count]] for index in range(count)}
+
+
+def _figures(candidate: "Candidate") -> dict[str, object]:
+    return {
+        "share": candidate.share,
+        "speedup": candidate.speedup,
+        "cosine": candidate.cosine,
+        "worst": candidate.worst,
+    }
+
+
+def _print(tuned: "Tuned", target: "Target", result: dict[str, object]) -> None:
+    count = len(tuned.best.cosines)
+    table = Table(
+        *("method", "encoder", "speed-up", "cosine", "worst"),
+        title=f"{target.kind} {target.value:g}: the best of each method, {count} images at {by(result['size'])}",
+    )
+
+    def row(name: str, each: "Candidate", cosines: list[float]) -> None:
+        speedup = "" if each.speedup is None else f"{each.speedup:.2f}"
+        mean = sum(cosines) / len(cosines)
+        table.add_row(name, f"{each.share:.3f}", speedup, f"{mean:.4f}", f"{min(cosines):.4f}")
+
+    for each in tuned.finalists:
+        row(each.method, each, list(each.cosines.values()))
+    held_out = list(tuned.held_out.values())
+    table.add_section()
+    row(f"{tuned.best.method}, {len(held_out)} images held out", tuned.best, held_out)
+    console().print(table)
+    console().print(f"The plan: {describe(tuned.best.plan)}")
+    console().print(f"Use it with --plan {result['files'][0]}; plot: {result['files'][1]}")
+
+
+def _plot(candidates: "list[Candidate]", best: "Candidate | None") -> "np.ndarray":
+    """Every plan that was measured, on whatever images it was measured on."""
+    axis = "multiply-accumulates of the encoder, share"
+    series = defaultdict(list)
+    for each in candidates:
+        series[each.method].append(Place(each.share, each.cosine, each.worst))
+    marked = None if best is None else {axis: Place(best.share, best.cosine, best.worst)}
+    return pareto_plot({axis: series}, marked)

@@ -1,0 +1,315 @@
+"""Images in and out: any file, PIL image or array as uint8 RGB, a model's preprocessing, safe writing."""
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hourglass_jax.io.files import replacing
+from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
+
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
+
+_WRITERS = {
+    ".png": {"format": "PNG"},
+    ".jpg": {"format": "JPEG", "quality": 95},
+    ".jpeg": {"format": "JPEG", "quality": 95},
+}
+
+
+def read_image(source: ImageSource) -> np.ndarray:
+    """Reads anything that shows a picture as 8-bit RGB.
+
+    EXIF orientation is applied, transparency is laid on white, grey is repeated over the channels, 16 bits are
+    scaled to 8 (v / 65535 * 255, rounded), CMYK and other colour spaces are converted without their profiles.
+
+    Args:
+        source: path of a file, PIL image, or array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool
+            or floats in 0..1. PIL's 32-bit modes "I" and "F" count as 16 bits and as floats in 0..1.
+
+    Returns:
+        uint8 [H, W, 3], a new array.
+
+    Raises:
+        ValueError: the file is missing, a folder, no image, corrupt or suspiciously large; the array has another
+            shape or type, is empty, not finite or outside 0..1.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _as_rgb(_read(Path(source), str(source)), str(source))
+    if isinstance(source, Image.Image):
+        return _as_rgb(_read(source, "image"), "image")
+    if hasattr(source, "__array__"):
+        return _as_rgb(np.asarray(source), "array")
+    raise ValueError(f"image must be a path, a PIL image or an array, got {type(source).__name__}")
+
+
+def check_rgb(name: str, image: np.ndarray) -> None:
+    """Raises ValueError unless `image` is uint8 [H, W, 3] with at least one pixel; `name` begins the message."""
+    shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+        raise ValueError(f"{name} must be uint8 [H, W, 3], got {dtype} {list(shape)}")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model was trained to see: the size and the normalisation of its input.
+
+    Attributes:
+        size: side of the input in pixels, a multiple of `multiple`, or its (rows, columns); with resize="none" only
+            what the model was trained at.
+        multiple: what the sides of the input are multiples of, in pixels: the patch size; 1 for a model that pads.
+        resize: "longest" and "shortest" scale that side to `size` and keep the aspect ratio, as does "minimal" with
+            the side that changes less (DPT); "square" stretches both, "crop" scales the shorter side and keeps the
+            square in the middle (torchvision's Resize and CenterCrop), "none" keeps the image as it is. Only
+            "minimal" and "square" take rows and columns.
+        mean: of red, green and blue in 0..1, subtracted.
+        std: of red, green and blue in 0..1, divided by.
+        interpolation: "bilinear" or "bicubic", antialiased when shrinking, on 8-bit values (Pillow's); "cubic" is
+            not antialiased, and on real numbers (OpenCV's INTER_CUBIC).
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    size: int | tuple[int, int] = 518
+    multiple: int = 14
+    resize: Literal["longest", "shortest", "minimal", "square", "crop", "none"] = "longest"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic", "cubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        def require(field: str, holds: bool, expected: str) -> None:
+            if not holds:
+                raise ValueError(f"{field} must be {expected}, got {getattr(self, field)!r}")
+
+        for field in ("mean", "std"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+            require(field, len(getattr(self, field)) == 3, "three numbers, for red, green and blue")
+        require("std", min(self.std) > 0, "positive")
+        require("multiple", self.multiple >= 1, "a positive number of pixels")
+        if not isinstance(self.size, int):
+            object.__setattr__(self, "size", tuple(self.size))
+            require("size", len(self.size) == 2, "a number of pixels, or of rows and of columns")
+        require(
+            "size",
+            all(side >= self.multiple and side % self.multiple == 0 for side in self.shape),
+            f"a positive multiple of {self.multiple}",
+        )
+        methods = ("longest", "shortest", "minimal", "square", "crop", "none")
+        require("resize", self.resize in methods, "one of " + ", ".join(map(repr, methods)))
+        fits = isinstance(self.size, int) or self.resize in ("minimal", "square")
+        require("resize", fits, "'minimal' or 'square' for a size of rows and columns")
+        kernels = ("bilinear", "bicubic", "cubic")
+        require("interpolation", self.interpolation in kernels, "one of " + ", ".join(map(repr, kernels)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of an input that neither has to be scaled nor cut."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def side(self) -> int:
+        """Of a square input of about as many pixels."""
+        return round(math.prod(self.shape) ** 0.5 / self.multiple) * self.multiple
+
+    def target_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """The size of the model's input for an image.
+
+        Args:
+            rows: of the image, in pixels, at least 1.
+            columns: of the image, in pixels, at least 1.
+
+        Returns:
+            (rows, columns) in pixels. Unless the image is kept as it is, both are multiples of `multiple`: the
+            nearest, halves upwards ("minimal": to even multiples), at least one.
+        """
+        if self.resize == "none":
+            return rows, columns
+        if self.resize in ("square", "crop"):
+            return self.shape
+        if self.resize == "minimal":
+            by_rows, by_columns = (new / old for new, old in zip(self.shape, (rows, columns), strict=True))
+            scale = by_columns if abs(1 - by_columns) < abs(1 - by_rows) else by_rows
+            # Halves go to the even number, as in the official code.
+            height, width = (max(1, round(scale * side / self.multiple)) for side in (rows, columns))
+            return height * self.multiple, width * self.multiple
+        unit = self.multiple * (min if self.resize == "shortest" else max)(rows, columns)
+        multiples = ((2 * side * self.size + unit) // (2 * unit) for side in (rows, columns))
+        height, width = (max(1, count) * self.multiple for count in multiples)
+        return height, width
+
+    def at(self, size: int | tuple[int, int]) -> "Preprocessing":
+        """The same for another `size`; an image that was kept as it is has its shorter side scaled to it."""
+        return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
+
+    def whole_patches(self, patch_size: int) -> "Preprocessing":
+        """The same with an input of whole patches, also for a model that fills them up itself; never as it is."""
+        return replace(self.at(self.size), multiple=math.lcm(self.multiple, patch_size))
+
+    def seen(self, image: np.ndarray) -> np.ndarray:
+        """The part of an image, uint8 [H, W, 3], that the model sees."""
+        return center_crop_square(image) if self.resize == "crop" else image
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The model's input.
+
+        Args:
+            image: uint8 [H, W, 3], as `read_image` returns it.
+
+        Returns:
+            float32 [rows, columns, 3] of `target_size`, (value / 255 - mean) / std.
+
+        Raises:
+            ValueError: another type or shape, or a side of fewer than `multiple` pixels.
+        """
+        check_rgb("image", image)
+        rows, columns = image.shape[:2]
+        if min(rows, columns) < self.multiple:
+            raise ValueError(
+                f"image must be at least {self.multiple} x {self.multiple} pixels, got {rows} x {columns}"
+            )
+        height, width = target = self.target_size(rows, columns)
+        if self.resize == "crop":
+            height, width = (self.size * side // min(rows, columns) for side in (rows, columns))
+        if self.interpolation == "cubic":
+            resized = resampled(image.astype(np.float32), (height, width), "bicubic")
+        else:
+            resample = Image.Resampling[self.interpolation.upper()]
+            resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
+        top, left = (round((side - kept) / 2) for side, kept in zip((height, width), target, strict=True))
+        resized = resized[top : top + target[0], left : left + target[1]]
+        return (resized / 255 - np.float32(self.mean)) / np.float32(self.std)
+
+
+def resampled(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
+    """Resizes an image or a map of any size without a compiled function for each.
+
+    Args:
+        image: float32 [H, W] or [H, W, C].
+        size: (rows, columns) of the result.
+        method: see `ops.resize.resize_matrix`.
+
+    Returns:
+        float32 [rows, columns] or [rows, columns, C].
+    """
+    for axis, length in enumerate(size):
+        if image.shape[axis] != length:
+            lines = np.moveaxis(image, axis, 0)
+            weights = resize_matrix(len(lines), length, method).astype(np.float32)
+            taps = ((row, np.flatnonzero(row)) for row in weights)
+            image = np.moveaxis(np.stack([np.tensordot(row[at], lines[at], 1) for row, at in taps]), 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def center_crop_square(image: np.ndarray) -> np.ndarray:
+    """The largest square in the middle of an image, [H, W, ...] -> [S, S, ...] with S = min(H, W); a view."""
+    rows, columns = image.shape[:2]
+    side = min(rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Writes a PNG or JPEG file, whole or not at all: a failure leaves an older file as it was.
+
+    Args:
+        path: of the file, with the suffix .png, .jpg or .jpeg; missing parent folders are made.
+        array: uint8 [H, W, 3] or [H, W]; for PNG also uint16 [H, W].
+
+    Raises:
+        ValueError: another suffix, another type or shape, or the file system refuses.
+    """
+    path = Path(path)
+    options = _WRITERS.get(path.suffix.lower())
+    if options is None:
+        raise ValueError(f"{path} must end in {', '.join(_WRITERS)}, got {path.suffix or 'no suffix'!r}")
+    if not (options["format"] == "PNG" and np.ndim(array) == 2 and array.dtype == np.uint16 and array.size):
+        check_rgb("array", array[..., None].repeat(3, axis=2) if np.ndim(array) == 2 else array)
+    try:
+        with replacing(path) as temporary:
+            Image.fromarray(array).save(temporary, **options)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Writes a .npy file, whole or not at all.
+
+    Raises:
+        ValueError: the file system refuses.
+    """
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _read(source: Path | Image.Image, name: str) -> np.ndarray:
+    """The pixels of a file or PIL image as `_as_rgb` takes them; every failure is a ValueError with `name`."""
+    try:
+        if isinstance(source, Image.Image):
+            return _pixels(source)
+        with Image.open(source) as image:
+            return _pixels(image)
+    except FileNotFoundError:
+        raise ValueError(f"{name} does not exist: expected an image file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{name} is a directory: expected an image file") from None
+    except UnidentifiedImageError:
+        with source.open("rb") as file:
+            start = file.read(16)
+        found = f"a file that starts with {start!r}" if start else "an empty file"
+        raise ValueError(f"{name} is not an image: expected JPEG, PNG, WebP or the like, got {found}") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large: {error}") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, RuntimeError, ...
+        raise ValueError(f"{name} cannot be decoded: expected an intact image, got {error!r}") from error
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode[0] not in "IF":
+        return np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+    values = np.asarray(upright)
+    in_16_bits = upright.mode == "I" and values.min(initial=0) >= 0 and values.max(initial=0) < 2**16
+    return values.astype(np.uint16) if in_16_bits else values
+
+
+def _as_rgb(array: np.ndarray, name: str) -> np.ndarray:
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: expected at least one pixel, got shape {list(array.shape)}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ValueError(
+            f"{name} must have shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(array.shape)}"
+        )
+    values = _as_uint8(array, name)
+    values = values.reshape(*array.shape[:2], -1)
+    if values.shape[2] == 1:
+        return values.repeat(3, axis=2)
+    if values.shape[2] == 3:
+        return values.copy()
+    alpha = values[..., 3:].astype(np.uint32)
+    return ((values[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype.name == "uint16":
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{name} must hold uint8, uint16 or floats in 0..1, got {array.dtype}")
+    invalid = array.size - np.count_nonzero(np.isfinite(array))
+    if invalid:
+        raise ValueError(f"{name} holds NaN or infinite values: expected floats in 0..1, got {invalid} of them")
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(f"{name} must hold floats in 0..1, got {array.min():g} to {array.max():g}")
+    return np.rint(array * np.float32(255)).astype(np.uint8)

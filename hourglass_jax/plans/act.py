@@ -1,0 +1,76 @@
+"""ACT (Adaptive Clustering Transformer, arXiv 2011.09315): similar queries share their attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import jax
+import numpy as np
+
+from hourglass_jax.ops.adaptive_clustering import HASHES, clustered_attention
+from hourglass_jax.ops.grids import Grid
+from hourglass_jax.plans.base import Plan, Tokens
+
+if TYPE_CHECKING:
+    from hourglass_jax.backbones.layers import Block
+
+
+@dataclass(frozen=True)
+class ACT(Plan):
+    """In every block, each head groups its queries by hashing and attends once for a group.
+
+    All tokens stay; only the rows of the attention are fewer, so the rest of a block costs what it did. Here the
+    number of rows is fixed, where the official algorithm has as many as there are hash codes: with fewer codes some
+    rows are idle, with more, neighbouring codes share a row. The random directions of the hashes are fixed too.
+
+    Attributes:
+        prototypes: rows of attention of every head.
+        hashes: rounds of hashing, up to 32; fewer make larger groups.
+        bucket: width of a hash's buckets, in units of queries divided by sqrt(D).
+        seed: of the hashes' random directions.
+
+    Raises:
+        ValueError: a field is out of range.
+
+    Source: gaopengcuhk/SMCA-DETR, Adaptive_Cluster_Transformer/ACT.
+    """
+
+    prototypes: int
+    hashes: int = HASHES
+    bucket: float = 8.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("prototypes", 1, np.inf), ("hashes", 1, HASHES), ("seed", 0, np.inf)):
+            value = getattr(self, name)
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not whole or not least <= value <= most:
+                limit = "" if most == np.inf else f" and at most {most}"
+                raise ValueError(f"{name} must be an integer of at least {least}{limit}, got {value!r}")
+        if (
+            isinstance(self.bucket, bool)
+            or not isinstance(self.bucket, (int, float))
+            or not 0 < self.bucket < np.inf
+        ):
+            raise ValueError(f"bucket must be a positive number, got {self.bucket!r}")
+
+    def run_block(
+        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
+    ) -> tuple[jax.Array, Tokens]:
+        """See `Plan.run_block`."""
+        with jax.named_scope("blocks"):
+            x = tokens.behind(special)
+            mixed = clustered_attention(
+                *block.project(x),
+                prototypes=self.prototypes,
+                hashes=self.hashes,
+                bucket=self.bucket,
+                seed=self.seed,
+            )
+            return tokens.split(block.feed_forward(block.attend(x, mixed)), special)
+
+    @classmethod
+    def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
+        """Rows for a share of the tokens; see `Plan.scaled`."""
+        return cls(max(1, round(share * token_grid[0] * token_grid[1])))

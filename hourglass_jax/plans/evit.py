@@ -1,0 +1,133 @@
+"""EViT (arXiv 2202.07800): tokens that the class token does not attend to are dropped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import jax
+import jax.numpy as jnp
+
+from hourglass_jax.ops.attention import attention
+from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.merging import take
+from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.checks import (
+    check_among_blocks,
+    check_blocks,
+    check_reconstruction,
+    check_share,
+    scaled_blocks,
+)
+from hourglass_jax.plans.selection import Restore, selected
+
+if TYPE_CHECKING:
+    from hourglass_jax.backbones.layers import Block
+    from hourglass_jax.backbones.vit import ViT
+
+STAGES = (7, 13, 19)
+"""Of 24 blocks."""
+
+
+@dataclass(frozen=True)
+class EViT(Plan):
+    """In three blocks, between attention and MLP, the tokens with the least class attention are dropped.
+
+    Attributes:
+        keep: share of its tokens that every stage keeps.
+        stages: the blocks; None for 7, 13, 19 of 24, scaled to the depth.
+        fuse: whether the sum of the dropped tokens, weighted with their class attention, goes on as a token; later
+            stages treat it like any other.
+        restore: how dropped tokens come back in the end, the last ones first: see `selection.selected`.
+        neighbors: k of the reconstruction.
+        temperature: tau of the reconstruction, or "auto".
+
+    Raises:
+        ValueError: a field is out of range.
+
+    Source: youweiliang/evit, evit.py; arXiv 2210.01035, appendix D, for the reconstruction.
+    """
+
+    keep: float
+    stages: tuple[int, ...] | None = None
+    fuse: bool = False
+    restore: Restore = "reconstruction"
+    neighbors: int = 20
+    temperature: float | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_share("keep", self.keep)
+        if self.stages is not None:
+            object.__setattr__(self, "stages", check_blocks("stages", self.stages))
+        if self.restore not in ("reconstruction", "reuse"):
+            raise ValueError(f"restore must be 'reconstruction' or 'reuse', got {self.restore!r}")
+        check_reconstruction(self.neighbors, self.temperature)
+
+    def check(self, depth: int, token_grid: Grid | None = None) -> None:
+        """See `Plan.check`."""
+        check_among_blocks("stages", self.stages or (), depth)
+
+    def check_backbone(self, backbone: ViT) -> None:
+        """See `Plan.check_backbone`."""
+        if backbone.config.special_tokens == 0:
+            raise ValueError(
+                "EViT ranks tokens by the class token's attention, and this backbone has no class token"
+            )
+
+    def run_block(
+        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
+    ) -> tuple[jax.Array, Tokens]:
+        """See `Plan.run_block`."""
+        before, after = self._left(depth, token_grid)[index : index + 2]
+        if after == before:
+            return super().run_block(index, block, special, tokens, depth=depth, token_grid=token_grid)
+        with jax.named_scope("blocks"):
+            x = tokens.behind(special)
+            query, key, value = block.project(x)
+            x = block.attend(x, attention(query, key, value))
+        special, tokens = tokens.split(x, special)
+        scores = _class_attention(query, key)[:, special.shape[1] :]
+        everything = tokens.values
+        tokens, dropped = selected(
+            tokens,
+            scores,
+            after - self.fuse,
+            restore=self.restore,
+            neighbors=self.neighbors,
+            temperature=self.temperature,
+        )
+        if self.fuse:
+            with jax.named_scope("clustering"):
+                weights = take(scores, dropped)[:, None]
+                fused = (weights @ take(everything, dropped).astype(weights.dtype)).astype(everything.dtype)
+            tokens = tokens._replace(values=jnp.concatenate([tokens.values, fused], axis=1))
+        with jax.named_scope("blocks"):
+            return tokens.split(block.feed_forward(tokens.behind(special)), special)
+
+    def counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """See `Plan.counts`."""
+        left = self._left(depth, token_grid)
+        return [*left[:-1], left[0]]
+
+    def _left(self, depth: int, token_grid: Grid) -> list[int]:
+        """How many tokens enter each block, and how many leave the last one."""
+        stages = scaled_blocks(STAGES, 24, depth) if self.stages is None else self.stages
+        left = [token_grid[0] * token_grid[1]]
+        for index in range(depth):
+            kept = math.ceil(self.keep * left[-1]) + self.fuse
+            left.append(kept if index in stages and kept < left[-1] else left[-1])
+        return left
+
+    @classmethod
+    def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
+        """See `Plan.scaled`."""
+        return cls(share)
+
+
+def _class_attention(query: jax.Array, key: jax.Array) -> jax.Array:
+    """How much the first token attends to every one, mean of the heads: [B, heads, D, N] -> [B, N]."""
+    with jax.named_scope("clustering"):
+        first = query[..., 0] * query.shape[2] ** -0.5
+        logits = jnp.einsum("bhd,bhdn->bhn", first, key, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(logits, axis=-1).mean(axis=1)

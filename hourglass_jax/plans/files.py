@@ -1,0 +1,135 @@
+"""Plan files: a token reduction as JSON, its method and its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from pathlib import Path
+
+from hourglass_jax.io.files import replacing
+
+if typing.TYPE_CHECKING:
+    from hourglass_jax.plans.base import Plan
+
+EXAMPLE = '{"method": "Hourglass", "alpha": 5, "clusters": [24, 24]}'
+
+
+def save_plan(plan: Plan, path: str | os.PathLike[str]) -> Path:
+    """Writes a plan to a JSON file that `load_plan` and the option --plan read.
+
+    Args:
+        plan: an instance of one of `plans.METHODS`.
+        path: the target; missing folders are made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: the plan is of none of these classes.
+    """
+    from hourglass_jax.plans.registry import METHODS
+
+    if METHODS.get(type(plan).__name__) is not type(plan):
+        raise ValueError(f"expected a plan of {', '.join(METHODS)}, got {type(plan).__name__}")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(plan_fields(plan), indent=2) + "\n")
+    return Path(path)
+
+
+def load_plan(path: str | os.PathLike[str]) -> Plan:
+    """Reads a plan file.
+
+    Args:
+        path: of a JSON object: the method, a name of `plans.METHODS`, and fields of its class.
+
+    Returns:
+        The plan, for `expedite`.
+
+    Raises:
+        ValueError: there is no such file, it is no such object, or a method, a field or a value is unknown.
+    """
+    path = Path(path)
+    try:
+        fields = json.loads(path.read_bytes())
+    except OSError as problem:
+        raise ValueError(f"{path} cannot be read: expected a plan file, got {problem.strerror}") from None
+    except ValueError:
+        raise ValueError(f"{path} is no plan: expected JSON such as {EXAMPLE}") from None
+    try:
+        return plan_of(fields)
+    except ValueError as problem:
+        raise ValueError(f"{path}: {problem}") from None
+
+
+def plan_fields(plan: Plan) -> dict[str, object]:
+    """The method and the fields of a plan, as a plan file has them."""
+    return {"method": type(plan).__name__, **json.loads(json.dumps(dataclasses.asdict(plan)))}
+
+
+def plan_of(fields: object) -> Plan:
+    """The plan that `plan_fields` made these of.
+
+    Raises:
+        ValueError: a method, a field or a value is unknown, or one is missing.
+    """
+    from hourglass_jax.plans.registry import METHODS
+
+    if not isinstance(fields, dict) or "method" not in fields:
+        raise ValueError(f"a plan must name its method, as in {EXAMPLE}, got {fields!r}")
+    values = dict(fields)
+    method = values.pop("method")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    cls = METHODS[method]
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = next((name for name in values if name not in known), None)
+    if unknown is not None:
+        raise ValueError(f"{method} has no field {unknown!r}; it has {', '.join(known)}")
+    missing = next((name for name, field in known.items() if _is_required(field) and name not in values), None)
+    if missing is not None:
+        raise ValueError(f"{method} needs the field {missing!r}, which is missing")
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if not _is_of(value, hints[name]):
+            raise ValueError(f"{name} of {method} must be of type {_type_name(hints[name])}, got {value!r}")
+    return cls(**{name: _as_tuples(value) for name, value in values.items()})
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _is_of(value: object, hint: object) -> bool:
+    """Whether a value of JSON is one of a type, lists standing for tuples."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(value, each) for each in arguments)
+    if origin is typing.Literal:
+        return any(type(value) is type(each) and value == each for each in arguments)
+    if origin is tuple:
+        if not isinstance(value, list):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_is_of(each, arguments[0]) for each in value)
+        return len(value) == len(arguments) and all(map(_is_of, value, arguments))
+    return type(value) is hint or (hint is float and type(value) is int)
+
+
+def _type_name(hint: object) -> str:
+    if hint is type(None):
+        return "null"
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_type_name, arguments))
+    if origin is typing.Literal:
+        return " or ".join(map(json.dumps, arguments))
+    if origin is tuple:
+        return f"[{', '.join('...' if each is Ellipsis else _type_name(each) for each in arguments)}]"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _as_tuples(value: object) -> object:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,129 @@
+"""The paper's plan, the hourglass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import jax
+import numpy as np
+
+from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
+from hourglass_jax.ops.grids import Grid, check_grid, shrunk
+from hourglass_jax.ops.reconstruction import reconstruct_tokens
+from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.checks import check_reconstruction
+
+
+@dataclass(frozen=True)
+class Hourglass(Plan):
+    """The plan of arXiv 2210.01035: cluster after block alpha, reconstruct after block alpha + beta.
+
+    Attributes:
+        alpha: blocks that run on all tokens before the clustering.
+        clusters: (h, w), the grid of clusters.
+        beta: blocks that run on the clusters; None means all that remain.
+        window: side of the square of clusters that a token may join (lambda = window^2); odd.
+        iterations: kappa, the number of k-means iterations.
+        temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`). Within
+            a compiled function it may be one of its arrays, to differentiate by; such a plan has no hash.
+        neighbors: k, the number of clusters that a token is reconstructed from.
+        representative: "mean" (the paper's) or "medoid"; see `ops.cluster_tokens`.
+        reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits"
+            leaves the clusters to the head, which restores its own result (the official Segmenter); then beta must
+            be None.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    alpha: int
+    clusters: Grid
+    beta: int | None = None
+    window: int = 5
+    iterations: int = 5
+    temperature: float | Literal["auto"] = "auto"
+    neighbors: int = 20
+    representative: Representative = "mean"
+    reconstruct: Literal["tokens", "logits"] = "tokens"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clusters", check_grid("clusters", self.clusters))
+
+        def require(field: str, holds: bool, expected: str) -> None:
+            if not holds:
+                raise ValueError(f"{field} must be {expected}, got {getattr(self, field)!r}")
+
+        def whole(field: str, least: int) -> bool:
+            value = getattr(self, field)
+            return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+
+        require("alpha", whole("alpha", 0), "an integer of at least 0")
+        require("beta", self.beta is None or whole("beta", 1), "None or an integer of at least 1")
+        require("window", whole("window", 1) and self.window % 2 == 1, "a positive odd integer")
+        require("iterations", whole("iterations", 0), "an integer of at least 0")
+        check_reconstruction(self.neighbors, self.temperature)
+        require("representative", self.representative in ("mean", "medoid"), "'mean' or 'medoid'")
+        require("reconstruct", self.reconstruct in ("tokens", "logits"), "'tokens' or 'logits'")
+        if self.reconstruct == "logits" and self.beta is not None:
+            raise ValueError(f"reconstruct='logits' needs beta=None: clusters reach the head; got beta={self.beta}")
+
+    def check(self, depth: int, token_grid: Grid | None = None) -> None:
+        """Raises ValueError if this plan fits no backbone of `depth` blocks, or not this grid of tokens."""
+        if self.alpha >= depth:
+            raise ValueError(f"alpha must be less than the backbone's {depth} blocks, got {self.alpha}")
+        if self.beta is not None and self.alpha + self.beta > depth:
+            raise ValueError(
+                f"alpha + beta must be at most the backbone's {depth} blocks, got {self.alpha} + {self.beta}"
+            )
+        if token_grid is not None and np.prod(self.clusters) > np.prod(token_grid):
+            raise ValueError(
+                "clusters must not outnumber the image's tokens: "
+                f"got {self.clusters[0]} x {self.clusters[1]} clusters "
+                f"for {token_grid[0]} x {token_grid[1]} tokens; use fewer clusters or a larger image"
+            )
+
+    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
+        """See `Plan.before_block`."""
+        if index == self.alpha:
+            return self._cluster(tokens, token_grid)
+        if index == self.end(depth) and self.reconstruct == "tokens":
+            return Tokens(tokens.restore(tokens.values))
+        return tokens
+
+    def counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """See `Plan.counts`."""
+        full, reduced = int(np.prod(token_grid)), int(np.prod(self.clusters))
+        end = self.end(depth) if self.reconstruct == "tokens" else depth + 1
+        return [reduced if self.alpha <= index < end else full for index in range(depth + 1)]
+
+    @classmethod
+    def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
+        """Clusters for a share of the tokens after a third of the blocks; see `Plan.scaled`."""
+        return cls(depth // 3, shrunk(token_grid, share))
+
+    def end(self, depth: int) -> int:
+        """alpha + beta: the block before which the grid is restored, `depth` where beta is None."""
+        return depth if self.beta is None else self.alpha + self.beta
+
+    def _cluster(self, tokens: Tokens, token_grid: Grid) -> Tokens:
+        z = tokens.values
+        with jax.named_scope("clustering"):
+            temperature = resolve_temperature(self.temperature, z, token_grid)
+            clusters = cluster_tokens(
+                z,
+                token_grid=token_grid,
+                cluster_grid=self.clusters,
+                window=self.window,
+                iterations=self.iterations,
+                temperature=temperature,
+                representative=self.representative,
+            )
+
+        def restore(refined: jax.Array) -> jax.Array:
+            with jax.named_scope("reconstruction"):
+                return reconstruct_tokens(
+                    refined, tokens=z, clusters=clusters, neighbors=self.neighbors, temperature=temperature
+                )
+
+        return Tokens(clusters, restore)

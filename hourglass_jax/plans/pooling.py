@@ -1,0 +1,109 @@
+"""The paper's baselines without parameters (Tables 4 and 5, Figure 6): pooling, and a smaller image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import jax
+import numpy as np
+
+from hourglass_jax.ops.grids import Grid, check_grid, shrunk
+from hourglass_jax.ops.pooling import pool_tokens, upsample_tokens
+from hourglass_jax.ops.resize import resize
+from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.checks import check_share
+
+if TYPE_CHECKING:
+    from hourglass_jax.backbones.vit import ViT
+
+
+@dataclass(frozen=True)
+class Pooling(Plan):
+    """Adaptive average pooling after block alpha, bilinear upsampling in the end.
+
+    Attributes:
+        alpha: blocks that run on all tokens before the pooling.
+        clusters: (h, w), the grid that is left.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    alpha: int
+    clusters: Grid
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clusters", check_grid("clusters", self.clusters))
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, np.integer)) or self.alpha < 0:
+            raise ValueError(f"alpha must be an integer of at least 0, got {self.alpha!r}")
+
+    def check(self, depth: int, token_grid: Grid | None = None) -> None:
+        """See `Plan.check`."""
+        if self.alpha >= depth:
+            raise ValueError(f"alpha must be less than the backbone's {depth} blocks, got {self.alpha}")
+        if token_grid is not None and any(few > all_ for few, all_ in zip(self.clusters, token_grid, strict=True)):
+            raise ValueError(f"clusters must fit into the image's tokens {token_grid}, got {self.clusters}")
+
+    def before_block(self, index: int, tokens: Tokens, *, depth: int, token_grid: Grid) -> Tokens:
+        """See `Plan.before_block`."""
+        if index != self.alpha:
+            return super().before_block(index, tokens, depth=depth, token_grid=token_grid)
+        with jax.named_scope("clustering"):
+            pooled = pool_tokens(tokens.values, token_grid=token_grid, cluster_grid=self.clusters)
+        return Tokens(pooled, _upsampling(self.clusters, token_grid))
+
+    def counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """See `Plan.counts`."""
+        full, pooled = token_grid[0] * token_grid[1], self.clusters[0] * self.clusters[1]
+        return [full] * self.alpha + [pooled] * (depth - self.alpha) + [full]
+
+    @classmethod
+    def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
+        """A share of the positions after a third of the blocks; see `Plan.scaled`."""
+        return cls(depth // 3, shrunk(token_grid, share))
+
+
+@dataclass(frozen=True)
+class Downsampling(Plan):
+    """A smaller image, bicubic with antialiasing; its features are upsampled bilinearly in the end.
+
+    A hybrid's convolutional stem still sees the whole image; its features are made smaller.
+
+    Attributes:
+        keep: share of the image's tokens that the smaller image has, nearly: its sides are whole numbers of tokens.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    keep: float
+
+    def __post_init__(self) -> None:
+        check_share("keep", self.keep)
+
+    def embed(self, pixels: jax.Array, backbone: ViT) -> Tokens:
+        """See `Plan.embed`."""
+        side = backbone.patch_embedding.patch_size
+        grid = pixels.shape[1] // side, pixels.shape[2] // side
+        small = shrunk(grid, self.keep)
+        resized = resize(pixels, (small[0] * side, small[1] * side), "bicubic-antialias")
+        return Tokens(backbone.embed(resized), _upsampling(small, grid))
+
+    def counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """See `Plan.counts`."""
+        rows, columns = shrunk(token_grid, self.keep)
+        return [rows * columns] * depth + [token_grid[0] * token_grid[1]]
+
+    @classmethod
+    def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
+        """See `Plan.scaled`."""
+        return cls(share)
+
+
+def _upsampling(few: Grid, full: Grid):
+    def restore(values: jax.Array) -> jax.Array:
+        with jax.named_scope("reconstruction"):
+            return upsample_tokens(values, cluster_grid=few, token_grid=full)
+
+    return restore

@@ -1,0 +1,118 @@
+"""Token Merging (ToMe, arXiv 2210.09461): in every block, between attention and MLP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hourglass_jax.ops.attention import attention
+from hourglass_jax.ops.grids import Grid
+from hourglass_jax.plans.base import Plan, Tokens
+from hourglass_jax.plans.checks import check_share
+from hourglass_jax.plans.merging import merged
+
+if TYPE_CHECKING:
+    from hourglass_jax.backbones.layers import Block
+
+
+@dataclass(frozen=True)
+class TokenMerging(Plan):
+    """Every block merges its most similar tokens, by the mean of their keys over the heads.
+
+    Class and register tokens take part in the alternating split, as in the official code, but never merge. No block
+    merges more than half of its tokens. In the end every token of the grid gets the value of its group.
+
+    Attributes:
+        keep: share of its tokens that every block keeps; None if `merged` says how many it merges.
+        merged: r, tokens that every block merges, or one number for each block (further blocks merge none).
+        schedule: "constant", or "decreasing": from twice `merged` in the first block to none in the last.
+        proportional: whether attention counts a token as often as it has tokens in it.
+
+    Raises:
+        ValueError: a field is out of range, or both or none of `keep` and `merged` are given.
+
+    Source: facebookresearch/ToMe, tome/patch/timm.py and tome/utils.py (`parse_r`).
+    """
+
+    keep: float | None = None
+    merged: int | tuple[int, ...] | None = None
+    schedule: Literal["constant", "decreasing"] = "constant"
+    proportional: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.merged is None):
+            raise ValueError(f"expected either keep or merged, got keep={self.keep!r} and merged={self.merged!r}")
+        if self.keep is not None:
+            check_share("keep", self.keep)
+        if isinstance(self.merged, list):
+            object.__setattr__(self, "merged", tuple(self.merged))
+        numbers = self.merged if isinstance(self.merged, tuple) else (self.merged or 0,)
+        if not all(isinstance(each, (int, np.integer)) and each >= 0 for each in numbers):
+            raise ValueError(f"merged must be integers of at least 0, got {self.merged!r}")
+        if self.schedule not in ("constant", "decreasing"):
+            raise ValueError(f"schedule must be 'constant' or 'decreasing', got {self.schedule!r}")
+        if self.schedule == "decreasing" and not isinstance(self.merged, (int, np.integer)):
+            raise ValueError("schedule='decreasing' needs merged as one number")
+
+    def check(self, depth: int, token_grid: Grid | None = None) -> None:
+        """See `Plan.check`."""
+        if isinstance(self.merged, tuple) and len(self.merged) > depth:
+            raise ValueError(
+                f"merged must name at most the backbone's {depth} blocks, got {len(self.merged)} numbers"
+            )
+
+    def run_block(
+        self, index: int, block: Block, special: jax.Array, tokens: Tokens, *, depth: int, token_grid: Grid
+    ) -> tuple[jax.Array, Tokens]:
+        """See `Plan.run_block`."""
+        before, after = self._left(depth, token_grid)[index : index + 2]
+        with jax.named_scope("blocks"):
+            x = tokens.behind(special)
+            query, key, value = block.project(x)
+            bias = tokens.key_bias(special) if self.proportional else None
+            x = block.attend(x, attention(query, key, value, key_bias=bias))
+        special, tokens = tokens.split(x, special)
+        if after < before:
+            specials = special.shape[1]
+            tokens = merged(
+                tokens, _mean_over_heads(key)[:, specials:], before - after, offset=specials, in_order=specials > 0
+            )
+        with jax.named_scope("blocks"):
+            return tokens.split(block.feed_forward(tokens.behind(special)), special)
+
+    def counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """See `Plan.counts`."""
+        left = self._left(depth, token_grid)
+        return [*left[:-1], left[0]]
+
+    def _left(self, depth: int, token_grid: Grid) -> list[int]:
+        """How many tokens enter each block, and how many leave the last one."""
+        left = [token_grid[0] * token_grid[1]]
+        for index in range(depth):
+            before = left[-1]
+            wanted = round(before * (1 - self.keep)) if self.keep is not None else self._merged(index, depth)
+            left.append(before - min(wanted, before // 2))
+        return left
+
+    def _merged(self, index: int, depth: int) -> int:
+        if isinstance(self.merged, tuple):
+            return self.merged[index] if index < len(self.merged) else 0
+        if self.schedule == "decreasing":
+            return int(2 * self.merged - 2 * self.merged / max(depth - 1, 1) * index)
+        return self.merged
+
+    @classmethod
+    def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
+        """Every block keeps between half and all of its tokens; see `Plan.scaled`."""
+        return cls(keep=(1 + share) / 2)
+
+
+def _mean_over_heads(key: jax.Array) -> jax.Array:
+    """[B, heads, D, N] -> [B, N, D], float32, as a product: XLA's reduction takes 40 times as long on CPU."""
+    heads = key.shape[1]
+    weights = jnp.full(heads, 1 / heads, key.dtype)
+    return jnp.einsum("bhdn,h->bnd", key, weights, precision="highest", preferred_element_type=jnp.float32)

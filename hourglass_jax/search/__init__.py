@@ -1,0 +1,1 @@
+"""Looking for plans: costs, ablations, the tuner."""

@@ -1,0 +1,73 @@
+"""Semantic segmentation: a class for every pixel."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hourglass_jax.imaging.label_pictures import colorize_labels, label_overlay
+from hourglass_jax.imaging.labels import Labels
+from hourglass_jax.imaging.windows import Layout, merge
+from hourglass_jax.metrics.base import Metric
+from hourglass_jax.tasks.base import Rendering, check_classes
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Class logits to a label map, uint8 [rows, columns] (uint16 for more than 256 classes).
+
+    Attributes:
+        labels: names and colours of the classes.
+        dataset: whose classes they are, or None.
+        cell: pixels of a view on a side of one position of its logits.
+        resampling: how a merged map gets its photograph's size.
+        average: what is averaged where views overlap and resized: "logits" or "probabilities".
+    """
+
+    labels: Labels
+    dataset: str | None = None
+    cell: int = 1
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
+    average: Literal["logits", "probabilities"] = "logits"
+    name = "segmentation"
+
+    def postprocess(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
+        """See `Task.postprocess`; `outputs` are logits [views, h, w, classes]."""
+        maps = jnp.asarray(outputs)
+        if self.average == "probabilities":
+            maps = jax.nn.softmax(maps)
+        return merge(maps, layout, size, cell=self.cell, resampling=self.resampling, decide=most_likely)
+
+    def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """1 where two label maps differ, 0 elsewhere."""
+        return (a != b).astype(np.float32)
+
+    def agreement(self, a: np.ndarray, b: np.ndarray) -> float | None:
+        """The share of the pixels of one class."""
+        return float(np.mean(a == b))
+
+    def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:
+        """The raw labels, their colours, and an overlay with a legend."""
+        names, colors = self.labels.names, self.labels.colors
+        return Rendering(
+            {
+                "labels": result,
+                "colors": colorize_labels(result, colors),
+                "overlay": label_overlay(photo, result, names, colors),
+            }
+        )
+
+    def check_dataset(self, name: str, classes: int) -> None:
+        """See `Task.check_dataset`."""
+        check_classes(name, classes, len(self.labels.names), self.dataset)
+
+    def metric(self, published: Metric) -> Metric:
+        """See `Task.metric`: all label maps are compared alike."""
+        return published
+
+
+def most_likely(logits: jax.Array) -> jax.Array:
+    """[..., classes] -> the labels [...], uint8, or uint16 for more than 256 classes."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8 if logits.shape[-1] <= 256 else jnp.uint16)
