@@ -231,11 +231,14 @@ def tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tupl
 
 
 def _with_metadata(array: np.ndarray, metadata: Any, values: Values) -> np.ndarray:
-    """Views that are to be conjugated or negated when they are read; no other metadata are known."""
+    """Views that are to be conjugated or negated when they are read; no other metadata are known.
+
+    PyTorch writes those that are so, and takes them for so whatever their values are: only True is unambiguous.
+    """
     if not metadata:
         return array
     is_known = isinstance(metadata, dict) and metadata.keys() <= {"conj", "neg"}
-    is_known = is_known and all(type(value) is bool for value in metadata.values())
+    is_known = is_known and all(value is True for value in metadata.values())
     check(is_known, "a tensor that is at most conjugated or negated", f"one with the metadata {brief(metadata)}")
     if metadata.get("conj"):
         check(array.dtype.kind == "c", "a conjugated view to be complex", f"one of {array.dtype}")
