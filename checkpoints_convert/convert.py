@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert import dpt, saliency, segmenter, swag, swin, vit
-from checkpoints_convert.errors import CheckpointError, in_one_sentence
+from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
 from checkpoints_convert.settings import read_settings
@@ -175,4 +175,4 @@ def describe(summary: Summary) -> str:
         *(f"dropped     {count}: {reason}" for reason, count in summary.dropped.items()),
         f"written     {summary.target} ({summary.seconds:.1f} s)",
     ]
-    return "\n".join(lines)
+    return "\n".join(printable(line, 100_000) for line in lines)

@@ -1,8 +1,10 @@
 """The tensors of a checkpoint by name, whatever its format: the file itself says which it is."""
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -29,21 +31,36 @@ _OTHERS = {
 EMPTY = "tensors without elements"
 
 
-class Checkpoint(dict[str, np.ndarray]):
+class Checkpoint(dict[str, Any]):
     """Arrays by name, read-only where they are views of the file's bytes; bfloat16 and float8 as in ml_dtypes.
+
+    What PyTorch wrote may also hold mappings of arrays and plain values, before `weights` has chosen the arrays.
 
     Attributes:
         sha256: of the file's bytes that the arrays are made of, in hexadecimal.
+        size: of the file, in bytes.
         skipped: how many objects beside the weights were left out, by their classes, and how many tensors without
             elements, as `EMPTY`.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], sha256: str, skipped: Mapping[str, int]):
-        super().__init__(arrays)
-        self.sha256, self.skipped = sha256, dict(skipped)
+    def __init__(self, values: Mapping[str, Any], sha256: str, size: int, skipped: Mapping[str, int]):
+        super().__init__(values)
+        self.sha256, self.size, self.skipped = sha256, size, dict(skipped)
 
 
 def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
+    """The weights of a checkpoint, as `torch_file.tensors` finds them in `read_tree`.
+
+    Raises:
+        CheckpointError: as `read_tree` and `weights`, or the file holds no tensors.
+        OSError: the file cannot be opened.
+    """
+    tree = read_tree(path, skip_objects=skip_objects)
+    with _named(path):
+        return weights(tree, tensors(tree))
+
+
+def read_tree(path: Path, *, skip_objects: bool = False) -> Checkpoint:
     """Reads a checkpoint: PyTorch (zip, legacy or a plain pickle), .npz, safetensors or ONNX.
 
     Its first bytes decide which; the suffix does not matter. No code of the file is run. The arrays stay as they
@@ -55,11 +72,11 @@ def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
             known of training frameworks, and all others are refused.
 
     Returns:
-        A `Checkpoint`.
+        A `Checkpoint`. Where an object was left out there is a `pickle_values.Skipped`.
 
     Raises:
-        CheckpointError: there is no such file, or it is of another kind, cut short, damaged, without tensors, or
-            asks for more than `budget` allows.
+        CheckpointError: there is no such file, or it is of another kind, cut short, damaged or empty, or asks for
+            more than `budget` allows.
         OSError: the file cannot be opened.
     """
     if path.is_dir():
@@ -68,14 +85,37 @@ def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
         raise CheckpointError(f"{path}: expected a file, got a device or a pipe")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    try:
+    with _named(path):
         data, sha256 = snapshot(path)
-        budget = Budget(len(data))
-        arrays, skipped = _parser(bytes(data[:1024]))(data, budget, skip_objects)
-        check(bool(arrays), "tensors", "a file without any")
-        _check_sizes(arrays, len(data))
-        empty = [name for name, array in arrays.items() if not array.size]
-        check(len(empty) < len(arrays), "tensors", "a file without any that has elements")
+        values, skipped = _parser(bytes(data[:1024]))(data, Budget(len(data)), skip_objects)
+        check(bool(values), "tensors", "a file without any")
+        return Checkpoint(values, sha256, len(data), skipped)
+
+
+def weights(tree: Checkpoint, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
+    """The arrays that were chosen from a checkpoint, without those that are empty.
+
+    Raises:
+        CheckpointError: they are too many, their names are too long, no array has elements, or they would become
+            much larger than the file when they are written out, as views that repeat their elements would.
+    """
+    Budget(tree.size).spend("tensors", len(arrays))
+    longest = max(map(len, arrays), default=0)
+    check(longest <= LONGEST_NAME, f"names of tensors of up to {LONGEST_NAME} characters", f"one of {longest}")
+    total, most = sum(max(each.itemsize, 4) * each.size for each in arrays.values()), EXPANSION * tree.size + SMALL
+    if total > most:
+        raise exceeded("bytes", most)
+    full = {name: array for name, array in arrays.items() if array.size}
+    check(bool(full), "tensors", "a file without any that has elements")
+    empty = {EMPTY: len(arrays) - len(full)} if len(full) < len(arrays) else {}
+    return Checkpoint(full, tree.sha256, tree.size, {**tree.skipped, **empty})
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors begin with the path; whatever a damaged file makes Python raise is a `CheckpointError`."""
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except OSError:
@@ -83,23 +123,9 @@ def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(f"{path}: expected a whole checkpoint, got a damaged one ({reason})") from error
-    if empty:
-        arrays = {name: array for name, array in arrays.items() if array.size}
-        skipped = {**skipped, EMPTY: len(empty)}
-    return Checkpoint(arrays, sha256, skipped)
 
 
-_Parsed = tuple[Mapping[str, np.ndarray], Mapping[str, int]]
-
-
-def _check_sizes(arrays: Mapping[str, np.ndarray], size: int) -> None:
-    """Refuses what would become much larger when it is written out: views that repeat their elements."""
-    Budget(size).spend("tensors", len(arrays))
-    longest = max(map(len, arrays))
-    check(longest <= LONGEST_NAME, f"names of tensors of up to {LONGEST_NAME} characters", f"one of {longest}")
-    total = sum(max(array.itemsize, 4) * array.size for array in arrays.values())
-    if total > EXPANSION * size + SMALL:
-        raise exceeded("bytes", EXPANSION * size + SMALL)
+_Parsed = tuple[Mapping[str, Any], Mapping[str, int]]
 
 
 def _parser(head: bytes) -> Callable[[memoryview, Budget, bool], _Parsed]:
@@ -120,8 +146,7 @@ def _parser(head: bytes) -> Callable[[memoryview, Budget, bool], _Parsed]:
 
 
 def _parse_torch(data: memoryview, budget: Budget, skip_objects: bool) -> _Parsed:
-    tree, skipped = parse_torch(data, budget, skip_objects=skip_objects)
-    return tensors(tree), skipped
+    return parse_torch(data, budget, skip_objects=skip_objects)
 
 
 def _parse_safetensors(data: memoryview, budget: Budget, skip_objects: bool) -> _Parsed:

@@ -109,9 +109,6 @@ def tensors(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     seen: set[int] = set()
 
-    def is_beside(key: str, prefix: str) -> bool:
-        return not prefix and key in TRAINING_STATE
-
     def collect(mapping: Mapping[str, Any], prefix: str) -> None:
         check(id(mapping) not in seen, "a tree of mappings", f"one that stands twice in it, as {prefix!r}")
         seen.add(id(mapping))
@@ -120,22 +117,30 @@ def tensors(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 continue
             is_short = len(prefix) + len(key) <= LONGEST_NAME
             check(is_short, f"names of tensors of up to {LONGEST_NAME} characters", f"{prefix + key[:50]!r}...")
-            if isinstance(value, Skipped):
-                expected = "the weights in plain containers; nothing is read of objects"
-                check(
-                    not value.holds_tensors() or is_beside(key, prefix), expected, f"{prefix + key!r} in {value!r}"
-                )
-            elif isinstance(value, np.ndarray):
+            if isinstance(value, np.ndarray):
                 check(prefix + key not in found, "one tensor by each name", f"two called {prefix + key!r}")
                 found[prefix + key] = value
-            elif isinstance(value, Mapping) and not is_beside(key, prefix):
-                collect(value, f"{prefix}{key}.")
+            elif prefix or key not in TRAINING_STATE:
+                check_not_skipped(prefix + key, value)
+                if isinstance(value, Mapping):
+                    collect(value, f"{prefix}{key}.")
 
     while inner := next((tree[key] for key in WRAPPERS if isinstance(tree.get(key), Mapping)), None):
         tree = inner
     collect(tree, "")
     check(bool(found), "tensors by name", f"none under the keys {brief([*tree])}")
     return found
+
+
+def check_not_skipped(name: str, value: Any) -> None:
+    """Refuses an object that was left out though there are tensors in it, where weights are looked for.
+
+    Raises:
+        CheckpointError: `value` is one.
+    """
+    expected = "the weights in plain containers; nothing is read of objects"
+    is_harmless = not isinstance(value, Skipped) or not value.holds_tensors()
+    check(is_harmless, expected, f"{name!r} in {value!r}" if isinstance(value, Skipped) else "")
 
 
 class _Reader:

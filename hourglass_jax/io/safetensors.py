@@ -80,8 +80,11 @@ def parse_safetensors(data: memoryview) -> tuple[dict[str, np.ndarray], dict[str
     start = 8 + int.from_bytes(data[:8], "little")
     _require(8 < start <= len(data), f"a header of {start - 8} bytes in a file of {len(data)}")
     _require(start <= _LONGEST_HEADER, f"a header of {start - 8} bytes")
+    encoded = bytes(data[8:start])
+    many = encoded.count(b"[") + encoded.count(b"{")
+    _require(many <= 4 * _MOST_TENSORS, f"{many} lists and objects in its header")
     try:
-        header = json.loads(str(data[8:start], "utf-8"), object_pairs_hook=_unique)
+        header = json.loads(str(encoded, "utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise safetensors.SafetensorError(f"its header is no JSON ({type(error).__name__})") from None
     _require(isinstance(header, dict), "a header that is no object")

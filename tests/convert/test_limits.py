@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.budget import LIMITS
-from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.errors import CheckpointError, in_one_sentence
 from checkpoints_convert.files import read
+from checkpoints_convert.rules import Recipe, made, special_tokens, without_batch
 from checkpoints_convert.settings import read_settings
 from tests.convert.test_files import npy
 from tests.convert.test_torch_file import Call, Global, encode, tensor, write_zip
@@ -161,7 +162,7 @@ def test_a_hundred_thousand_tensors(path: Path) -> None:
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header = json.dumps({f"w{number}": entry for number in range(100_000)}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    refusal(path, "100000 tensors, of which 50000 are read")
+    refusal(path, "300001 lists and objects in its header")
     rebuild = function("torch._utils", "_rebuild_tensor_v2")
     pid = encode(("storage", Global("torch", "FloatStorage"), "0", "cpu", 0)) + b"Q"
     first = NAME + rebuild + b"(" + pid + b"K\0" + b"K\0\x85" + b"K\1\x85" + b"\x89NtRq\1"
@@ -298,3 +299,27 @@ def test_anchors_are_allowed_where_they_are_small(tmp_path: Path) -> None:
         "c": {"x": 1, "y": [1, 2]},
         "d": (1, 2),
     }
+
+
+# --- From the file to the model ---
+
+
+def test_no_parameter_is_made_from_complex_numbers() -> None:
+    tensors = {"a": np.ones((1, 2, 3), np.complex64), "b": np.ones((1, 1, 3), np.float32)}
+    for recipe in (Recipe((2, 3), ("a",), without_batch), Recipe((1, 3), ("a", "b"), special_tokens)):
+        with pytest.raises(ValueError, match="w must be made from real numbers, got complex ones"):
+            made("w", recipe, tensors)
+
+
+def test_what_python_raises_for_odd_shapes_becomes_one_sentence() -> None:
+    @in_one_sentence
+    def convert(source: str, number: object) -> float:
+        return 1 / number
+
+    assert convert("a.pth", 2) == 0.5
+    for number in (0, "x\x1b"):
+        with pytest.raises(
+            CheckpointError, match=r"^a\.pth: expected shapes and settings that make a model"
+        ) as error:
+            convert("a.pth", number)
+        assert str(error.value).isprintable()

@@ -200,7 +200,9 @@ def test_negated_and_conjugated_views(path: Path, is_zip: bool) -> None:
         assert found[name].dtype == array.dtype
 
 
-@pytest.mark.parametrize("metadata", [{"conj": True}, {"other": True}, {"neg": 1}, {"neg": False}, [1], "neg"], ids=str)
+@pytest.mark.parametrize(
+    "metadata", [{"conj": True}, {"other": True}, {"neg": 1}, {"neg": False}, [1], "neg"], ids=str
+)
 def test_other_metadata_are_refused(path: Path, metadata: object) -> None:
     with pytest.raises(CheckpointError, match="expected "):
         read_torch(write_zip(path, {"w": rebuilt(WEIGHT, metadata)}, {"0": WEIGHT}))

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory and time are measured as Linux does")
 def test_a_thousand_mutants_do_no_harm() -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--count", "1000", "--seed", "16", "--cpu", "0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])

@@ -174,6 +174,7 @@ HEADERS = {
     "number": ('{"w":1}', b"", "without dtype"),
     "metadata": ('{"__metadata__":{"a":1}}', b"", "metadata that are no texts"),
     "deep": ('{"w":' + "[" * 100_000, b"", "its header is no JSON"),
+    "lists": ('{"w":[' + "[]," * 200_000 + "1]}", b"", "200002 lists and objects"),
     "utf-16": ('{"w":1}'.encode("utf-16").decode("latin1"), b"", "its header is no JSON"),
 }
 
