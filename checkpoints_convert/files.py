@@ -86,6 +86,8 @@ def read_tree(path: Path, *, skip_objects: bool = False) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     with _named(path):
+        with path.open("rb") as file:
+            _parser(file.read(1024))  # what is no checkpoint is refused before it is read as a whole
         data, sha256 = snapshot(path)
         values, skipped = _parser(bytes(data[:1024]))(data, Budget(len(data)), skip_objects)
         check(bool(values), "tensors", "a file without any")

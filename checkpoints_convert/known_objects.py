@@ -1,8 +1,8 @@
 """The objects of training frameworks that stand beside weights: nothing of them is read, so they do no harm."""
 
 _NAMES = frozenset((
-    "argparse.ArgumentParser", "collections.deque", "torch.torch_version.TorchVersion", "types.SimpleNamespace",
-    "typing.Any",
+    "_io.BytesIO", "argparse.ArgumentParser", "collections.deque", "torch.torch_version.TorchVersion",
+    "types.SimpleNamespace", "typing.Any",
     *(
         f"{module}.{name}"
         for module in ("builtins", "__builtin__")
@@ -17,10 +17,11 @@ _MODULES = (
     "addict.", "box.", "detectron2.config.", "easydict.", "fvcore.common.config.", "ml_collections.", "munch.",
     "omegaconf.", "yacs.",
     # training
-    "accelerate.", "lightning.", "lightning_fabric.", "lightning_utilities.", "mmcv.", "mmengine.",
-    "pytorch_lightning.", "timm.loss.", "timm.optim.", "timm.scheduler.", "torch.amp.", "torch.cuda.amp.",
-    "torch.nn.modules.loss.", "torch.optim.", "torchmetrics.", "transformers.trainer_pt_utils.",
-    "transformers.trainer_utils.", "transformers.training_args.",
+    "accelerate.", "apex.", "deepspeed.", "fairscale.", "ignite.", "lightning.", "lightning_fabric.",
+    "lightning_utilities.", "mmcv.", "mmengine.", "pytorch_lightning.", "timm.loss.", "timm.optim.",
+    "timm.scheduler.", "torch.amp.", "torch.cuda.amp.", "torch.nn.modules.loss.", "torch.optim.",
+    "torch.utils.data.", "torchmetrics.", "transformers.trainer_pt_utils.", "transformers.trainer_utils.",
+    "transformers.training_args.",
 )  # fmt: skip
 
 

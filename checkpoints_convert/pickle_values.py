@@ -193,6 +193,8 @@ class Values:
     def _key(self, key: Any, depth: int = 0) -> Any:
         if isinstance(key, Raw):
             return key.plain()
+        if isinstance(key, np.ndarray):  # PyTorch before 0.4 saved the state of an optimizer by its parameters
+            return Skipped("a tensor as a key")
         if isinstance(key, tuple) and len(key) <= 16 and depth < 3:
             self.budget.spend("keys that are tuples or huge numbers")
             return tuple(self._key(part, depth + 1) for part in key)

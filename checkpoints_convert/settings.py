@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.plain_text import parse_json, parse_yaml
+from checkpoints_convert.plain_text import LONGEST_JSON, parse_json, parse_yaml
 
 
 def read_settings(path: Path) -> dict[str, object]:
@@ -15,7 +15,8 @@ def read_settings(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LONGEST_JSON + 1)
         settings = parse_json(content) if path.suffix == ".json" else parse_yaml(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None

@@ -19,6 +19,16 @@ class Snapshot(NamedTuple):
     sha256: str
 
 
+def _free_memory() -> int | None:
+    """Bytes of memory and swap that are free, as far as Linux says it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        return 1024 * (found["MemAvailable"] + found["SwapFree"])
+    except (OSError, ValueError, LookupError):
+        return None
+
+
 def snapshot(path: Path) -> Snapshot:
     """Reads a whole file.
 
@@ -33,6 +43,12 @@ def snapshot(path: Path) -> Snapshot:
         digest = hashlib.sha256()
         if not before.st_size:
             return Snapshot(memoryview(b""), digest.hexdigest())
+        free = _free_memory()
+        if free is not None and before.st_size > free:
+            raise CheckpointError(
+                f"the file's {before.st_size / 2**30:.1f} GiB do not fit into memory, of which "
+                f"{free / 2**30:.1f} GiB are free: end other programs, or convert it on a larger machine"
+            )
         try:
             data = memoryview(mmap.mmap(-1, before.st_size))
         except (OSError, OverflowError, MemoryError):

@@ -353,6 +353,22 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     refusal(path, "the file changed while it was read")
 
 
+def test_a_file_that_does_not_fit_into_memory_is_refused_before_it_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_npz(path, ARRAYS)
+    monkeypatch.setattr("checkpoints_convert.snapshot._free_memory", lambda: 100)
+    refusal(path, "do not fit into memory, of which 0.0 GiB are free")
+    monkeypatch.setattr("checkpoints_convert.snapshot._free_memory", lambda: None)
+    same(read(path), ARRAYS)
+
+
+def test_what_is_no_checkpoint_is_refused_by_its_beginning(path: Path) -> None:
+    path.write_bytes(b"RIFF")
+    os.truncate(path, 1 << 40)
+    refusal(path, "a file that begins with b'RIFF")
+
+
 def test_what_is_no_plain_file(path: Path) -> None:
     os.mkfifo(path)
     refusal(path, "expected a file, got a device or a pipe")

@@ -107,6 +107,12 @@ def test_default_dicts_are_dicts(path: Path) -> None:
     assert not found.skipped
 
 
+def test_tensors_may_be_keys_beside_the_weights(path: Path) -> None:
+    tree = {"model": {"w": tensor("0", WEIGHT)}}
+    items = Opcodes(b"}(" + encode("state") + b"}(" + encode(tensor("0", WEIGHT)) + b"K\1u" + b"u")
+    assert read(write_zip(path, {**tree, "optimizer": items}, {"0": WEIGHT})).keys() == {"w"}
+
+
 def test_arrays_of_texts_are_left_out(path: Path) -> None:
     path.write_bytes(
         pickle.dumps({"model": {"w": WEIGHT}, "classes": np.array(["road", "sky"]), "name": np.str_("x")})
