@@ -7,7 +7,7 @@ LIMITS = {
     "objects": 1_000_000,
     "levels of containers": 200,
     "tensors": 50_000,
-    "keys that are tuples or huge numbers": 10_000,
+    "keys that are tuples or no plain numbers": 10_000,
 }
 """What is counted in a file, and how much of it is read."""
 
