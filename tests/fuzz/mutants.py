@@ -151,15 +151,20 @@ def _like(token: bytes, rng: Random) -> bytes:
     return token
 
 
+def exchange_tokens(tokens: list[bytes], rng: Random) -> list[bytes]:
+    """Numbers, texts, constants and globals exchanged for others of their kind."""
+    places = [place for place, token in enumerate(tokens) if token[:1] in b"KMJN\x88\x89X\x8cc"]
+    tokens = list(tokens)
+    for place in rng.choices(places, k=rng.choice([1, 1, 2, 4])) if places else []:
+        tokens[place] = _like(tokens[place], rng)
+    return tokens
+
+
 def mutate_tokens(tokens: list[bytes], rng: Random) -> list[bytes]:
     """Opcodes left out, repeated, moved, exchanged, nested and added."""
     tokens = list(tokens)
-    places = [place for place, token in enumerate(tokens) if token[:1] in b"KMJN\x88\x89X\x8cc"]
-    if places and rng.random() < 0.4:
-        for _ in range(rng.choice([1, 1, 2, 4])):
-            place = rng.choice(places)
-            tokens[place] = _like(tokens[place], rng)
-        return tokens
+    if rng.random() < 0.4:
+        return exchange_tokens(tokens, rng)
     for _ in range(rng.choice([1, 1, 1, 2, 3, 6])):
         place = rng.randrange(len(tokens) + 1)
         end = min(len(tokens), place + rng.choice([1, 1, 2, 5, 20]))

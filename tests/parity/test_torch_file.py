@@ -2,13 +2,26 @@
 
 import argparse
 import collections
+import io
 import pickle
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from checkpoints_convert.pickle_values import Skipped
 from checkpoints_convert.torch_file import CheckpointError, read_torch, tensors
+from tests.convert.test_torch_file import pickled
+from tests.fuzz.mutants import (
+    ARRAYS,
+    Random,
+    exchange_tokens,
+    legacy_parts,
+    tokens_of,
+    torch_members,
+    training_state,
+    zip_of,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -212,3 +225,41 @@ def test_saved_without_checksums(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     assert_same(read_torch(path), tree)
+
+
+def drawn(number):
+    """A checkpoint, zip or legacy, with a few numbers, texts and globals of its pickle exchanged."""
+    rng, tree = Random(number), training_state(ARRAYS)
+    del tree["meta"]
+
+    def changed(content):
+        return b"".join(exchange_tokens(tokens_of(content), rng))
+
+    if number % 2:
+        return zip_of(torch_members(ARRAYS) | {"archive/data.pkl": changed(pickled(tree))})
+    pickles, storages = legacy_parts(tree, ARRAYS)
+    return b"".join([*pickles[:3], changed(pickles[3]), pickles[4], *storages])
+
+
+def found_tensors(ours, theirs):
+    """How many tensors PyTorch has found, all with our values."""
+    if isinstance(theirs, torch.Tensor) and not isinstance(ours, Skipped):
+        assert_same(ours, theirs.resolve_conj().resolve_neg())
+        return 1
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return sum(found_tensors(ours[key], theirs[key]) for key in theirs if isinstance(key, str))
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_drawn_checkpoints_have_the_values_of_pytorch_or_are_refused(tmp_path):
+    path, compared = tmp_path / "a.pt", 0
+    for number in range(600):
+        path.write_bytes(drawn(number))
+        try:
+            theirs = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+            ours = read_torch(path)
+        except Exception:  # PyTorch or we refuse it
+            continue
+        compared += found_tensors(ours, theirs)
+    assert compared > 200
