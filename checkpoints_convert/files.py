@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from checkpoints_convert.budget import EXPANSION, LONGEST_NAME, SMALL, Budget, exceeded
+from checkpoints_convert.budget import EXPANSION, LONGEST_NAME, Budget, exceeded
 from checkpoints_convert.errors import CheckpointError, check
 from checkpoints_convert.npz_file import read_npz
 from checkpoints_convert.onnx_file import read_onnx
@@ -104,9 +104,9 @@ def weights(tree: Checkpoint, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
     Budget(tree.size).spend("tensors", len(arrays))
     longest = max(map(len, arrays), default=0)
     check(longest <= LONGEST_NAME, f"names of tensors of up to {LONGEST_NAME} characters", f"one of {longest}")
-    total, most = sum(max(each.itemsize, 4) * each.size for each in arrays.values()), EXPANSION * tree.size + SMALL
-    if total > most:
-        raise exceeded("bytes", most)
+    total = sum(max(each.itemsize, 4) * each.size for each in arrays.values())
+    if total > EXPANSION * tree.size:
+        raise exceeded("bytes", EXPANSION * tree.size)
     full = {name: array for name, array in arrays.items() if array.size}
     check(bool(full), "tensors", "a file without any that has elements")
     empty = {EMPTY: len(arrays) - len(full)} if len(full) < len(arrays) else {}

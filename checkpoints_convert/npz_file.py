@@ -41,7 +41,7 @@ def _npy(name: str, record: memoryview | bytes) -> np.ndarray:
     code = re.fullmatch(r"'([<>=|]?[biufc]\d{1,2})'", header["dtype"])
     check(code is not None, "arrays of numbers", f"{name!r} of dtype {header['dtype']}")
     dtype = np.dtype(code[1])
-    shape = tuple(int(number.rstrip("L")) for number in header["shape"].replace(" ", "").split(",") if number)
+    shape = tuple(int(number.strip().removesuffix("L")) for number in header["shape"].split(",") if number.strip())
     array = np.ndarray(shape, dtype, record, start, order="F" if header["fortran"] == "True" else "C")
     rest = len(record) - start
     check(array.nbytes == rest, f"{array.nbytes} bytes in {name!r}", f"{rest}")

@@ -229,6 +229,10 @@ OTHERS = {
         file_of({"w.npy": npy(np.ones(2)).replace(b"(2,), }  ", b"(-2,), } ")}),
         "got a damaged one",
     ),
+    "split shape": (
+        file_of({"w.npy": npy(np.ones(12)).replace(b"(12,), }  ", b"(1 2,), } ")}),
+        "got a damaged one",
+    ),
     "no safetensors": (header_only({}), "expected a whole safetensors file, got a damaged one"),
     "overlong safetensors": (
         safetensors_of("F32", 4, bytes(5)),
