@@ -17,7 +17,9 @@ from hourglass_jax.io.files import replacing
 from hourglass_jax.io.safetensors import read_safetensors, write_safetensors
 
 HOLD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 from hourglass_jax.io.files import replacing
 with replacing(sys.argv[1]) as temporary:
     temporary.write_text("half")
