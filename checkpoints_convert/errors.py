@@ -47,7 +47,7 @@ def check(holds: bool, expected: str, got: str) -> None:
 
 
 def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a `CheckpointError` of what Python raises when shapes or settings are of another kind than expected.
+    """Makes a `CheckpointError`, which is printable, of what Python raises for shapes and settings of another kind.
 
     The first argument of the function names the file.
     """
@@ -56,6 +56,10 @@ def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(source: object, *args: Any, **options: Any) -> Any:
         try:
             return function(source, *args, **options)
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
         except (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
             expected = "expected shapes and settings that make a model, got others"
             raise CheckpointError(f"{source}: {expected} ({type(error).__name__}: {error})") from error

@@ -324,6 +324,13 @@ def test_what_python_raises_for_odd_shapes_becomes_one_sentence() -> None:
         return 1 / number
 
     assert convert("a.pth", 2) == 0.5
+
+    @in_one_sentence
+    def refuse(source: str) -> None:
+        raise ValueError("not \x1b this")
+
+    with pytest.raises(CheckpointError, match=r"^not .x1b this$"):
+        refuse("a.pth")
     for number in (0, "x\x1b"):
         with pytest.raises(
             CheckpointError, match=r"^a\.pth: expected shapes and settings that make a model"
