@@ -285,6 +285,7 @@ class Pickle:
             check(of_object and isinstance(args[1], str), *refused(function.name))
         if not isinstance(function, Global | Call):
             raise ValueError(f"a call of a {type(function).__name__}")
+        self._budget.spend("steps", len(args))  # of one tuple there may be many calls
         self._push(Call(args[0] if is_member else function, args))
 
     def call_marked(self) -> None:
@@ -303,6 +304,7 @@ class Pickle:
         state, target = self._stack.pop(), self._stack[-1]
         if not isinstance(target, Call) or target.state is not None:
             raise ValueError(f"a state for a {type(target).__name__}")
+        self._budget.spend("steps", len(state) if isinstance(state, tuple) else 0)
         target.state = state
 
     def persistent(self) -> None:

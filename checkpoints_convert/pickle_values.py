@@ -27,21 +27,26 @@ class Skipped:
         name: of the global that made it.
     """
 
-    def __init__(self, name: str, node: Call | None = None):
+    def __init__(self, name: str, node: Call | None = None, harmless: dict[int, Any] | None = None):
         self.name, self._node = name, node
+        self._harmless = {} if harmless is None else harmless
 
     def __repr__(self) -> str:
         return f"an object of {self.name[:150]!r}"
 
     def holds_tensors(self) -> bool:
-        """Whether there is a tensor somewhere in what it was to be made of."""
-        pending, seen = [self._node], set()
+        """Whether there is a tensor somewhere in what it was to be made of.
+
+        What was looked through for one object of a file is not looked through again for another.
+        """
+        pending = [self._node]
         while pending:
             node = pending.pop()
             if isinstance(node, Storage) or (isinstance(node, Call) and node.name == LOAD_FROM_BYTES):
+                self._harmless.clear()
                 return True
-            if id(node) not in seen and isinstance(node, list | tuple | Map | Bag | Call):
-                seen.add(id(node))
+            if id(node) not in self._harmless and isinstance(node, list | tuple | Map | Bag | Call):
+                self._harmless[id(node)] = node
                 pending += _inside(node)
                 pending += [node.function] if isinstance(node, Call) else []
         return False
@@ -102,6 +107,7 @@ class Values:
         self.is_big_endian = is_big_endian
         self.skipped: Counter[str] = Counter()
         self._built: dict[int, Any] = {}
+        self._harmless: dict[int, Any] = {}
         self._depths: dict[int, int] = {}
 
     def build(self, tree: Any) -> Any:
@@ -145,7 +151,7 @@ class Values:
             return _VALUES.get(node.name, node)
         if isinstance(node, Call) and node.is_object:
             if id(node) not in self._built:
-                self._built[id(node)] = Skipped(node.name, node)
+                self._built[id(node)] = Skipped(node.name, node, self._harmless)
                 self.skipped[node.name] += 1
             return self._built[id(node)]
         return self._built[id(node)] if self._has_parts(node) else node

@@ -84,6 +84,15 @@ HUGE = {
     "a text encoded often": (used(MEGABYTE, ENCODE + b"h\1" + LATIN + b"\x86R"), LIMIT + "bytes"),
     "bytes copied often": (used(b"B" + MEGABYTE[1:], b"h\1"), LIMIT + "bytes"),
     "pairs copied often": (used(b"](" + PAIRS + b"e", ORDERED + b"h\1\x85R"), LIMIT + "objects"),
+    "arguments used often": (used(b"(" + PARTS * 30 + b"t", ORDERED + b"h\1R"), LIMIT + "steps"),
+    "a state used often": (
+        used(b"(" + PARTS * 30 + b"t", function("argparse", "Namespace") + b")\x81h\1b"),
+        LIMIT + "steps",
+    ),
+    "arguments of objects used often": (
+        used(b"(" + PARTS * 30 + b"t", function("pathlib", "Path") + b"h\1R"),
+        LIMIT + "steps",
+    ),
     "a set copied often": (used(b"](" + PARTS + b"e", SET + b"h\1\x85R"), LIMIT + "objects"),
     "a state copied often": (
         used(b"}(" + ITEMS + b"u", function("argparse", "Namespace") + b")\x81h\1b"),
@@ -138,6 +147,24 @@ def test_objects_that_are_left_out_may_be_deep_and_hold_themselves(path: Path) -
         path.write_bytes(HEAD + b"}" + b"(" + NAME + array + b"X\1\0\0\0x" + node + b"u.")
         refusal(path, "tensors by name", skip_objects=True)
     assert weight.size == 2
+
+
+def test_what_many_objects_share_is_looked_through_once(path: Path) -> None:
+    """Ten thousand objects of ten thousand parts."""
+    array = np.ones(2, np.float32)
+    node = function("yacs.config", "CfgNode")
+    shared = b"](" + b"]" * 10_000 + b"eq\1" + b"0"
+    objects = b"".join(b"X\6\0\0\0%06d" % number + node + b")\x81h\1b" for number in range(10_000))
+    weight = NAME + encode(tensor("0", array))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", HEAD + shared + b"}(" + weight + objects + b"u.")
+        archive.writestr("a/data/0", array.tobytes())
+    assert read(path).skipped == {"yacs.config.CfgNode": 10_000}
+    last = b"X\1\0\0\0z" + node + b")\x81" + encode([tensor("0", array)]) + b"b"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", HEAD + shared + b"}(" + weight + objects + last + b"u.")
+        archive.writestr("a/data/0", array.tobytes())
+    refusal(path, "nothing is read of objects, got 'z'")
 
 
 def test_a_tuple_of_a_few_numbers_may_be_a_key(path: Path) -> None:
