@@ -3,7 +3,7 @@
 from checkpoints_convert.errors import CheckpointError
 
 LIMITS = {
-    "steps": 10_000_000,
+    "steps": 5_000_000,
     "objects": 1_000_000,
     "levels of containers": 200,
     "tensors": 50_000,

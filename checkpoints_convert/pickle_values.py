@@ -17,6 +17,7 @@ LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 """How a plain pickle holds a tensor: this function, with a file of the legacy format inside. It is never called."""
 
 _LONGEST_DEVICE = 64
+_MOST_AXES = 64
 _HASH_MODULUS = 1 << 60
 
 
@@ -226,8 +227,12 @@ def tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tupl
     check(
         isinstance(storage, np.ndarray) and storage.ndim == 1, "a tensor's storage", f"a {type(storage).__name__}"
     )
-    are_tuples = isinstance(size, tuple) and isinstance(stride, tuple)
-    check(are_tuples, "a tensor's size and strides", f"{brief(size)} and {brief(stride)}")
+    are_tuples = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) <= _MOST_AXES
+    check(
+        are_tuples and len(stride) <= _MOST_AXES,
+        "a tensor's size and strides",
+        f"{brief(size)} and {brief(stride)}",
+    )
     numbers = (offset, *size, *stride)
     sound = len(size) == len(stride) and all(type(number) is int and number >= 0 for number in numbers)
     check(sound, "a tensor's size and strides", f"{brief(size)} and {brief(stride)} at {brief(offset)}")
@@ -306,7 +311,7 @@ def _from_type(made: _Made) -> np.ndarray:
         kind_name in _TYPES, "a plain tensor", f"one of the class {kind_name}, whose values may mean something else"
     )
     _check_attributes(state)
-    check(isinstance(args, tuple), "arguments", brief(args))
+    check(isinstance(args, tuple) and len(args) <= 8, "arguments of a tensor", brief(args))
     inner = _Made(Call(rebuild, ()), made.values)
     inner.args = list(args)
     return _REBUILDS[name](inner)
@@ -346,7 +351,7 @@ def _numpy_array(raw: Any, dtype: Any, shape: Any, order: str, values: Values) -
         raw = raw.encode("latin1")
     data = raw.data if isinstance(raw, Raw) else raw
     check(isinstance(data, bytes | memoryview), "the bytes of an array", f"a {type(data).__name__}")
-    sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    sound = isinstance(shape, tuple) and len(shape) <= _MOST_AXES and all(type(n) is int and n >= 0 for n in shape)
     check(sound, "the shape of an array", brief(shape))
     array = np.ndarray(shape, dtype, data, order=order)
     fits = array.shape == shape and array.nbytes == len(data)
@@ -439,7 +444,7 @@ def _set(made: _Made) -> set[Any] | frozenset[Any]:
 
 def _size(made: _Made) -> tuple[int, ...]:
     [size] = made.number_of_args(1)
-    sound = isinstance(size, list | tuple) and len(size) <= 64 and all(type(n) is int for n in size)
+    sound = isinstance(size, list | tuple) and len(size) <= _MOST_AXES and all(type(n) is int for n in size)
     check(sound, "the size of a tensor", brief(size))
     return tuple(size)
 
