@@ -1,7 +1,8 @@
 """Reads PyTorch checkpoint files without PyTorch and without running any code that they hold.
 
 A checkpoint is a pickle, and a pickle is a program. Here it is only written down (`pickle_reader`), and then turned
-into arrays and plain containers (`pickle_values`). An object of any other kind is refused or left out.
+into arrays and plain containers (`pickle_values`, by `pickle_rules`). An object of any other kind is refused or left
+out.
 
 Formats (pytorch/pytorch, `torch/serialization.py` and `caffe2/serialize/inline_container.cc`):
 
@@ -27,7 +28,8 @@ from checkpoints_convert.archive import zip_records
 from checkpoints_convert.budget import LONGEST_NAME, Budget
 from checkpoints_convert.errors import CheckpointError, brief, check
 from checkpoints_convert.pickle_reader import Pickle, Raw, Storage
-from checkpoints_convert.pickle_values import STORAGE_DTYPES, Skipped, Values, find_global
+from checkpoints_convert.pickle_rules import RULES, STORAGE_DTYPES, find_global
+from checkpoints_convert.pickle_values import Skipped, Values
 from checkpoints_convert.snapshot import snapshot
 
 WRAPPERS = (
@@ -176,7 +178,7 @@ class _Reader:
 
     def _values(self, tree: Any, read_storage: Any, *, is_big_endian: bool = False) -> Any:
         read_bytes = None if self._is_inside else self._read_inside
-        values = Values(read_storage, read_bytes, self._budget, is_big_endian=is_big_endian)
+        values = Values(RULES, read_storage, read_bytes, self._budget, is_big_endian=is_big_endian)
         built = values.build(tree)
         self.skipped = dict(values.skipped)
         return built
