@@ -13,11 +13,10 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert import dpt, saliency, segmenter, swag, swin, vit
-from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read
 from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
 from checkpoints_convert.settings import read_settings
-from hourglass_jax.io.files import file_hash
 from hourglass_jax.io.safetensors import write_safetensors
 from hourglass_jax.models.registry import abstract_model, flat_parameters, header
 
@@ -58,6 +57,7 @@ class Summary:
     seconds: float
 
 
+@in_one_sentence
 def convert(
     source: Path,
     target: Path | None = None,
@@ -89,7 +89,8 @@ def convert(
         raise CheckpointError(f"the target must not be the source itself: {target}; name another with -o")
     if target.is_dir():
         raise CheckpointError(f"the target must be a file, but {target} is a folder")
-    tensors = _unwrapped(read(source))
+    checkpoint = read(source)
+    tensors = _unwrapped(checkpoint)
     chosen, values = _family(source, tensors, family, settings)
     try:
         model = abstract_model(chosen.model, chosen.configure(tensors, values))
@@ -99,7 +100,7 @@ def convert(
         }
         found = recipes(chosen, tensors, wanted)
         superfluous = dropped(chosen, tensors, found)
-        notes = {"source": source.name, "source_sha256": file_hash(source), "family": chosen.name}
+        notes = {"source": source.name, "source_sha256": checkpoint.sha256, "family": chosen.name}
         total, done = sum(each.size * each.dtype.itemsize for each in wanted.values()), 0
 
         def tensor(name: str) -> np.ndarray:
@@ -174,4 +175,4 @@ def describe(summary: Summary) -> str:
         *(f"dropped     {count}: {reason}" for reason, count in summary.dropped.items()),
         f"written     {summary.target} ({summary.seconds:.1f} s)",
     ]
-    return "\n".join(lines)
+    return "\n".join(printable(line, 100_000) for line in lines)

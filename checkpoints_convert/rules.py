@@ -208,6 +208,8 @@ def made(name: str, recipe: Recipe, tensors: Tensors) -> np.ndarray:
     """
     shape, sources, build = recipe
     shapes = ", ".join(f"{source} {tensors[source].shape}" for source in sources)
+    if any(np.iscomplexobj(tensors[source]) for source in sources):
+        raise ValueError(f"{name} must be made from real numbers, got complex ones in {shapes}")
     try:
         array = build(*(tensors[source] for source in sources))
     except (ValueError, IndexError) as error:

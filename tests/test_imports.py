@@ -19,7 +19,7 @@ BELOW = {
     "models": {"ops", "imaging", "backbones", "tasks"},
     "checkpoints_convert": {"io", "imaging", "backbones", "models"},
     "hub": {"io", "models", "checkpoints_convert"},
-    "predictor": {"imaging", "models"},
+    "predictor": {"imaging", "plans", "models"},
     "analysis": {"ops", "imaging", "plans", "backbones", "tasks", "models"},
     "search": {"io", "ops", "imaging", "plans", "backbones", "models", "analysis"},
     "evaluation": {"io", "ops", "imaging", "metrics", "plans", "tasks", "models", "predictor"},
