@@ -9,6 +9,7 @@ from flax import nnx
 
 from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.checks import check_config
 from hourglass_jax.inference.images import Preprocessing
 from hourglass_jax.inference.pictures import principal_components, stretched
 from hourglass_jax.inference.windows import Layout
@@ -20,6 +21,9 @@ class EncoderConfig:
 
     backbone: ViTConfig | SwinConfig = field(default_factory=ViTConfig)
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(size=224, multiple=16))
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
 
 class Encoder(nnx.Module):

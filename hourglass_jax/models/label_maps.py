@@ -9,7 +9,7 @@ from hourglass_jax.inference.labels import Labels, labels_of
 
 
 class LabelMaps:
-    """The part of a model after its logits; its `config` has `classes`, and `dataset` or None."""
+    """The part of a model after its logits; its `config` has `classes`, and `dataset` and `labels` or None."""
 
     task = "segmentation"
 
@@ -44,4 +44,4 @@ class LabelMaps:
     @property
     def labels(self) -> Labels:
         """Names and colours of the classes."""
-        return labels_of(self.config.dataset, self.config.classes)
+        return self.config.labels or labels_of(self.config.dataset, self.config.classes)

@@ -13,6 +13,7 @@ from flax import nnx
 from PIL import Image
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.checks import MOST_LAYERS, check_config
 from hourglass_jax.inference.images import Preprocessing
 from hourglass_jax.inference.pictures import overlay
 from hourglass_jax.inference.windows import Layout
@@ -32,7 +33,9 @@ class SaliencyConfig:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "decoder_widths", tuple(self.decoder_widths))
+        check_config(self)
+        if len(self.decoder_widths) > MOST_LAYERS:
+            raise ValueError(f"expected at most {MOST_LAYERS} decoder_widths, got {len(self.decoder_widths)}")
 
 
 class UpsamplingStage(nnx.Module):

@@ -13,7 +13,9 @@ import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.vit import Block, ViT, ViTConfig, ViTFeatures
+from hourglass_jax.checks import check_config
 from hourglass_jax.inference.images import Preprocessing
+from hourglass_jax.inference.labels import Labels
 from hourglass_jax.inference.windows import Layout, SlidingWindow, merge
 from hourglass_jax.models.label_maps import LabelMaps
 from hourglass_jax.ops.resize import resize
@@ -33,6 +35,7 @@ class SegmenterConfig:
         decoder_depth: blocks of the mask transformer.
         window: the windows that images are cut into; None to take them whole.
         dataset: whose classes they are (`inference.labels.DATASETS`), or None.
+        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
         preprocessing: of images.
     """
 
@@ -44,6 +47,7 @@ class SegmenterConfig:
     decoder_depth: int = 2
     window: SlidingWindow | None = field(default_factory=lambda: SlidingWindow(512, 512))
     dataset: str | None = None
+    labels: Labels | None = None
     preprocessing: Preprocessing = field(
         default_factory=lambda: Preprocessing(
             size=512, multiple=1, resize="none", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
@@ -51,10 +55,13 @@ class SegmenterConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.decoder not in ("linear", "mask_transformer"):
-            raise ValueError(f"decoder must be 'linear' or 'mask_transformer', got {self.decoder!r}")
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
+        check_config(self, layers=("decoder_depth",), zero=("decoder_depth",))
+        if self.decoder == "mask_transformer" and self.backbone.width % DECODER_HEAD_WIDTH:
+            raise ValueError(
+                f"a mask transformer's width must be a multiple of {DECODER_HEAD_WIDTH}, got {self.backbone.width}"
+            )
+        if self.labels is not None and len(self.labels.names) != self.classes:
+            raise ValueError(f"labels must name {self.classes} classes, got {len(self.labels.names)}")
 
 
 class MaskTransformer(nnx.Module):

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.checks import check_config
 from hourglass_jax.inference.class_pictures import class_overlay
 from hourglass_jax.inference.images import Preprocessing
 from hourglass_jax.inference.labels import Labels, labels_of
@@ -33,6 +34,7 @@ class SwagConfig:
         backbone: the ViT; the official loader resizes its position embedding with aligned corners.
         classes: number of them.
         dataset: whose classes they are (`inference.labels.DATASETS`), or None.
+        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
         preprocessing: of images.
     """
 
@@ -41,13 +43,15 @@ class SwagConfig:
     )
     classes: int = 1000
     dataset: str | None = None
+    labels: Labels | None = None
     preprocessing: Preprocessing = field(
         default_factory=lambda: Preprocessing(size=384, multiple=16, resize="crop", interpolation="bicubic")
     )
 
     def __post_init__(self) -> None:
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
+        check_config(self)
+        if self.labels is not None and len(self.labels.names) != self.classes:
+            raise ValueError(f"labels must name {self.classes} classes, got {len(self.labels.names)}")
 
 
 class Guess(NamedTuple):
@@ -117,4 +121,4 @@ class Swag(nnx.Module):
     @property
     def labels(self) -> Labels:
         """Names of the classes, and colours."""
-        return labels_of(self.config.dataset, self.config.classes)
+        return self.config.labels or labels_of(self.config.dataset, self.config.classes)
