@@ -3,7 +3,7 @@
 import io
 import mmap
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +29,18 @@ _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint by name, as `torch_file.tensors` finds them in `read_tree`.
+
+    Raises:
+        CheckpointError: as `read_tree`, or the file holds no tensors.
+    """
+    try:
+        return tensors(read_tree(path))
+    except CheckpointError as error:
+        raise _of(path, error) from error
+
+
+def read_tree(path: Path) -> Mapping[str, object]:
     """Reads a checkpoint: PyTorch (zip, legacy or a plain pickle), .npz, safetensors or ONNX.
 
     Its first bytes decide which; the suffix does not matter. No code of the file is run.
@@ -37,7 +49,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
         path: the file. It must stay unchanged while the arrays are in use: they may be views of it.
 
     Returns:
-        Arrays by name, read-only where they are views of the file; bfloat16 and float8 as in ml_dtypes.
+        Arrays by name, read-only where they are views of the file; bfloat16 and float8 as in ml_dtypes. What
+        PyTorch wrote may hold mappings of arrays and plain values, too.
 
     Raises:
         CheckpointError: there is no such file, or it is of another kind, cut short, damaged or without tensors.
@@ -54,34 +67,32 @@ def read(path: Path) -> dict[str, np.ndarray]:
         if not arrays:
             raise CheckpointError("expected tensors, got a file without any")
     except CheckpointError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise CheckpointError(f"{path}: {error}") from error
+        raise _of(path, error) from error
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(f"{path}: expected a whole checkpoint, got a damaged one ({reason})") from error
     return arrays
 
 
-def _reader(head: bytes) -> Callable[[Path], dict[str, np.ndarray]]:
+def _of(path: Path, error: CheckpointError) -> CheckpointError:
+    return error if str(error).startswith(str(path)) else CheckpointError(f"{path}: {error}")
+
+
+def _reader(head: bytes) -> Callable[[Path], Mapping[str, object]]:
     """What reads a file that begins like this."""
     if head[4:9] == bytes(4) + b"{":  # first of all: the four bytes before may look like any other format
         return _read_safetensors
     if head.startswith(b"PK"):
         first_member = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-        return _read_npz if first_member.endswith(b".npy") else _read_torch
+        return _read_npz if first_member.endswith(b".npy") else read_torch
     if head.startswith(b"\x80"):
-        return _read_torch
+        return read_torch
     if re.match(rb"\x08[\x01-\x7f][\x12\x1a\x22\x28\x32\x3a\x42]", head):  # its version, then fields 2 to 8
         return read_onnx
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     other = f"a file that begins with {head[:16]!r}" if head else "an empty file"
     got = next((what for mark, what in _OTHERS.items() if text.startswith(mark)), other)
     raise CheckpointError(f"expected a PyTorch, safetensors, .npz or ONNX file, got {got}")
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    return tensors(read_torch(path))
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
