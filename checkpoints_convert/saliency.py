@@ -30,7 +30,13 @@ def _class_token(token: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 def _configure(tensors: Tensors, given: Given) -> dict[str, object]:
     decoder_widths = tuple(shape_of(tensors, f"decoder.upconv{stage}.weight", axes=4)[1] for stage in STAGES)
-    return {"backbone": NAMES.config(tensors, given, given.settings), "decoder_widths": decoder_widths}
+    backbone = NAMES.config(tensors, given, given.settings)
+    rows, columns = backbone["position_grid"]
+    if tensors[NAMES.positions].shape[1] != rows * columns:
+        raise ValueError(
+            f"{NAMES.positions} must hold the positions of a grid, got {tensors[NAMES.positions].shape[1]}"
+        )
+    return {"backbone": backbone, "decoder_widths": decoder_widths}
 
 
 FAMILY = Family(

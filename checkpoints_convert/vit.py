@@ -114,7 +114,9 @@ class Names:
             sum(shape_of(tensors, name, axes=3)[1] for name in each.removesuffix("?").split("|") if name in tensors)
             for each in self.special
         ]
-        own = sum(count for each, count in zip(self.special, tokens, strict=True) if "reg" not in each)
+        own = sum(
+            count for name, count in zip(self.special, tokens, strict=True) if "reg" not in name.split(".")[-1]
+        )
         grid = grid_of(
             shape_of(tensors, self.positions, axes=3)[1],
             tuple(dict.fromkeys((own, 0, sum(tokens)) if said.size or given.grid else (own, 0))),

@@ -35,8 +35,8 @@ class SegmenterConfig:
         decoder_depth: blocks of the mask transformer.
         window: the windows that images are cut into; None to take them whole.
         dataset: whose classes they are (`inference.labels.DATASETS`), or None.
-        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
         preprocessing: of images.
+        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
     """
 
     backbone: ViTConfig = field(
@@ -47,12 +47,12 @@ class SegmenterConfig:
     decoder_depth: int = 2
     window: SlidingWindow | None = field(default_factory=lambda: SlidingWindow(512, 512))
     dataset: str | None = None
-    labels: Labels | None = None
     preprocessing: Preprocessing = field(
         default_factory=lambda: Preprocessing(
             size=512, multiple=1, resize="none", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
         )
     )
+    labels: Labels | None = None
 
     def __post_init__(self) -> None:
         check_config(self, layers=("decoder_depth",), zero=("decoder_depth",))

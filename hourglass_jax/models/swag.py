@@ -34,8 +34,8 @@ class SwagConfig:
         backbone: the ViT; the official loader resizes its position embedding with aligned corners.
         classes: number of them.
         dataset: whose classes they are (`inference.labels.DATASETS`), or None.
-        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
         preprocessing: of images.
+        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
     """
 
     backbone: ViTConfig = field(
@@ -43,10 +43,10 @@ class SwagConfig:
     )
     classes: int = 1000
     dataset: str | None = None
-    labels: Labels | None = None
     preprocessing: Preprocessing = field(
         default_factory=lambda: Preprocessing(size=384, multiple=16, resize="crop", interpolation="bicubic")
     )
+    labels: Labels | None = None
 
     def __post_init__(self) -> None:
         check_config(self)
