@@ -113,7 +113,7 @@ def convert(
         chosen, tensors, given = choice.family, choice.state.tensors, choice.given
         config = chosen.configure(tensors, given)
         if dataset is not None and "classes" not in config:
-            raise ValueError(f"--dataset names classes, but a {chosen.model} model tells none apart")
+            raise ValueError(f"--dataset names classes, but a model of the kind {chosen.model} has none")
         model = abstract_model(chosen.model, config)
         wanted = {
             name: jax.ShapeDtypeStruct(each.shape, np.dtype(getattr(ml_dtypes, dtype, dtype)))
