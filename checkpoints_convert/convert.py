@@ -17,7 +17,6 @@ import safetensors
 from checkpoints_convert import dpt, saliency, segmenter, swag, swin, vit
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.folders import Checkpoint, find_checkpoint
-from checkpoints_convert.labels import labels_in
 from checkpoints_convert.rules import Family, Given, Settings, Tensors, closeness, dropped, made, recipes
 from checkpoints_convert.settings import KNOWN, read_settings
 from checkpoints_convert.wrappers import StateDict, prefixes, state_dict, without_prefix
@@ -107,7 +106,7 @@ def convert(
     given = Given(heads=_positive("--heads", heads), grid=_grid(grid), dataset=_dataset(dataset))
     tree = checkpoint.tree()
     try:
-        given = replace(given, labels=labels_in(tree))
+        given = replace(given, saved=tree)
         state = state_dict(tree, given, key)
         choice = _choose(checkpoint, state.tensors, family, settings, given)
         chosen, tensors, given = choice.family, choice.state.tensors, choice.given
@@ -309,4 +308,4 @@ def describe(summary: Summary) -> str:
         *(f"note        {note}" for note in summary.notes),
         f"written     {summary.target} ({summary.seconds:.1f} s)",
     ]
-    return "\n".join(lines)
+    return "\n".join("".join(each if each.isprintable() else "?" for each in line) for line in lines)

@@ -136,5 +136,6 @@ def _indexed(source: Path, path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: shards must lie beside their index, got {short(strange[0])}")
     absent = [name for name in names if not (path.parent / name).is_file()]
     if absent:
-        raise CheckpointError(f"{path} lists {len(names)} shards, but {len(absent)} are not there: {', '.join(absent[:3])}")
+        some = ", ".join(absent[:3])
+        raise CheckpointError(f"{path} lists {len(names)} shards, but {len(absent)} are not there: {some}")
     return Checkpoint(source, tuple(path.parent / name for name in names), path.parent, index)

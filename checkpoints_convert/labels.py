@@ -30,7 +30,7 @@ def class_fields(classes: int, given: Given, dataset: str | None = None) -> dict
     if given.dataset is not None:
         labels_of(given.dataset, classes)
         return fields | {"dataset": given.dataset}
-    labels = given.labels or _transformers(given.settings)
+    labels = labels_in(given.saved) or _transformers(given.settings)
     if labels is not None:
         if len(labels.names) != classes:
             raise ValueError(f"the checkpoint names {len(labels.names)} classes, but tells {classes} apart")

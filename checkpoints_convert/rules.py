@@ -11,7 +11,6 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from hourglass_jax.inference.labels import Labels
 from hourglass_jax.ops.grids import Grid
 
 Tensors = Mapping[str, np.ndarray]
@@ -41,7 +40,7 @@ class Given:
         heads: of its ViT, as the user says.
         grid: (rows, columns) of its position embedding, as the user says.
         dataset: whose classes it tells apart, as the user says.
-        labels: names and colours of the classes that the checkpoint holds itself.
+        saved: all that the checkpoint holds, in mappings.
         notes: what its user is told of the conversion; `say` adds to it.
     """
 
@@ -49,7 +48,7 @@ class Given:
     heads: int | None = None
     grid: Grid | None = None
     dataset: str | None = None
-    labels: Labels | None = None
+    saved: Mapping[object, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def say(self, note: str) -> None:
@@ -235,7 +234,7 @@ def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> di
     if left_over:
         raise ValueError(
             f"the checkpoint holds {len(left_over)} tensors that the {family.model} model has no place for: "
-            + ", ".join(left_over[:3])
+            + ", ".join(name[:200] for name in left_over[:3])
         )
     return reasons
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from checkpoints_convert.published import grid_of, heads_of
+from checkpoints_convert.published import HEADS, grid_of, heads_of
 from checkpoints_convert.rules import (
     Family,
     Given,
@@ -114,6 +114,8 @@ class Names:
             sum(shape_of(tensors, name, axes=3)[1] for name in each.removesuffix("?").split("|") if name in tensors)
             for each in self.special
         ]
+        if said.size is None and given.grid is None and (width, depth) not in HEADS:
+            given.say("the position grid is taken as square: no settings say what it is, nor does --grid")
         own = sum(
             count for name, count in zip(self.special, tokens, strict=True) if "reg" not in name.split(".")[-1]
         )

@@ -86,8 +86,10 @@ def test_other_shapes_are_refused_with_the_way_out(width: int, depth: int, patch
 def test_one_head_of_a_narrow_vit_is_said_aloud(tmp_path: Path) -> None:
     summary = converted(tmp_path, timm_vit().arrays, family="vit-timm")
     assert any(note.startswith("1 head: no settings say how many") for note in summary.notes)
+    assert any("grid is taken as square" in note for note in summary.notes)
     (tmp_path / "tiny.safetensors").unlink()
-    assert converted(tmp_path, timm_vit().arrays, {"num_heads": 4}, family="vit-timm").notes == ()
+    said = {"num_heads": 4, "img_size": GRID * PATCH}
+    assert converted(tmp_path, timm_vit().arrays, said, family="vit-timm").notes == ()
 
 
 @pytest.mark.parametrize(
