@@ -305,8 +305,9 @@ def _classes(tensors: Tensors, classifier: str, given: Given) -> dict[str, objec
 
 NECK = {"readout_type": ("project",), "head_in_index": (-1,), "add_projection": (False,)}
 """What changes a DPT's results in transformers' settings: the values that the one here has."""
-FACTORS = {"reassemble_factors": ([4, 2, 1, 0.5],)}
-HYBRID_FACTORS = {"reassemble_factors": ([1, 1, 1, 0.5],)}
+FACTORS = {"reassemble_factors": ([4, 2, 1, 0.5],), "neck_ignore_stages": ([], None, [0, 1])}
+HYBRID_FACTORS = {"reassemble_factors": ([1, 1, 1, 0.5], [4, 2, 1, 0.5]), "neck_ignore_stages": ([0, 1],)}
+"""A hybrid's first two maps come from its stem, and are not reassembled whatever the factors say."""
 
 
 def _transformers(tensors: Tensors, given: Given) -> dict[str, object]:
