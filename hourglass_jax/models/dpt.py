@@ -1,4 +1,4 @@
-"""DPT and Depth Anything V2: features of several blocks, reassembled to maps and fused from coarse to fine.
+"""DPT and Depth Anything V1 and V2: features of several blocks, reassembled to maps and fused from coarse to fine.
 
 Source: isl-org/DPT, dpt/{models,blocks,vit}.py (arXiv 2103.13413); DepthAnything/Depth-Anything-V2,
 depth_anything_v2/dpt.py and metric_depth/depth_anything_v2/dpt.py (arXiv 2406.09414).
