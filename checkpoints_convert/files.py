@@ -31,7 +31,7 @@ _OTHERS = {
 EMPTY = "tensors without elements"
 
 
-class Checkpoint(dict[str, Any]):
+class Contents(dict[str, Any]):
     """Arrays by name, read-only where they are views of the file's bytes; bfloat16 and float8 as in ml_dtypes.
 
     What PyTorch wrote may also hold mappings of arrays and plain values, before `weights` has chosen the arrays.
@@ -48,7 +48,7 @@ class Checkpoint(dict[str, Any]):
         self.sha256, self.size, self.skipped = sha256, size, dict(skipped)
 
 
-def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
+def read(path: Path, *, skip_objects: bool = False) -> Contents:
     """The weights of a checkpoint, as `torch_file.tensors` finds them in `read_tree`.
 
     Raises:
@@ -60,7 +60,7 @@ def read(path: Path, *, skip_objects: bool = False) -> Checkpoint:
         return weights(tree, tensors(tree))
 
 
-def read_tree(path: Path, *, skip_objects: bool = False) -> Checkpoint:
+def read_tree(path: Path, *, skip_objects: bool = False) -> Contents:
     """Reads a checkpoint: PyTorch (zip, legacy or a plain pickle), .npz, safetensors or ONNX.
 
     Its first bytes decide which; the suffix does not matter. No code of the file is run. The arrays stay as they
@@ -72,7 +72,7 @@ def read_tree(path: Path, *, skip_objects: bool = False) -> Checkpoint:
             known of training frameworks, and all others are refused.
 
     Returns:
-        A `Checkpoint`. Where an object was left out there is a `pickle_values.Skipped`.
+        A `Contents`. Where an object was left out there is a `pickle_values.Skipped`.
 
     Raises:
         CheckpointError: there is no such file, or it is of another kind, cut short, damaged or empty, or asks for
@@ -91,10 +91,10 @@ def read_tree(path: Path, *, skip_objects: bool = False) -> Checkpoint:
         data, sha256 = snapshot(path)
         values, skipped = _parser(bytes(data[:1024]))(data, Budget(len(data)), skip_objects)
         check(bool(values), "tensors", "a file without any")
-        return Checkpoint(values, sha256, len(data), skipped)
+        return Contents(values, sha256, len(data), skipped)
 
 
-def weights(tree: Checkpoint, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
+def weights(tree: Contents, arrays: Mapping[str, np.ndarray]) -> Contents:
     """The arrays that were chosen from a checkpoint, without those that are empty.
 
     Raises:
@@ -110,7 +110,7 @@ def weights(tree: Checkpoint, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
     full = {name: array for name, array in arrays.items() if array.size}
     check(bool(full), "tensors", "a file without any that has elements")
     empty = {EMPTY: len(arrays) - len(full)} if len(full) < len(arrays) else {}
-    return Checkpoint(full, tree.sha256, tree.size, {**tree.skipped, **empty})
+    return Contents(full, tree.sha256, tree.size, {**tree.skipped, **empty})
 
 
 @contextlib.contextmanager

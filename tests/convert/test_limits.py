@@ -348,7 +348,7 @@ def test_anchors_are_allowed_where_they_are_small(tmp_path: Path) -> None:
 def test_no_parameter_is_made_from_complex_numbers() -> None:
     tensors = {"a": np.ones((1, 2, 3), np.complex64), "b": np.ones((1, 1, 3), np.float32)}
     for recipe in (Recipe((2, 3), ("a",), without_batch), Recipe((1, 3), ("a", "b"), special_tokens)):
-        with pytest.raises(ValueError, match="w must be made from real numbers, got complex ones"):
+        with pytest.raises(ValueError, match="a must hold floating-point numbers, got complex64"):
             made("w", recipe, tensors)
 
 
