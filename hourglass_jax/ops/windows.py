@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, Int64
+from jaxtyping import Array, Float, Int32, Int64, Shaped
 
 from hourglass_jax.ops.grids import Grid
 
@@ -40,8 +40,8 @@ def partition(
 
 
 def merge(
-    windows: Float[Array, "windows {window**2} channels"], grid: Grid, window: int, shift: int = 0
-) -> Float[Array, "batch {grid[0]} {grid[1]} channels"]:
+    windows: Shaped[Array, "windows {window**2} channels"], grid: Grid, window: int, shift: int = 0
+) -> Shaped[Array, "batch {grid[0]} {grid[1]} channels"]:
     """The inverse of `partition`: [B * windows, window^2, C] -> [B, H, W, C] with (H, W) = `grid`."""
     down, across = window_grid(grid, window)
     image = windows.reshape(-1, down, across, window, window, windows.shape[-1]).swapaxes(2, 3)
