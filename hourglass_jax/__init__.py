@@ -63,7 +63,33 @@ _PUBLIC = {
 }
 """Public name -> the module that it is imported from when it is first asked for."""
 
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "ACT",
+    "PRESETS",
+    "Downsampling",
+    "DynamicViT",
+    "EViT",
+    "Hourglass",
+    "Plan",
+    "Pooling",
+    "Predictor",
+    "StagedMerging",
+    "TokenMerging",
+    "TokenReduction",
+    "Tokens",
+    "auto_temperature",
+    "cluster_tokens",
+    "expedite",
+    "load",
+    "load_plan",
+    "pool_tokens",
+    "preset",
+    "reconstruct_tokens",
+    "save",
+    "save_plan",
+    "unpool_tokens",
+    "upsample_tokens",
+]
 __version__: str
 
 

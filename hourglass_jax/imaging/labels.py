@@ -77,7 +77,7 @@ def labels_of(dataset: str | None, classes: int | None) -> Labels:
 
 @cache
 def _read_labels() -> dict[str, Labels]:
-    table = json.loads(resources.files(__package__).joinpath("labels.json").read_text("utf-8"))
+    table = json.loads(resources.files("hourglass_jax.imaging").joinpath("labels.json").read_text("utf-8"))
     labels = {
         dataset: Labels(tuple(name for name, _ in rows), tuple(tuple(color) for _, color in rows))
         for dataset, rows in table.items()
@@ -93,7 +93,7 @@ def wordnet_ids() -> tuple[str, ...]:
 @cache
 def _read_imagenet() -> list[tuple[str, str]]:
     """WordNet id and name of every class."""
-    return json.loads(resources.files(__package__).joinpath("imagenet.json").read_text("utf-8"))
+    return json.loads(resources.files("hourglass_jax.imaging").joinpath("imagenet.json").read_text("utf-8"))
 
 
 def _in_palette(names: Iterable[str]) -> Labels:

@@ -6,11 +6,14 @@ import typing
 from collections.abc import Mapping
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from hourglass_jax.models.base import Model
 
 FORMAT = "hourglass_jax"
 
@@ -25,7 +28,7 @@ MODELS = {
 """Model name in the metadata -> module, class and config class."""
 
 
-def header(model: nnx.Module) -> dict[str, str]:
+def header(model: Model) -> dict[str, str]:
     """What a model's file says of it.
 
     Raises:
@@ -38,7 +41,7 @@ def header(model: nnx.Module) -> dict[str, str]:
     return {"format": FORMAT, "model": names[type(model).__name__], "config": config}
 
 
-def abstract_model(name: str, config: Mapping[str, object], *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+def abstract_model(name: str, config: Mapping[str, Any], *, dtype: jnp.dtype = jnp.float32) -> Model:
     """The model `name` with shapes in place of parameters; `fill` gives it its weights.
 
     Raises:
@@ -46,14 +49,14 @@ def abstract_model(name: str, config: Mapping[str, object], *, dtype: jnp.dtype 
     """
     module_name, class_name, config_name = MODELS[name]
     module = import_module(module_name)
-    config = _config(getattr(module, config_name), config)
+    built = _config(getattr(module, config_name), config)
     # The initial values are never computed: one key does for all, and no stream of keys has to be traced.
     key = jax.random.key(0)
     rngs = SimpleNamespace(params=lambda: key)
-    return nnx.eval_shape(lambda: getattr(module, class_name)(config, dtype=dtype, rngs=rngs))
+    return nnx.eval_shape(lambda: getattr(module, class_name)(built, dtype=dtype, rngs=rngs))
 
 
-def flat_parameters(model: nnx.Module) -> dict[str, jax.Array]:
+def flat_parameters(model: Model) -> dict[str, jax.Array]:
     """Every array of a model by its dotted path, for example "backbone.blocks.0.attention.qkv.kernel".
 
     What a plan derived from them is left out.
@@ -65,7 +68,7 @@ def flat_parameters(model: nnx.Module) -> dict[str, jax.Array]:
     }
 
 
-def fill(model: nnx.Module, parameters: Mapping[str, np.ndarray], source: str) -> None:
+def fill(model: Model, parameters: Mapping[str, np.ndarray], source: str) -> None:
     """Gives `model` its parameters, all of them and no others; on CPU without a copy where they are aligned for it.
 
     Raises:
@@ -86,7 +89,7 @@ def fill(model: nnx.Module, parameters: Mapping[str, np.ndarray], source: str) -
     nnx.update(model, jax.tree_util.tree_unflatten(structure, jax.device_put([parameters[n] for n in wanted])))
 
 
-def _config(cls: type, values: Mapping[str, object]) -> object:
+def _config(cls: type, values: Mapping[str, Any]) -> Any:
     """A (nested) config dataclass from the plain values that JSON keeps of it."""
     types = typing.get_type_hints(cls)
     unknown = sorted(values.keys() - types.keys())
@@ -95,11 +98,11 @@ def _config(cls: type, values: Mapping[str, object]) -> object:
     nested = {}
     for name, value in values.items():
         alternatives = typing.get_args(types[name]) or (types[name],)
-        configs = [each for each in alternatives if dataclasses.is_dataclass(each)]
+        configs = [each for each in alternatives if isinstance(each, type) and dataclasses.is_dataclass(each)]
         nested[name] = value if not configs or value is None else _config(_fitting(configs, value), value)
     return cls(**nested)
 
 
-def _fitting(configs: list[type], values: Mapping[str, object]) -> type:
+def _fitting(configs: list[type], values: Mapping[str, Any]) -> type:
     """The first of these dataclasses that has all of these fields, or simply the first."""
     return next((each for each in configs if values.keys() <= each.__dataclass_fields__.keys()), configs[0])
