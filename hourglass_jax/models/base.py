@@ -133,6 +133,8 @@ class VisionModel(nnx.Module):
         backbone: the encoder.
     """
 
+    config_class: ClassVar[type[Any]]
+    """The dataclass of the configuration."""
     window: SlidingWindow | None = None
 
     def __init__(self, config: Config, backbone: Backbone) -> None:

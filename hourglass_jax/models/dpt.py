@@ -262,6 +262,7 @@ class DPT(VisionModel):
 class DPTDepth(DPT):
     """Image to depth in metres, or to relative inverse depth."""
 
+    config_class = DPTDepthConfig
     config: DPTDepthConfig
 
     def __init__(
@@ -298,6 +299,7 @@ class DPTDepth(DPT):
 class DPTSegmentation(DPT):
     """Image to class logits of every pixel."""
 
+    config_class = DPTSegmentationConfig
     config: DPTSegmentationConfig
 
     def __init__(

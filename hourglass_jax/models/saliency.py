@@ -76,6 +76,7 @@ class UpsamplingStage(nnx.Module):
 class Saliency(VisionModel):
     """Image to saliency map."""
 
+    config_class = SaliencyConfig
     config: SaliencyConfig
     backbone: ViT
 

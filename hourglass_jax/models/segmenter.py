@@ -116,6 +116,7 @@ def _unit(x: jax.Array) -> jax.Array:
 class Segmenter(VisionModel):
     """Image to class logits of every pixel."""
 
+    config_class = SegmenterConfig
     config: SegmenterConfig
     backbone: ViT
 

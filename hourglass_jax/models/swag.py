@@ -53,6 +53,7 @@ class SwagConfig:
 class Swag(VisionModel):
     """Image to the logits of its class."""
 
+    config_class = SwagConfig
     config: SwagConfig
     backbone: ViT
 
