@@ -7,8 +7,6 @@
 PYTHON ?= python3
 MINUTES ?= 10
 BIN := .venv/bin
-# checkpoints_convert follows, once it is clean; then without a path, as pyproject.toml names both.
-TYPED := hourglass_jax
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test fuzz parity slow bench lint clean
@@ -19,7 +17,7 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright $(TYPED)
+	$(BIN)/pyright
 	$(BIN)/python -m pytest -q --numprocesses auto --ignore=tests/parity
 
 fuzz: .venv/dev

@@ -107,10 +107,14 @@ def palette(classes: int) -> tuple[Color, ...]:
 
 
 def _color(value: object) -> Color:
-    is_color = isinstance(value, list | tuple) and len(value) == 3
-    if not is_color or not all(type(each) is int and 0 <= each <= 255 for each in value):
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 3
+        or not all(type(each) is int and 0 <= each <= 255 for each in value)
+    ):
         raise ValueError(f"the colour of a class must be red, green and blue in 0..255, got {short(value)}")
-    return tuple(value)
+    red, green, blue = value
+    return red, green, blue
 
 
 def _voc_color(label: int) -> Color:

@@ -113,8 +113,8 @@ def parse_safetensors(data: memoryview) -> tuple[dict[str, np.ndarray], dict[str
 
 def _entry(name: str, entry: object) -> tuple[list[int], np.dtype, int, int]:
     """Shape, dtype, begin and end of a tensor, as its header says."""
-    is_complete = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
-    _require(is_complete, f"a header without dtype, shape and data_offsets of {name[:100]!r}")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise safetensors.SafetensorError(f"a header without dtype, shape and data_offsets of {name[:100]!r}")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     are_lists = isinstance(code, str) and isinstance(shape, list) and isinstance(offsets, list)
     _require(are_lists and len(shape) <= 64 and len(offsets) == 2, f"a damaged header of {name[:100]!r}")
@@ -196,5 +196,5 @@ def _write(file: BinaryIO, name: str, array: ArrayLike, expected: Shaped) -> Non
         raise ValueError(f"{name} must have shape {tuple(expected.shape)}, got {np.shape(array)}")
     dtype = np.dtype(expected.dtype).newbyteorder("<")
     if np.iscomplexobj(array) and dtype.kind != "c":
-        raise ValueError(f"{name} must have real numbers, got complex ones ({array.dtype})")
+        raise ValueError(f"{name} must have real numbers, got complex ones ({np.asarray(array).dtype})")
     file.write(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data)
