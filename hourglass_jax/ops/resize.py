@@ -63,7 +63,7 @@ def resize_matrix(
 
 
 def resize(
-    image: Float[Array, "batch _ _ channels"],
+    image: Float[Array | np.ndarray, "batch _ _ channels"],
     size: tuple[int, int],
     method: ResizeMethod,
     *,
@@ -80,6 +80,7 @@ def resize(
     Returns:
         [B, rows, columns, C] in the dtype of `image`; computed in float32 or wider.
     """
+    image = jnp.asarray(image)
     if image.shape[1:3] == tuple(size) and scale is None:
         return image
     row_scale, column_scale = scale or (None, None)

@@ -318,7 +318,7 @@ class Ablation:
         )
 
     def _temperatures(self) -> Study:
-        measured = [float(auto_temperature(kept[0], self._grid)[0]) for _, kept in self._original]
+        measured = [float(auto_temperature(jnp.asarray(kept[0]), self._grid)[0]) for _, kept in self._original]
         auto = float(np.mean(measured))
         centre = auto if self.plan.temperature == "auto" else self.plan.temperature
         values = {float(f"{factor * centre:.2g}") for factor in (0.1, 0.3, 1, 3, 10)}
