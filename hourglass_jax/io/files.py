@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], document: object) -> None:
+    """Writes a file of JSON, whole or not at all.
+
+    Raises:
+        ValueError: the file system refuses.
+    """
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(document) + "\n", "utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

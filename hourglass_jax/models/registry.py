@@ -20,6 +20,7 @@ MODELS = {
     "swag": ("hourglass_jax.models.swag", "Swag", "SwagConfig"),
     "dpt-depth": ("hourglass_jax.models.dpt", "DPTDepth", "DPTDepthConfig"),
     "dpt-segmentation": ("hourglass_jax.models.dpt", "DPTSegmentation", "DPTSegmentationConfig"),
+    "mask2former": ("hourglass_jax.models.mask2former", "Mask2Former", "Mask2FormerConfig"),
     "encoder": ("hourglass_jax.models.encoder", "Encoder", "EncoderConfig"),
 }
 """Model name in the metadata -> module, class and config class."""
