@@ -1,12 +1,14 @@
 # make demo   installs what it needs and runs the embedded model on photographs, with and without the hourglass
 # make test   installs what it needs and runs the tests
+# make fuzz   reads hostile and damaged files for MINUTES (10) and says whether any did harm
 # make parity the tests against PyTorch peers
 # make bench  the benchmarks, against PyTorch on the same machine
 PYTHON ?= python3
+MINUTES ?= 10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test parity bench lint clean
+.PHONY: demo test fuzz parity bench lint clean
 
 demo: .venv/demo
 	$(BIN)/hourglass demo --output demo
@@ -15,6 +17,9 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q --numprocesses auto --ignore=tests/parity
+
+fuzz: .venv/dev
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 parity: .venv/parity
 	$(BIN)/python -m pytest -q --numprocesses auto tests/parity

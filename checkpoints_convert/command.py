@@ -15,6 +15,12 @@ def convert(
     target: Annotated[Path | None, tyro.conf.arg(name="output", aliases=["-o"])] = None,
     family: Annotated[str | None, tyro.conf.arg(name="model")] = None,
     settings: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    key: str | None = None,
+    heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    dataset: Literal["ade20k", "cityscapes", "pascal_context", "imagenet2012"] | None = None,
+    allow_nonfinite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    skip_objects: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Converts official weights to one safetensors file that hourglass_jax.load reads. No PyTorch is needed.
@@ -22,10 +28,17 @@ def convert(
     Example: hourglass convert seg_large_mask_640/checkpoint.pth -o segmenter.safetensors
 
     Args:
-        source: The checkpoint: what PyTorch wrote, or a file in ONNX, safetensors or .npz.
-        target: Where to write; by default beside the source.
+        source: The checkpoint: what PyTorch wrote, or ONNX, safetensors or .npz; or a folder or an index of shards.
+        target: Where to write; by default beside the source, over no other file than an earlier conversion of it.
         family: The family of the checkpoint, where its tensors fit several; the error names them.
         settings: The settings that belong to the checkpoint (variant.yml, config.json); by default beside it.
+        key: The entry of the checkpoint to take, where it holds several, such as model or teacher.
+        heads: Attention heads of a ViT, where neither settings nor a published shape say how many.
+        grid: Rows and columns of a ViT's position embedding, where it is not square and no settings say it.
+        dataset: Whose classes the model tells apart, where the checkpoint does not name them.
+        allow_nonfinite: Convert weights that are NaN or infinite, too.
+        skip_objects: Leave out objects of any class beside the weights; none is ever made. By default only those of
+            known training frameworks are left out, and others are refused.
         dtype: Of the parameters that are written.
     """
     from checkpoints_convert.convert import convert, describe
@@ -36,5 +49,18 @@ def convert(
             bar.total = total
             bar.update(done - bar.n)
 
-        summary = convert(source, target, family=family, settings=settings, dtype=dtype, on_progress=show)
+        summary = convert(
+            source,
+            target,
+            family=family,
+            settings=settings,
+            key=key,
+            heads=heads,
+            grid=grid,
+            dataset=dataset,
+            allow_nonfinite=allow_nonfinite,
+            skip_objects=skip_objects,
+            dtype=dtype,
+            on_progress=show,
+        )
     print(describe(summary))

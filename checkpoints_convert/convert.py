@@ -1,25 +1,33 @@
 """From a file that the authors published to a file that `hourglass_jax.load` reads."""
 
 import json
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import jax
 import ml_dtypes
 import numpy as np
+import safetensors
 
 from checkpoints_convert import dpt, saliency, segmenter, swag, swin, vit
-from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.files import read
-from checkpoints_convert.rules import Family, Settings, Tensors, dropped, made, recipes
-from checkpoints_convert.settings import read_settings
-from hourglass_jax.io.files import file_hash
+from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
+from checkpoints_convert.files import read_tree as read
+from checkpoints_convert.files import weights
+from checkpoints_convert.folders import Checkpoint, find_checkpoint
+from checkpoints_convert.rules import Family, Given, Settings, Tensors, closeness, dropped, made, recipes
+from checkpoints_convert.settings import KNOWN, read_settings
+from checkpoints_convert.wrappers import StateDict, prefixes, state_dict, without_prefix
+from hourglass_jax.checks import MOST
+from hourglass_jax.imaging.labels import DATASETS
 from hourglass_jax.io.safetensors import write_safetensors
-from hourglass_jax.models.registry import abstract_model, flat_parameters, header
+from hourglass_jax.models.registry import FORMAT, abstract_model, flat_parameters, header
+from hourglass_jax.ops.grids import Grid
 
 FAMILIES: tuple[Family, ...] = (
     saliency.FAMILY,
@@ -29,8 +37,6 @@ FAMILIES: tuple[Family, ...] = (
     *vit.FAMILIES,
     *swin.FAMILIES,
 )
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes of all names that DistributedDataParallel and torch.compile leave, in any order."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Summary:
         tensors: read.
         parameters: written, as numbers.
         dropped: reason -> how many tensors were dropped for it.
+        notes: what was decided on the way, a sentence each.
         seconds: that it took.
     """
 
@@ -55,25 +62,40 @@ class Summary:
     tensors: int
     parameters: int
     dropped: dict[str, int]
+    notes: tuple[str, ...]
     seconds: float
 
 
+@in_one_sentence
 def convert(
     source: Path,
     target: Path | None = None,
     *,
     family: str | None = None,
     settings: Path | None = None,
+    key: str | None = None,
+    heads: int | None = None,
+    grid: Grid | None = None,
+    dataset: str | None = None,
+    allow_nonfinite: bool = False,
+    skip_objects: bool = False,
     dtype: Literal["float32", "bfloat16"] = "float32",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Converts one checkpoint; the target is written only when everything fits.
 
     Args:
-        source: the checkpoint, in a format of `files.read`.
-        target: where to write; by default the source's name with the suffix .safetensors.
+        source: the checkpoint, in a format of `files.read_tree`, or a folder or an index of `folders`.
+        target: where to write; by default the source's name with the suffix .safetensors, where that is no file or
+            an earlier conversion of this source.
         family: the name of one of `FAMILIES`, where the tensors fit several.
         settings: the file with the settings of the family; by default the one beside the source.
+        key: the entry of the checkpoint to take, where it holds several.
+        heads: of a ViT, where neither settings nor a published shape say how many.
+        grid: (rows, columns) of a ViT's position embedding, where it is not square and no settings say it.
+        dataset: one of `inference.labels.DATASETS`, whose classes the model tells apart.
+        allow_nonfinite: whether weights may be NaN or infinite.
+        skip_objects: whether objects of any class beside the weights are left out, and not only known ones.
         dtype: of the parameters in the target.
         on_progress: called with the bytes written so far and in all.
 
@@ -81,86 +103,204 @@ def convert(
         A `Summary`.
 
     Raises:
-        ValueError: the source cannot be read, is of no known family, or does not fit it exactly.
+        ValueError: the source cannot be read, is of no known family, or does not fit it exactly; the target is a
+            file that is no conversion of the source, and was not named.
     """
     started = time.perf_counter()
-    target = target or source.with_suffix(".safetensors")
-    if target.resolve() == source.resolve():
-        raise CheckpointError(f"the target must not be the source itself: {target}; name another with -o")
-    if target.is_dir():
-        raise CheckpointError(f"the target must be a file, but {target} is a folder")
-    tensors = _unwrapped(read(source))
-    chosen, values = _family(source, tensors, family, settings)
+    checkpoint = find_checkpoint(source)
+    target = _target(checkpoint, target)
+    given = Given(heads=_positive("--heads", heads), grid=_grid(grid), dataset=_dataset(dataset))
+    tree = checkpoint.contents(partial(read, skip_objects=True) if skip_objects else read)
     try:
-        model = abstract_model(chosen.model, chosen.configure(tensors, values))
+        given = replace(given, saved=tree)
+        state = state_dict(tree, given, key)
+        state = replace(state, tensors=weights(tree, state.tensors))
+        choice = _choose(checkpoint, state.tensors, family, settings, given)
+        chosen, tensors, given = choice.family, choice.state.tensors, choice.given
+        config = chosen.configure(tensors, given)
+        if dataset is not None and "classes" not in config:
+            raise ValueError(f"--dataset names classes, but a model of the kind {chosen.model} has none")
+        model = abstract_model(chosen.model, config)
         wanted = {
             name: jax.ShapeDtypeStruct(each.shape, np.dtype(getattr(ml_dtypes, dtype, dtype)))
             for name, each in flat_parameters(model).items()
         }
-        found = recipes(chosen, tensors, wanted)
+        found = recipes(chosen, tensors, wanted, model.config)
         superfluous = dropped(chosen, tensors, found)
-        notes = {"source": source.name, "source_sha256": file_hash(source), "family": chosen.name}
+        notes = {"source": checkpoint.name, "source_sha256": tree.sha256, "family": chosen.name}
         total, done = sum(each.size * each.dtype.itemsize for each in wanted.values()), 0
+        nonfinite: Counter[str] = Counter()
 
         def tensor(name: str) -> np.ndarray:
             nonlocal done
             on_progress(done, total)
             done += wanted[name].size * wanted[name].dtype.itemsize
-            return made(name, found[name], tensors)
+            made_tensor = made(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
+            count = made_tensor.size - int(np.isfinite(made_tensor).sum())
+            if count and not allow_nonfinite:
+                raise ValueError(_nonfinite(found[name].sources, tensors, name, count, made_tensor.size))
+            nonfinite[name] += count
+            return made_tensor
 
         write_safetensors(target, wanted, tensor, {**notes, **header(model)})
         on_progress(total, total)
     except ValueError as error:
-        raise CheckpointError(f"{source}: {error}") from None
+        raise error if str(error).startswith(str(source)) else CheckpointError(f"{source}: {error}") from None
+    for name, count in (+nonfinite).most_common(3):
+        given.say(f"{name} holds {count:,} values that are NaN or infinite")
+    left = state.left + choice.state.left
     return Summary(
         target,
         chosen.name,
         chosen.model,
         json.loads(header(model)["config"]),
-        len(tensors),
+        len(tensors) + left.total(),
         sum(each.size for each in wanted.values()),
-        dict(Counter(superfluous.values())),
+        dict(left + Counter(superfluous.values()) + Counter(state.tensors.skipped)),
+        tuple(given.notes),
         time.perf_counter() - started,
     )
 
 
-def _unwrapped(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors without the prefixes that all their names have."""
-    prefix = next((each for each in WRAPPERS if all(name.startswith(each) for name in tensors)), None)
-    if prefix is None:
-        return dict(tensors)
-    return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+def _target(checkpoint: Checkpoint, named: Path | None) -> Path:
+    """Where to write; a file that the user did not name is replaced only by a conversion of the same source."""
+    target = named or checkpoint.target
+    if target.resolve() in {checkpoint.source.resolve(), *(file.resolve() for file in checkpoint.files)}:
+        raise CheckpointError(f"the target must not be the source itself: {target}; name another with -o")
+    if target.is_dir():
+        raise CheckpointError(f"the target must be a file, but {target} is a folder")
+    if named is None and os.path.lexists(target) and not _is_conversion(target, checkpoint.name):
+        raise CheckpointError(
+            f"{target} is there, and no conversion of {checkpoint.name}: name another target with -o, or this one "
+            "to replace it"
+        )
+    return target
 
 
-def _family(source: Path, tensors: Tensors, name: str | None, settings: Path | None) -> tuple[Family, Settings]:
-    """The family that a checkpoint is of, and its settings."""
+def _is_conversion(path: Path, source: str) -> bool:
+    """Whether a file is what a conversion of this source wrote."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            notes = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError):
+        return False
+    return (notes.get("format"), notes.get("source")) == (FORMAT, source)
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and not 0 < value <= MOST:
+        raise CheckpointError(f"{name} must be a positive integer, got {value}")
+    return value
+
+
+def _grid(grid: Grid | None) -> Grid | None:
+    return grid and tuple(_positive("--grid", side) for side in grid)
+
+
+def _dataset(name: str | None) -> str | None:
+    if name is not None and name not in DATASETS:
+        raise CheckpointError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
+    return name
+
+
+def _nonfinite(sources: tuple[str, ...], tensors: Tensors, name: str, count: int, size: int) -> str:
+    """What is said of a parameter with NaN or infinity."""
+    guilty = [source for source in sources if not np.isfinite(tensors[source]).all()] or [name]
+    return (
+        f"{' and '.join(guilty)} holds {count:,} of {size:,} values that are NaN or infinite, as a diverged "
+        "training leaves them: convert another checkpoint, or this one with --allow-nonfinite"
+    )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A family, the tensors under its own names, and what is known of them besides."""
+
+    family: Family
+    state: StateDict
+    given: Given
+
+
+def _choose(
+    checkpoint: Checkpoint, tensors: Tensors, name: str | None, settings: Path | None, given: Given
+) -> _Choice:
+    """The family that a checkpoint is of: the only one that fits once the least prefix is off all names."""
     names = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     if name is not None and name not in {family.name for family in FAMILIES}:
         raise CheckpointError(f"unknown model {name!r}; known: {names}")
-    given = None if settings is None else read_settings(settings)
-    fitting = []
-    for family in FAMILIES:
-        if name in (None, family.name) and family.fits(tensors, {}):
-            values = _beside(source, family) if given is None else given
-            if family.fits(tensors, values):
-                fitting.append((family, values))
-    if not fitting:
-        raise CheckpointError(
-            f"{source} holds {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, ...) "
-            f"but is of no known family; known: {names}"
-            if name is None
-            else f"{source} is no checkpoint of the family {name}"
-        )
-    if len(fitting) > 1:
-        candidates = " or ".join(family.name for family, _ in fitting)
-        raise CheckpointError(f"{source} may be one of several families: name it with --model {candidates}")
-    return fitting[0]
+    candidates = [family for family in FAMILIES if name in (None, family.name)]
+    named = None if settings is None else _named_settings(settings)
+    for prefix in prefixes(tensors):
+        state = without_prefix(tensors, prefix)
+        fitting = []
+        for family in candidates:
+            if family.fits(state.tensors, {}):
+                values = _beside(checkpoint.folder, family) if named is None else named
+                if family.fits(state.tensors, values):
+                    fitting.append(_Choice(family, state, replace(given, settings=values)))
+        if len(fitting) > 1:
+            offered = " or ".join(each.family.name for each in fitting)
+            raise CheckpointError(
+                f"{checkpoint.source} may be one of several families: name it with --model {offered}"
+            )
+        if fitting:
+            if prefix:
+                given.say(f"the prefix {prefix!r} comes off all names")
+            return fitting[0]
+    raise CheckpointError(_unknown(checkpoint, tensors, candidates, name, named or {}, given))
 
 
-def _beside(source: Path, family: Family) -> Settings:
-    if family.settings_file is None or not (source.parent / family.settings_file).is_file():
+def _named_settings(path: Path) -> Settings:
+    """Settings that the user names, which must hold something that is known."""
+    settings = read_settings(path)
+    if not any(name in KNOWN for name in settings):
+        raise CheckpointError(f"{path} holds no settings that are known here, such as {', '.join(KNOWN[:4])}")
+    return settings
+
+
+def _beside(folder: Path, family: Family) -> Settings:
+    if family.settings_file is None or not (folder / family.settings_file).is_file():
         return {}
-    return read_settings(source.parent / family.settings_file)
+    return read_settings(folder / family.settings_file)
+
+
+def _unknown(
+    checkpoint: Checkpoint,
+    tensors: Tensors,
+    candidates: list[Family],
+    name: str | None,
+    settings: Settings,
+    given: Given,
+) -> str:
+    """What is said of a checkpoint that no family fits: the nearest one, and what it lacks."""
+    _, nearest, state = max(
+        (
+            (closeness(family, state.tensors), family, state)
+            for prefix in prefixes(tensors)
+            for state in [without_prefix(tensors, prefix)]
+            for family in candidates
+        ),
+        key=lambda each: each[0],
+    )
+    lack = _lack(nearest, state.tensors, replace(given, settings=settings, notes=[]))
+    if name is not None:
+        return f"{checkpoint.source} is no checkpoint of the family {name}: {lack}"
+    known = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
+    some = ", ".join(each[:80] for each in sorted(tensors)[:3])
+    return (
+        f"{checkpoint.source} holds {len(tensors)} tensors ({some}, ...) but is of no known family; the nearest is "
+        f"{nearest.name}: {lack}; known: {known}"
+    )
+
+
+def _lack(family: Family, tensors: Tensors, given: Given) -> str:
+    """Why these tensors do not fit a family."""
+    try:
+        model = abstract_model(family.model, family.configure(tensors, given))
+        dropped(family, tensors, recipes(family, tensors, flat_parameters(model), model.config))
+    except ValueError as error:
+        return str(error)
+    return "its tensors belong to another family"
 
 
 def describe(summary: Summary) -> str:
@@ -172,6 +312,7 @@ def describe(summary: Summary) -> str:
         f"tensors     {summary.tensors}",
         f"parameters  {summary.parameters:,}",
         *(f"dropped     {count}: {reason}" for reason, count in summary.dropped.items()),
+        *(f"note        {note}" for note in summary.notes),
         f"written     {summary.target} ({summary.seconds:.1f} s)",
     ]
-    return "\n".join(lines)
+    return "\n".join(printable(line, 100_000) for line in lines)

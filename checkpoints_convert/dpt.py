@@ -1,17 +1,22 @@
-"""The checkpoints of DPT and Depth Anything V2: the official ones, and those of transformers.
+"""The checkpoints of DPT and Depth Anything V1 and V2: the official ones, and those of transformers.
 
 Source: isl-org/DPT, dpt/{models,blocks,vit}.py, run_monodepth.py and run_segmentation.py;
-DepthAnything/Depth-Anything-V2, depth_anything_v2/dpt.py and metric_depth; huggingface/transformers,
-src/transformers/models/dpt and src/transformers/models/depth_anything.
+LiheYoung/Depth-Anything, depth_anything/dpt.py and run.py; DepthAnything/Depth-Anything-V2,
+depth_anything_v2/dpt.py and metric_depth; huggingface/transformers, src/transformers/models/dpt and
+src/transformers/models/depth_anything.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from reprlib import repr as short
 
 import numpy as np
 
+from checkpoints_convert.labels import class_fields
 from checkpoints_convert.rules import (
     Family,
+    Given,
     Row,
     Settings,
     Tensors,
@@ -22,6 +27,8 @@ from checkpoints_convert.rules import (
     same,
     shape_of,
 )
+from checkpoints_convert.settings import Section, integers, require, section, text
+from checkpoints_convert.settings import number as finite_number
 from checkpoints_convert.vit import (
     HALF,
     IMAGENET_MEAN,
@@ -39,9 +46,8 @@ KITTI, NYU = (0.00006016, 0.00579), (0.000305, 0.1378)
 """Scale and shift of inverse depth, 1 / metre, in run_monodepth.py."""
 BLOCKS = {12: (2, 5, 8, 11), 24: (5, 11, 17, 23)}
 """DPT's hooks by the number of blocks; of a hybrid's only the last two are blocks."""
-DINOV2_BLOCKS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23)}
-"""Depth Anything V2's hooks by the number of blocks."""
-CLASSES = {150: "ade20k"}
+V2_BLOCKS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
+"""Depth Anything V2's hooks by the number of blocks; V1 has the same tensors, and reads the last four blocks."""
 PREPROCESSING = {"multiple": 32, "resize": "minimal", "interpolation": "cubic", "mean": HALF, "std": HALF}
 DINOV2_PREPROCESSING = {
     "size": 518,
@@ -227,19 +233,19 @@ STEMS = {
 HYBRID_MAPS = range(2, MAPS)
 
 
-def _backbone(tensors: Tensors, names: Names, heads: int | None = None) -> dict[str, object]:
+def _backbone(tensors: Tensors, names: Names, given: Given) -> dict[str, object]:
     """A `ViTConfig` of DPT, with a stem if the checkpoint has one."""
-    backbone = {**names.config(tensors, heads=heads), "position_resize": "bilinear"}
-    for first, (_, block) in STEMS.items():
-        if f"{first}.weight" in tensors:
-            names_of = [block(stage).replace("*", "{}") + "conv3.weight" for stage in range(STEM_STAGES)]
-            depths = [_count(tensors, name) for name in names_of]
-            backbone["stem"] = {
-                "depths": depths,
-                "widths": [shape_of(tensors, name.format(0), axes=4)[0] for name in names_of],
-                "stem_width": shape_of(tensors, f"{first}.weight", axes=4)[0],
-            }
-            backbone["patch_size"] *= 4 * 2 ** (STEM_STAGES - 1)
+    first = next((name for name in STEMS if f"{name}.weight" in tensors), None)
+    stride = 1 if first is None else 4 * 2 ** (STEM_STAGES - 1)
+    backbone = {**names.config(tensors, given, given.settings, stride=stride), "position_resize": "bilinear"}
+    if first is not None:
+        _, block = STEMS[first]
+        names_of = [block(stage).replace("*", "{}") + "conv3.weight" for stage in range(STEM_STAGES)]
+        backbone["stem"] = {
+            "depths": [_count(tensors, name) for name in names_of],
+            "widths": [shape_of(tensors, name.format(0), axes=4)[0] for name in names_of],
+            "stem_width": shape_of(tensors, f"{first}.weight", axes=4)[0],
+        }
     return backbone
 
 
@@ -270,49 +276,59 @@ def _hooks(backbone: dict[str, object], known: dict[int, tuple[int, ...]]) -> tu
     return known[depth]
 
 
-def _official(size: int | tuple[int, int], **fields: object) -> Callable[[Tensors, Settings], dict[str, object]]:
+def _last(backbone: dict[str, object]) -> tuple[int, ...]:
+    """The last four blocks."""
+    depth = backbone["depth"]
+    if depth < MAPS:
+        raise ValueError(f"the features of the last {MAPS} blocks are fused, but there are {depth}")
+    return tuple(range(depth - MAPS, depth))
+
+
+def _official(size: int | tuple[int, int], **fields: object) -> Callable[[Tensors, Given], dict[str, object]]:
     """How to configure an official DPT."""
 
-    def configure(tensors: Tensors, settings: Settings) -> dict[str, object]:
-        backbone = _backbone(tensors, TIMM)
+    def configure(tensors: Tensors, given: Given) -> dict[str, object]:
+        backbone = _backbone(tensors, TIMM, given)
         config = _fused(tensors, OFFICIAL, backbone, _hooks(backbone, BLOCKS))
-        return {**config, **_classes(tensors, f"{SCRATCH}output_conv.4"), **fields} | {
+        return {**config, **_classes(tensors, f"{SCRATCH}output_conv.4", given), **fields} | {
             "preprocessing": {**PREPROCESSING, "size": size}
         }
 
     return configure
 
 
-def _classes(tensors: Tensors, classifier: str) -> dict[str, object]:
+def _classes(tensors: Tensors, classifier: str, given: Given) -> dict[str, object]:
     """The fields of a `DPTSegmentationConfig` for this classifier; none for a depth head, which has one output."""
     classes = shape_of(tensors, f"{classifier}.weight", axes=4)[0]
-    return {} if classes == 1 else {"classes": classes, "dataset": CLASSES.get(classes)}
+    return {} if classes == 1 else class_fields(classes, given)
 
 
-def _transformers(tensors: Tensors, settings: Settings) -> dict[str, object]:
-    backbone = _backbone(
-        tensors,
-        transformers_dpt(hybrid="dpt.embeddings.projection.weight" in tensors),
-        _setting(settings, "num_attention_heads", int),
-    )
-    backbone["norm_epsilon"] = _setting(settings, "layer_norm_eps", float) or 1e-12
-    hooks = _setting(settings, "backbone_out_indices", list) or _hooks(backbone, BLOCKS)
-    config = {**_fused(tensors, TRANSFORMERS, backbone, tuple(hooks)), **_classes(tensors, "head.head.4")}
+NECK = {"readout_type": ("project",), "head_in_index": (-1,), "add_projection": (False,)}
+"""What changes a DPT's results in transformers' settings: the values that the one here has."""
+FACTORS = {"reassemble_factors": ([4, 2, 1, 0.5],), "neck_ignore_stages": ([], None, [0, 1])}
+HYBRID_FACTORS = {"reassemble_factors": ([1, 1, 1, 0.5], [4, 2, 1, 0.5]), "neck_ignore_stages": ([0, 1],)}
+"""A hybrid's first two maps come from its stem, and are not reassembled whatever the factors say."""
+
+
+def _transformers(tensors: Tensors, given: Given) -> dict[str, object]:
+    settings, is_hybrid = given.settings, "dpt.embeddings.projection.weight" in tensors
+    require(settings, NECK | (HYBRID_FACTORS if is_hybrid else FACTORS))
+    backbone = _backbone(tensors, transformers_dpt(hybrid=is_hybrid), given)
+    backbone.setdefault("norm_epsilon", 1e-12)
+    hooks = integers(settings, "backbone_out_indices") or _hooks(backbone, BLOCKS)
+    config = {**_fused(tensors, TRANSFORMERS, backbone, hooks), **_classes(tensors, "head.head.4", given)}
     return {**config, "preprocessing": {**PREPROCESSING, "size": 480 if "classes" in config else 384}}
 
 
-def _setting(settings: Settings, name: str, kind: type) -> object:
-    """A value of config.json, or None where there is none of this kind."""
-    value = settings.get(name)
-    return value if isinstance(value, kind) else None
+def _depth_anything(
+    hooks: Callable[[dict[str, object]], tuple[int, ...]], max_depth: float | None = None
+) -> Callable[[Tensors, Given], dict[str, object]]:
+    """How to configure an official Depth Anything."""
 
-
-def _depth_anything(max_depth: float | None) -> Callable[[Tensors, Settings], dict[str, object]]:
-    """How to configure an official Depth Anything V2."""
-
-    def configure(tensors: Tensors, settings: Settings) -> dict[str, object]:
-        backbone = {**timm("pretrained.").config(tensors), "position_offset": 0.1}
-        config = _fused(tensors, DEPTH_ANYTHING, backbone, _hooks(backbone, DINOV2_BLOCKS))
+    def configure(tensors: Tensors, given: Given) -> dict[str, object]:
+        names = timm("pretrained.")
+        backbone = {**names.config(tensors, given, given.settings), "position_offset": 0.1}
+        config = _fused(tensors, DEPTH_ANYTHING, backbone, hooks(backbone))
         return {**config, **_of_dinov2(max_depth)}
 
     return configure
@@ -328,18 +344,38 @@ def _of_dinov2(max_depth: float | None) -> dict[str, object]:
     }
 
 
-def _depth_anything_transformers(tensors: Tensors, settings: Settings) -> dict[str, object]:
-    kind, vit = settings.get("depth_estimation_type"), settings.get("backbone_config")
-    if kind not in ("relative", "metric", None) or not isinstance(vit, dict):
+def _depth_anything_transformers(tensors: Tensors, given: Given) -> dict[str, object]:
+    settings = given.settings
+    vit, kind = section(settings, "backbone_config"), text(settings, "depth_estimation_type")
+    if kind not in ("relative", "metric", None) or not vit:
         raise ValueError(
             "whether the depth is relative or metric stands in the config.json of a Depth Anything: "
             "put it beside the checkpoint, or name it with --config"
         )
-    backbone = transformers_dinov2("backbone.").config(tensors, heads=_setting(vit, "num_attention_heads", int))
-    stages = vit.get("out_indices") or [str(each).removeprefix("stage") for each in vit.get("out_features") or ()]
-    hooks = tuple(int(each) - 1 for each in stages) or _hooks(backbone, DINOV2_BLOCKS)
-    config = _fused(tensors, TRANSFORMERS, backbone, hooks)
-    return {**config, **_of_dinov2(settings.get("max_depth") if kind == "metric" else None)}
+    require(settings, {**NECK, **FACTORS, "head_hidden_size": (32,)})
+    backbone = transformers_dinov2("backbone.").config(tensors, given, vit)
+    config = _fused(tensors, TRANSFORMERS, backbone, _stages(vit))
+    require(vit, {"apply_layernorm": (True, False)})
+    max_depth = (finite_number(settings, "max_depth") or 1.0) if kind == "metric" else None
+    return {**config, **_of_dinov2(max_depth), "norm_features": vit.get("apply_layernorm", True)}
+
+
+def _stages(vit: Section) -> tuple[int, ...]:
+    """The 0-based blocks whose features are fused; transformers counts the patch embedding as stage 0.
+
+    Raises:
+        ValueError: the settings do not say them.
+    """
+    stages = integers(vit, "out_indices", least=1)
+    if stages is None and isinstance(vit.get("out_features"), list | tuple):
+        names = [re.fullmatch(r"stage([1-9]\d{0,5})", str(each)) for each in vit["out_features"]]
+        stages = None if None in names else tuple(int(name.group(1)) for name in names)
+    if stages is None:
+        raise ValueError(
+            "the settings must say which blocks are fused, as backbone_config of config.json does in out_indices, "
+            f"got {short(vit.get('out_indices'))} and out_features {short(vit.get('out_features'))}"
+        )
+    return tuple(stage - 1 for stage in stages)
 
 
 def _fits(head: str, *, stem: str = "", is_hybrid: bool | None = None) -> Callable[[Tensors, Settings], bool]:
@@ -410,13 +446,13 @@ def _transformers_family(*, is_hybrid: bool, segments: bool) -> Family:
     )
 
 
-def _depth_anything_family(name: str, max_depth: float | None) -> Family:
+def _depth_anything_family(name: str, configure: Callable[[Tensors, Given], dict[str, object]]) -> Family:
     output = f"depth_head.{SCRATCH}output_conv"
     return Family(
         name=name,
         model="dpt-depth",
         fits=_fits(f"{output}1.weight"),
-        configure=_depth_anything(max_depth),
+        configure=configure,
         table=(
             *timm("pretrained.").rows(),
             *DEPTH_ANYTHING.rows(readout=False),
@@ -440,9 +476,15 @@ FAMILIES = (
         for each in (False, True)
         for segments in (False, True)
     ),
-    _depth_anything_family("depth-anything-v2", None),
-    _depth_anything_family("depth-anything-v2-indoor", 20.0),
-    _depth_anything_family("depth-anything-v2-outdoor", 80.0),
+    _depth_anything_family("depth-anything-v1", _depth_anything(_last)),
+    *(
+        _depth_anything_family(name, _depth_anything(lambda backbone: _hooks(backbone, V2_BLOCKS), max_depth))
+        for name, max_depth in (
+            ("depth-anything-v2", None),
+            ("depth-anything-v2-indoor", 20.0),
+            ("depth-anything-v2-outdoor", 80.0),
+        )
+    ),
     Family(
         name="depth-anything-transformers",
         model="dpt-depth",
@@ -460,5 +502,5 @@ FAMILIES = (
         settings_file="config.json",
     ),
 )
-"""Official hybrids have the same tensors whatever their depth is, and so have those of Depth Anything V2: which it
-is, only their user knows."""
+"""Official hybrids have the same tensors whatever their depth is, and so have those of Depth Anything V1
+and V2: which it is, only their user knows."""

@@ -1,5 +1,67 @@
-"""The one error of this package."""
+"""The one error of this package, and the check that raises it."""
+
+import functools
+import reprlib
+from collections.abc import Callable
+from typing import Any
+
+LONGEST = 1500
+"""Characters of a message."""
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    """A text as a terminal can show it: what is not printable is escaped, what is too long is cut in its middle."""
+    if len(text) > longest:
+        half = (longest - 5) // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or converted; the message is one sentence for its user."""
+    """A checkpoint that cannot be read or converted; the message is one printable sentence for its user."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(str(message)))
+
+
+class _Brief(reprlib.Repr):
+    """Short representations, that of bytes without making the long one first."""
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value) if len(value) <= 20 else f"{value[:20]!r}..."
+
+    def repr_ndarray(self, value: Any, level: int) -> str:
+        return f"an array of shape {self.repr1(value.shape, level)}"
+
+
+brief = _Brief().repr
+"""A short representation of any value, for messages."""
+
+
+def check(holds: bool, expected: str, got: str) -> None:
+    """Raises a `CheckpointError` that says what was expected and what was got, unless `holds`."""
+    if not holds:
+        raise CheckpointError(f"expected {expected[:300]}, got {got[:300]}")
+
+
+def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a `CheckpointError`, which is printable, of what Python raises for shapes and settings of another kind.
+
+    The first argument of the function names the file.
+    """
+
+    @functools.wraps(function)
+    def wrapped(source: object, *args: Any, **options: Any) -> Any:
+        try:
+            return function(source, *args, **options)
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
+            expected = "expected shapes and settings that make a model, got others"
+            raise CheckpointError(f"{source}: {expected} ({type(error).__name__}: {error})") from error
+
+    return wrapped

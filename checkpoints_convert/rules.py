@@ -1,17 +1,60 @@
 """Conversion as data: a family of checkpoints is a table that says what every parameter is made of."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isqrt
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import jax
+import ml_dtypes
 import numpy as np
+
+from hourglass_jax.ops.grids import Grid
 
 Tensors = Mapping[str, np.ndarray]
 Settings = Mapping[str, object]
 Build = Callable[..., np.ndarray]
+
+
+class HasBackbone(Protocol):
+    """A model's config."""
+
+    backbone: object
+
+
+@dataclass(frozen=True)
+class OfModel:
+    """A build that is given the model's config before the arrays: they do not show all that it needs."""
+
+    build: Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known of a checkpoint besides its tensors.
+
+    Attributes:
+        settings: that belong to it.
+        heads: of its ViT, as the user says.
+        grid: (rows, columns) of its position embedding, as the user says.
+        dataset: whose classes it tells apart, as the user says.
+        saved: all that the checkpoint holds, in mappings.
+        notes: what its user is told of the conversion; `say` adds to it.
+    """
+
+    settings: Settings = field(default_factory=dict)
+    heads: int | None = None
+    grid: Grid | None = None
+    dataset: str | None = None
+    saved: Mapping[object, object] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def say(self, note: str) -> None:
+        """Adds a note, once."""
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 @dataclass(frozen=True)
@@ -27,7 +70,7 @@ class Row:
 
     target: str
     sources: tuple[str, ...]
-    build: Build
+    build: Build | OfModel
 
 
 @dataclass(frozen=True)
@@ -38,7 +81,7 @@ class Family:
         name: of the family: the system, and whose names its tensors have.
         model: the name in `hourglass_jax.models.registry.MODELS`.
         fits: whether a checkpoint with these tensors and settings is of this family; settings only rule it out.
-        configure: the model's config, read off the tensors' shapes and the settings, as plain values.
+        configure: the model's config, read off the tensors' shapes and what is given, as plain values.
         table: rows for all parameters of the model.
         ignored: patterns of tensors that are dropped on purpose, and why.
         settings_file: the name of a file with settings, YAML or JSON, that lies beside such a checkpoint.
@@ -47,7 +90,7 @@ class Family:
     name: str
     model: str
     fits: Callable[[Tensors, Settings], bool]
-    configure: Callable[[Tensors, Settings], dict[str, object]]
+    configure: Callable[[Tensors, Given], dict[str, object]]
     table: tuple[Row, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
     settings_file: str | None = None
@@ -61,7 +104,7 @@ class Recipe(NamedTuple):
     build: Build
 
 
-def row(target: str, sources: str | tuple[str, ...], build: Build) -> Row:
+def row(target: str, sources: str | tuple[str, ...], build: Build | OfModel) -> Row:
     """A `Row`; a single source may stand alone."""
     return Row(target, (sources,) if isinstance(sources, str) else sources, build)
 
@@ -107,59 +150,54 @@ def transposed_convolution(weight: np.ndarray) -> np.ndarray:
     return weight.transpose(2, 3, 0, 1)
 
 
-def special_tokens(positions: np.ndarray, *tokens: np.ndarray) -> np.ndarray:
+def special_tokens(config: HasBackbone, positions: np.ndarray, *tokens: np.ndarray) -> np.ndarray:
     """Class, distillation and register tokens [1, n, C], with the position embeddings that they have, as [S, C].
 
-    Positions [1, P, C] are those of special tokens, in the tokens' order, then those of a square grid. Tokens
-    beyond them have none.
+    Positions [1, P, C] are those of special tokens, in the tokens' order, then those of the grid. Tokens beyond
+    them have none.
     """
+    rows, columns = config.backbone.position_grid
     special = np.concatenate(tokens, axis=1)[0].astype(np.float32)
-    own = positions[0, : positions.shape[1] - square_side(positions.shape[1]) ** 2]
+    own = positions[0, : positions.shape[1] - rows * columns]
     special[: len(own)] += own
     return special
 
 
-def square_grid(positions: np.ndarray) -> np.ndarray:
-    """Position embeddings [1, P, C] as [side, side, C], without those of special tokens, which come first."""
-    side = square_side(positions.shape[1])
-    return positions[0, -side * side :].reshape(side, side, -1)
-
-
-def square_side(positions: int) -> int:
-    """The side of the square grid among this many positions, of which up to two are special tokens'.
-
-    Raises:
-        ValueError: there are more others.
-    """
-    side = isqrt(positions)
-    if side < 1 or positions - side * side > 2:
-        raise ValueError(
-            f"expected position embeddings of a square grid and up to two special tokens, got {positions} positions"
-        )
-    return side
+def position_grid(config: HasBackbone, positions: np.ndarray) -> np.ndarray:
+    """Position embeddings [1, P, C] as [rows, columns, C], without those of special tokens, which come first."""
+    rows, columns = config.backbone.position_grid
+    return positions[0, -rows * columns :].reshape(rows, columns, -1)
 
 
 def shape_of(tensors: Tensors, name: str, *, axes: int) -> tuple[int, ...]:
     """The shape of a tensor that the config is read off.
 
     Raises:
-        ValueError: there is no such tensor, or it has another number of axes.
+        ValueError: there is no such tensor, it is empty, or it has another number of axes.
     """
     if name not in tensors:
         raise ValueError(f"the checkpoint has no tensor {name!r}, which the config is read off")
     shape = tensors[name].shape
     if len(shape) != axes:
         raise ValueError(f"{name} must have {axes} axes, got shape {shape}")
+    if 0 in shape:
+        raise ValueError(f"{name} must not be empty, got shape {shape}")
     return shape
 
 
-def recipes(family: Family, tensors: Tensors, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Recipe]:
+def recipes(
+    family: Family,
+    tensors: Tensors,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    config: HasBackbone | None = None,
+) -> dict[str, Recipe]:
     """What every parameter is made of, by name.
 
     Args:
         family: whose table to use.
         tensors: the checkpoint.
         wanted: the model's parameters by name; only their shapes are used.
+        config: of the model, for the builds that need it.
 
     Raises:
         ValueError: a parameter has no row or no source.
@@ -175,7 +213,8 @@ def recipes(family: Family, tensors: Tensors, wanted: Mapping[str, jax.ShapeDtyp
                 absent = " or ".join(map(repr, alternatives))
                 raise ValueError(f"the checkpoint has no tensor {absent}, which {name!r} is made of")
             present += there[:1]
-        found[name] = Recipe(expected.shape, tuple(present), build)
+        bound = partial(build.build, config) if isinstance(build, OfModel) else build
+        found[name] = Recipe(expected.shape, tuple(present), bound)
     return found
 
 
@@ -195,7 +234,7 @@ def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> di
     if left_over:
         raise ValueError(
             f"the checkpoint holds {len(left_over)} tensors that the {family.model} model has no place for: "
-            + ", ".join(left_over[:3])
+            + ", ".join(name[:200] for name in left_over[:3])
         )
     return reasons
 
@@ -204,20 +243,52 @@ def made(name: str, recipe: Recipe, tensors: Tensors) -> np.ndarray:
     """Makes the parameter `name`.
 
     Raises:
-        ValueError: its shape does not fit; the message names both sides.
+        ValueError: its shape does not fit, or its sources are no real numbers; the message names both sides.
     """
     shape, sources, build = recipe
+    for source in sources:
+        if not _is_real(tensors[source].dtype):
+            raise ValueError(f"{source} must hold floating-point numbers, got {tensors[source].dtype}")
     shapes = ", ".join(f"{source} {tensors[source].shape}" for source in sources)
     try:
         array = build(*(tensors[source] for source in sources))
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         raise ValueError(f"{name} of shape {shape} cannot be made from {shapes}: {error}") from None
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape} from {shapes}")
     return array
 
 
-def _sources(family: Family, name: str) -> tuple[tuple[str, ...], Build]:
+def _is_real(dtype: np.dtype) -> bool:
+    """Whether a dtype is one of floating-point numbers, NumPy's or another's."""
+    try:
+        ml_dtypes.finfo(dtype)
+    except (ValueError, KeyError):
+        return False
+    return dtype.kind != "c"
+
+
+def same_kind(name: str) -> str:
+    """A tensor's name with "*" for every number in it."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
+def closeness(family: Family, tensors: Tensors) -> tuple[int, int]:
+    """How near a family is to these tensors: how many it has a place for, and minus the kinds that are not there.
+
+    Names are compared with "*" for their numbers.
+    """
+    kinds = Counter(map(same_kind, tensors))
+    known, absent = set(), 0
+    for line in family.table:
+        for source in line.sources:
+            alternatives = {same_kind(each) for each in source.removesuffix("?").split("|")}
+            known |= alternatives
+            absent += not source.endswith("?") and kinds.keys().isdisjoint(alternatives)
+    return sum(count for kind, count in kinds.items() if kind in known), -absent
+
+
+def _sources(family: Family, name: str) -> tuple[tuple[str, ...], Build | OfModel]:
     for candidate in family.table:
         match = re.fullmatch(re.escape(candidate.target).replace(r"\*", r"(\d+)"), name)
         if match:

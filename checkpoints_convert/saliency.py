@@ -6,13 +6,14 @@ import numpy as np
 
 from checkpoints_convert.rules import (
     Family,
-    Settings,
+    Given,
+    OfModel,
     Tensors,
     pointwise,
+    position_grid,
     row,
     same,
     shape_of,
-    square_grid,
     transposed_convolution,
 )
 from checkpoints_convert.vit import transformers_dinov2
@@ -27,9 +28,15 @@ def _class_token(token: np.ndarray, position: np.ndarray) -> np.ndarray:
     return (token + position)[0]
 
 
-def _configure(tensors: Tensors, settings: Settings) -> dict[str, object]:
+def _configure(tensors: Tensors, given: Given) -> dict[str, object]:
     decoder_widths = tuple(shape_of(tensors, f"decoder.upconv{stage}.weight", axes=4)[1] for stage in STAGES)
-    return {"backbone": NAMES.config(tensors), "decoder_widths": decoder_widths}
+    backbone = NAMES.config(tensors, given, given.settings)
+    rows, columns = backbone["position_grid"]
+    if tensors[NAMES.positions].shape[1] != rows * columns:
+        raise ValueError(
+            f"{NAMES.positions} must hold the positions of a grid, got {tensors[NAMES.positions].shape[1]}"
+        )
+    return {"backbone": backbone, "decoder_widths": decoder_widths}
 
 
 FAMILY = Family(
@@ -40,7 +47,7 @@ FAMILY = Family(
     table=(
         *NAMES.rows(embeddings=False),
         row("backbone.special_tokens", ("backbone.embeddings.cls_token", CLASS_POSITION), _class_token),
-        row("backbone.position_embedding", NAMES.positions, square_grid),
+        row("backbone.position_embedding", NAMES.positions, OfModel(position_grid)),
         *(
             line
             for stage, number in enumerate(STAGES)

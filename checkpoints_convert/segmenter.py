@@ -4,12 +4,13 @@ Source: rstrudel/segmenter, segm/model/factory.py and segm/train.py (what varian
     tools/prepocess_ckpt.py and configs/segmenter.
 """
 
-from collections.abc import Mapping
+from reprlib import repr as short
 
+from checkpoints_convert.labels import class_fields
 from checkpoints_convert.rules import (
     Family,
+    Given,
     Row,
-    Settings,
     Tensors,
     linear,
     row,
@@ -17,11 +18,12 @@ from checkpoints_convert.rules import (
     shape_of,
     without_batch,
 )
+from checkpoints_convert.settings import Section, integer, section, text
 from checkpoints_convert.vit import HALF, IMAGENET_MEAN, IMAGENET_STD, Names, mmsegmentation, timm
 
 NORMALISATIONS = {"vit": (HALF, HALF), "deit": (IMAGENET_MEAN, IMAGENET_STD)}
-DATASETS = {150: "ade20k", 19: "cityscapes", 60: "pascal_context"}
-"""By their number of classes."""
+DECODER_HEAD_WIDTH = 64
+"""Channels of a head of the mask transformer in the official code, whatever the encoder's."""
 OVERLAPPING = ("cityscapes", "pascal_context")
 """Data sets whose windows are two thirds of their size apart; others lie side by side."""
 
@@ -48,96 +50,106 @@ def _config(
     tensors: Tensors,
     names: Names,
     decoder: str,
-    *,
-    heads: int | None,
+    given: Given,
+    *sections: Section,
     window: tuple[int, int] | None,
     normalisation: str,
-    dataset: str | None,
+    dataset: str | None = None,
 ) -> dict[str, object]:
     """A `SegmenterConfig`. `window` is (size, stride); None: the size of training, as the data set's are cut."""
     masks = f"{decoder}mask_norm.weight" in tensors
     classes, *_ = shape_of(tensors, f"{decoder}{'mask_norm' if masks else 'head'}.weight", axes=1 if masks else 2)
-    dataset = dataset or DATASETS.get(classes)
-    backbone = names.config(tensors, heads=heads)
-    trained = backbone["position_grid"][0] * backbone["patch_size"]
-    size, stride = window or (trained, trained * 2 // 3 if dataset in OVERLAPPING else trained)
+    named = class_fields(classes, given, dataset)
+    backbone = names.config(tensors, given, *sections)
+    if masks and backbone["width"] % DECODER_HEAD_WIDTH:
+        raise ValueError(
+            f"the mask transformer's heads are {DECODER_HEAD_WIDTH} channels wide: its width must be a multiple of "
+            f"that, got {backbone['width']}"
+        )
+    trained = min(backbone["position_grid"]) * backbone["patch_size"]
+    if window is None:
+        window = (trained, trained * 2 // 3 if named["dataset"] in OVERLAPPING else trained)
+        given.say(f"windows of {window[0]} pixels, {window[1]} apart: no settings say how images are cut")
+    size, stride = window
     mean, std = NORMALISATIONS[normalisation]
     return {
-        "backbone": {**backbone, "position_resize": "bilinear", "norm_epsilon": 1e-5},
-        "classes": classes,
+        "backbone": {"norm_epsilon": 1e-5, **backbone, "position_resize": "bilinear"},
+        **named,
         "decoder": "mask_transformer" if masks else "linear",
         "decoder_depth": sum(name.startswith(decoder) and name.endswith(".norm1.weight") for name in tensors),
         "window": {"size": size, "stride": stride},
-        "dataset": dataset if DATASETS.get(classes) == dataset else None,
         "preprocessing": {"size": size, "multiple": 1, "resize": "none", "mean": mean, "std": std},
     }
 
 
-def _upstream(tensors: Tensors, settings: Settings) -> dict[str, object]:
-    if not settings:
+def _upstream(tensors: Tensors, given: Given) -> dict[str, object]:
+    if not given.settings:
         raise ValueError(
             "the windows and the normalisation of a Segmenter stand in variant.yml: "
             "put it beside the checkpoint, or name it with --config"
         )
     net, data, inference = (
-        _section(settings, name) for name in ("net_kwargs", "dataset_kwargs", "inference_kwargs")
+        _section(given.settings, name) for name in ("net_kwargs", "dataset_kwargs", "inference_kwargs")
     )
+    _number(net, "n_heads")
     config = _config(
         tensors,
         timm("encoder."),
         "decoder.",
-        heads=_number(net, "n_heads"),
+        given,
+        net,
         window=(_number(inference, "window_size"), _number(inference, "window_stride")),
         normalisation=_normalisation(data if "normalization" in data else net),
-        dataset=str(data["dataset"]) if "dataset" in data else None,
+        dataset=text(data, "dataset"),
     )
-    backbone = config["backbone"]
-    expected = {
-        "d_model": backbone["width"],
-        "n_layers": backbone["depth"],
-        "n_cls": config["classes"],
-        "patch_size": backbone["patch_size"],
-        "image_size": tuple(side * backbone["patch_size"] for side in backbone["position_grid"]),
-    }
-    for key, got in expected.items():
-        said = tuple(net[key]) if isinstance(net.get(key), list) else net.get(key, got)
-        if said != got:
-            raise ValueError(f"variant.yml is of another model: it says {key} {said}, the checkpoint has {got}")
+    _check(integer(net, "n_cls"), "n_cls", config["classes"])
+    decoder = section(net, "decoder")
+    _check(text(decoder, "name"), "a decoder", config["decoder"])
+    if config["decoder"] == "mask_transformer":
+        _check(integer(decoder, "n_layers", least=0), "n_layers of the decoder", config["decoder_depth"])
+        _check(
+            integer(decoder, "n_heads"), "n_heads of the decoder", config["backbone"]["width"] // DECODER_HEAD_WIDTH
+        )
     return config
 
 
-def _section(settings: Settings, name: str) -> Mapping[str, object]:
-    section = settings.get(name)
-    if not isinstance(section, Mapping):
+def _check(said: object, what: str, got: object) -> None:
+    if said not in (None, got):
+        raise ValueError(f"variant.yml is of another model: it says {what} {said}, the checkpoint has {got}")
+
+
+def _section(settings: Section, name: str) -> Section:
+    found = settings.get(name)
+    if not isinstance(found, dict):
         raise ValueError(
-            f"the settings must have a section {name}, as Segmenter's variant.yml has, got {section!r}"
+            f"the settings must have a section {name}, as Segmenter's variant.yml has, got {short(found)}"
         )
-    return section
+    return found
 
 
-def _number(section: Mapping[str, object], name: str) -> int:
-    value = section.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} in variant.yml must be a positive integer, got {value!r}")
+def _number(settings: Section, name: str) -> int:
+    value = integer(settings, name)
+    if value is None:
+        raise ValueError(f"{name} in the settings must be a positive integer, got None")
     return value
 
 
-def _normalisation(section: Mapping[str, object]) -> str:
-    name = section.get("normalization")
-    if name not in NORMALISATIONS:
-        raise ValueError(f"normalization in variant.yml must be {' or '.join(NORMALISATIONS)}, got {name!r}")
-    return str(name)
+def _normalisation(settings: Section) -> str:
+    name = settings.get("normalization")
+    if not isinstance(name, str) or name not in NORMALISATIONS:
+        raise ValueError(f"normalization in variant.yml must be {' or '.join(NORMALISATIONS)}, got {short(name)}")
+    return name
 
 
-def _mmsegmentation(tensors: Tensors, settings: Settings) -> dict[str, object]:
+def _mmsegmentation(tensors: Tensors, given: Given) -> dict[str, object]:
     return _config(
         tensors,
         mmsegmentation(),
         "decode_head.",
-        heads=None,
+        given,
+        given.settings,
         window=None,
         normalisation="vit",
-        dataset=None,
     )
 
 

@@ -1,36 +1,244 @@
-"""The settings that lie beside a checkpoint: YAML or JSON, as plain values."""
+"""The settings that lie beside a checkpoint: YAML or JSON, as plain values, and what they say of a ViT.
 
-import json
+What is read is honoured, or refused by name: a setting that says something else than the tensors, or that no model
+here has, is never passed over.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
+from reprlib import repr as short
 
 from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.plain_text import LONGEST_JSON, parse_json, parse_yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which builds plain values only, and the tuples that Segmenter's variant.yml has."""
-
-
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-)
+Section = Mapping[str, object]
 
 
 def read_settings(path: Path) -> dict[str, object]:
     """Reads a file of settings: JSON if it is called so, otherwise YAML.
 
     Raises:
-        CheckpointError: there is no such file, it is neither, or it asks for anything but plain values.
+        CheckpointError: there is no such file, it is neither or too large, or it asks for other than plain values.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    with path.open("rb") as file:
+        content = file.read(LONGEST_JSON + 1)
     try:
-        content = path.read_bytes()
-        settings = json.loads(content) if path.suffix == ".json" else yaml.load(content, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = getattr(error, "problem", None) or type(error).__name__
-        raise CheckpointError(f"{path}: expected YAML or JSON with plain values, got {reason}") from None
+        settings = parse_json(content) if path.suffix == ".json" else parse_yaml(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path}: expected named settings, got {type(settings).__name__}")
     return settings
+
+
+def section(settings: Section, name: str) -> Section:
+    """The settings under a name; none where it is not there.
+
+    Raises:
+        ValueError: it is something else than named settings.
+    """
+    value = settings.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _expected(name, "a section of named settings", value)
+    return value
+
+
+def integer(settings: Section, name: str, *, least: int = 1) -> int | None:
+    """An integer, or None where there is none.
+
+    Raises:
+        ValueError: it is something else, or smaller than `least`.
+    """
+    value = settings.get(name)
+    if value is not None and (type(value) is not int or value < least):
+        raise _expected(name, "a positive integer" if least == 1 else f"an integer of at least {least}", value)
+    return value
+
+
+def number(settings: Section, name: str, *, positive: bool = True) -> float | None:
+    """A finite number, or None where there is none.
+
+    Raises:
+        ValueError: it is something else, or not positive where it must be.
+    """
+    value = settings.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
+        value = float(value)  # YAML 1.1 takes 1e-6 for a text
+    if type(value) not in (int, float) or not _is_finite(value) or (positive and value <= 0):
+        raise _expected(name, "a positive number" if positive else "a finite number", value)
+    return float(value)
+
+
+def text(settings: Section, name: str) -> str | None:
+    """A text, or None where there is none.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = settings.get(name)
+    if value is not None and not isinstance(value, str):
+        raise _expected(name, "a text", value)
+    return value
+
+
+def integers(settings: Section, name: str, *, least: int = 0) -> tuple[int, ...] | None:
+    """A list of integers, or None where there is none.
+
+    Raises:
+        ValueError: it is something else, or one is smaller than `least`.
+    """
+    value = settings.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not all(type(each) is int and each >= least for each in value):
+        raise _expected(name, f"a list of integers of at least {least}", value)
+    return tuple(value)
+
+
+def side_lengths(settings: Section, name: str) -> tuple[int, int] | None:
+    """(rows, columns) of a size, which may be one integer or two, or None where there is none.
+
+    Raises:
+        ValueError: it is something else, or not positive.
+    """
+    value = settings.get(name)
+    if value is None:
+        return None
+    sides = (value, value) if type(value) is int else value
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(type(n) is int and n > 0 for n in sides):
+        raise _expected(name, "a positive integer, or two of them", value)
+    return tuple(sides)
+
+
+def colour_statistics(settings: Section, name: str) -> tuple[float, float, float] | None:
+    """Three finite numbers, for red, green and blue, or None where there are none.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = settings.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 3 or not all(_is_finite(each) for each in value):
+        raise _expected(name, "three finite numbers", value)
+    if name == "std" and min(value) <= 0:
+        raise _expected(name, "three positive numbers", value)
+    return tuple(map(float, value))
+
+
+def require(settings: Section, allowed: Mapping[str, tuple[object, ...]]) -> None:
+    """Refuses a setting with another value than those allowed for its name.
+
+    Raises:
+        ValueError: there is one; the message names it.
+    """
+    for name, values in allowed.items():
+        value = settings.get(name, values[0])
+        if not any(type(value) is type(each) and value == each for each in values):
+            known = " or ".join(map(repr, values))
+            raise ValueError(f"the settings ask for {name} {short(value)}, which no model here has: only {known}")
+
+
+@dataclass(frozen=True)
+class ViTSettings:
+    """What settings say of a ViT; None where they say nothing.
+
+    Attributes:
+        heads: their number.
+        size: (rows, columns) of the images that the position embedding belongs to, in pixels.
+        epsilon: of the norms.
+        shown: what the tensors show too, by its name in the settings: `width`, `depth` or `patch_size`, and
+            the value.
+    """
+
+    heads: int | None
+    size: tuple[int, int] | None
+    epsilon: float | None
+    shown: Mapping[str, tuple[str, int]]
+
+
+SYNONYMS = {
+    "heads": ("num_heads", "num_attention_heads", "n_heads"),
+    "size": ("img_size", "image_size"),
+    "epsilon": ("layer_norm_eps", "norm_eps", "eps"),
+    "width": ("embed_dim", "hidden_size", "d_model"),
+    "depth": ("depth", "num_hidden_layers", "n_layers"),
+    "patch_size": ("patch_size",),
+}
+"""What timm, transformers and Segmenter call the same thing."""
+KNOWN = (
+    *("model_args", "pretrained_cfg", "backbone_config", "net_kwargs", "architecture", "id2label", "mean", "std"),
+    *("dataset_kwargs", "inference_kwargs", "depth_estimation_type", "backbone_out_indices", "hidden_act"),
+    *(name for names in SYNONYMS.values() for name in names),
+)
+"""Names of settings of which a file of settings must hold one."""
+ALLOWED = {
+    "hidden_act": ("gelu", "gelu_python"),
+    "act_layer": ("gelu", None),
+    "norm_layer": ("layernorm", None),
+    "mlp_layer": (None,),
+    "block_fn": (None,),
+    "embed_layer": (None,),
+    "qk_norm": (False,),
+    "qkv_bias": (True,),
+    "proj_bias": (True,),
+    "scale_attn_norm": (False,),
+    "scale_mlp_norm": (False,),
+    "pre_norm": (False,),
+    "final_norm": (True, None),
+    "class_token": (True,),
+    "pos_embed": ("learn",),
+    "in_chans": (3,),
+    "num_channels": (3,),
+    "qk_scale": (None,),
+    "use_mask_token": (True, False),
+}
+"""What changes a ViT's results: the values that the ViT here has, the first one being what silence means."""
+
+
+def vit_settings(*sections: Section) -> ViTSettings:
+    """What these sections say of a ViT, the first one counting where two say the same.
+
+    Raises:
+        ValueError: a value is of another type or out of range, or asks for something that the ViT here has not.
+    """
+    merged: dict[str, object] = {}
+    for each in sections:
+        merged = {**each, **merged}
+    require(merged, ALLOWED)
+    found = {
+        what: next((name for name in names if merged.get(name) is not None), None)
+        for what, names in SYNONYMS.items()
+    }
+    heads, size, epsilon = (found[what] for what in ("heads", "size", "epsilon"))
+    shown = {}
+    for what in ("width", "depth", "patch_size"):
+        name = found[what]
+        if name is not None:
+            rows, columns = side_lengths(merged, name)
+            if rows != columns:
+                raise _expected(name, "one positive integer", merged[name])
+            shown[name] = (what, rows)
+    return ViTSettings(
+        heads and integer(merged, heads),
+        size and side_lengths(merged, size),
+        epsilon and number(merged, epsilon),
+        shown,
+    )
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30 and math.isfinite(value)
+
+
+def _expected(name: str, expected: str, value: object) -> ValueError:
+    return ValueError(f"{name} in the settings must be {expected}, got {short(value)}")

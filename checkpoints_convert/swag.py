@@ -8,21 +8,21 @@ from collections.abc import Callable
 
 import numpy as np
 
+from checkpoints_convert.labels import class_fields
 from checkpoints_convert.rules import (
-    Build,
     Family,
-    Settings,
+    Given,
+    OfModel,
     Tensors,
     linear,
+    position_grid,
     row,
     same,
     shape_of,
     special_tokens,
-    square_grid,
 )
 from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD, Names
 
-IMAGENET_CLASSES = 1000
 SUPERVISED_SIDE, SUPERVISED_PATCHES = 224, (16, 32)
 """Of torchvision's own ViTs: fine-tuned SWAG sees larger images."""
 
@@ -47,17 +47,18 @@ def _names(layer: str) -> Names:
 OFFICIAL, TORCHVISION = _names("layer_"), _names("encoder_layer_")
 
 
-def _config(names: Names, head: str, tensors: Tensors) -> dict[str, object]:
+def _config(names: Names, head: str, tensors: Tensors, given: Given) -> dict[str, object]:
     """A `SwagConfig`, from position embeddings [1, P, C]."""
     classes, _ = shape_of(tensors, f"{head}.weight", axes=2)
-    backbone = names.config(tensors) | {"position_resize": "bicubic-align-corners"}
-    patch_size = backbone["patch_size"]
+    backbone = names.config(tensors, given, given.settings) | {"position_resize": "bicubic-align-corners"}
+    patch_size, (rows, columns) = backbone["patch_size"], backbone["position_grid"]
+    if rows != columns:
+        raise ValueError(f"a SWAG model must see square images, got a position grid of {rows} x {columns}")
     return {
         "backbone": backbone,
-        "classes": classes,
-        "dataset": "imagenet2012" if classes == IMAGENET_CLASSES else None,
+        **class_fields(classes, given),
         "preprocessing": {
-            "size": backbone["position_grid"][0] * patch_size,
+            "size": rows * patch_size,
             "multiple": patch_size,
             "resize": "crop",
             "interpolation": "bicubic",
@@ -67,14 +68,14 @@ def _config(names: Names, head: str, tensors: Tensors) -> dict[str, object]:
     }
 
 
-def _official(tensors: Tensors, settings: Settings) -> dict[str, object]:
+def _official(tensors: Tensors, given: Given) -> dict[str, object]:
     positions = OFFICIAL.positions
     shape_of(tensors, positions, axes=3)
-    return _config(OFFICIAL, "head.layers.head", {**tensors, positions: tensors[positions].swapaxes(0, 1)})
+    return _config(OFFICIAL, "head.layers.head", {**tensors, positions: tensors[positions].swapaxes(0, 1)}, given)
 
 
-def _torchvision(tensors: Tensors, settings: Settings) -> dict[str, object]:
-    config = _config(TORCHVISION, "heads.head", tensors)
+def _torchvision(tensors: Tensors, given: Given) -> dict[str, object]:
+    config = _config(TORCHVISION, "heads.head", tensors, given)
     side, patch_size = config["preprocessing"]["size"], config["backbone"]["patch_size"]
     if side == SUPERVISED_SIDE and patch_size in SUPERVISED_PATCHES:
         raise ValueError(
@@ -84,9 +85,9 @@ def _torchvision(tensors: Tensors, settings: Settings) -> dict[str, object]:
     return config
 
 
-def _positions_first(build: Build) -> Callable[..., np.ndarray]:
+def _positions_first(build: Callable[..., np.ndarray]) -> OfModel:
     """The same for position embeddings [P, 1, C] instead of [1, P, C]."""
-    return lambda positions, *tokens: build(positions.swapaxes(0, 1), *tokens)
+    return OfModel(lambda config, positions, *tokens: build(config, positions.swapaxes(0, 1), *tokens))
 
 
 FAMILIES = (
@@ -102,7 +103,7 @@ FAMILIES = (
                 (OFFICIAL.positions, *OFFICIAL.special),
                 _positions_first(special_tokens),
             ),
-            row("backbone.position_embedding", OFFICIAL.positions, _positions_first(square_grid)),
+            row("backbone.position_embedding", OFFICIAL.positions, _positions_first(position_grid)),
             row("head.kernel", "head.layers.head.weight", linear),
             row("head.bias", "head.layers.head.bias", same),
         ),

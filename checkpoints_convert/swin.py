@@ -11,8 +11,28 @@ from math import isqrt
 
 import numpy as np
 
-from checkpoints_convert.rules import Family, Row, Settings, Tensors, linear, patch_kernel, row, same, shape_of
-from checkpoints_convert.vit import HEADS_DROPPED, IMAGENET_MEAN, IMAGENET_STD, normalisation
+from checkpoints_convert.rules import (
+    Family,
+    Given,
+    Row,
+    Settings,
+    Tensors,
+    linear,
+    patch_kernel,
+    row,
+    same,
+    shape_of,
+)
+from checkpoints_convert.settings import integers, require, side_lengths, text
+from checkpoints_convert.vit import (
+    HEADS_DROPPED,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    interpolation,
+    model_arguments,
+    normalisation,
+    trained_size,
+)
 
 STAGES = 4
 BUFFERS = {
@@ -79,20 +99,27 @@ def qkv_bias(first: np.ndarray, value: np.ndarray | None = None) -> np.ndarray:
 def square_table(table: np.ndarray) -> np.ndarray:
     """A bias table [side^2, heads] as [side, side, heads]."""
     side = isqrt(len(table))
-    return table.reshape(side, side, -1)
+    return table.reshape(side, side, table.shape[-1])
 
 
-def config(tensors: Tensors, prefix: str = "", architecture: str | None = None) -> dict[str, object]:
-    """The fields of a `SwinConfig` that show in the tensors' shapes.
+def config(tensors: Tensors, given: Given, prefix: str = "") -> dict[str, object]:
+    """The fields of a `SwinConfig`: what shows in the tensors' shapes, and what timm's settings say.
 
     The window of a V2 shows in buffers only, which timm does not save; there it is part of the model's name.
 
     Args:
         tensors: the checkpoint.
+        given: what is known besides.
         prefix: of all names.
-        architecture: timm's name of the model.
+
+    Raises:
+        ValueError: a setting is of another model or none that is here, or something shows nowhere.
     """
-    width, _, patch_size, _ = shape_of(tensors, f"{prefix}patch_embed.proj.weight", axes=4)
+    arguments = model_arguments(given.settings, MODEL_ARGUMENTS)
+    require(arguments, ALLOWED)
+    width, _, patch_size, columns = shape_of(tensors, f"{prefix}patch_embed.proj.weight", axes=4)
+    if patch_size != columns:
+        raise ValueError(f"patches must be square, got {patch_size} x {columns} pixels")
     hidden = shape_of(tensors, f"{prefix}{BLOCK}mlp.fc1.weight", axes=2)[0]
     stages = [f"{prefix}layers.{number}.blocks." for number in range(STAGES)]
     depths = [sum(re.fullmatch(re.escape(each) + r"\d+\.norm1\.weight", name) is not None for name in tensors)
@@ -107,14 +134,33 @@ def config(tensors: Tensors, prefix: str = "", architecture: str | None = None) 
         window = pretrained[0]
         if max(pretrained) > window:
             raise ValueError(f"expected windows of one size in all stages, got {pretrained}")
+        _check_window(arguments, window)
     else:
         heads = shape_of(tensors, f"{prefix}{SCALE}", axes=3)[0]
         coordinates = [f"{each}0.attn.relative_coords_table" for each in stages]
         if all(name in tensors for name in coordinates):
             window = (shape_of(tensors, coordinates[0], axes=4)[1] + 1) // 2
             pretrained = [_unit_window(tensors[name]) for name in coordinates]
+            _check_window(arguments, window)
         else:
-            window, pretrained = _named_windows(architecture, patch_size)
+            window, pretrained = _said_windows(given, arguments, patch_size)
+    if width % heads:
+        raise ValueError(f"width must be a multiple of heads, got width {width} and {heads} heads")
+    shown = {
+        "embed_dim": (width,),
+        "patch_size": (patch_size,),
+        "depths": tuple(depths),
+        "num_heads": tuple(heads * 2**stage for stage in range(STAGES)),
+    }
+    for name, got in shown.items():
+        value = arguments.get(name)
+        said = integers({name: [value] if type(value) is int else value}, name)
+        if said not in (None, got):
+            raise ValueError(f"the settings are of another model: they say {name} {said}, the checkpoint has {got}")
+    if given.heads not in (None, heads) or given.grid is not None:
+        raise ValueError(
+            f"a Swin shows its heads, here {heads}, and has no position grid: leave --heads and --grid out"
+        )
     return {
         "width": width,
         "depths": depths,
@@ -127,54 +173,106 @@ def config(tensors: Tensors, prefix: str = "", architecture: str | None = None) 
     }
 
 
+MODEL_ARGUMENTS = frozenset((
+    *("img_size", "patch_size", "in_chans", "num_classes", "global_pool", "embed_dim", "depths", "num_heads"),
+    *("head_dim", "window_size", "pretrained_window_sizes", "always_partition", "strict_img_size", "mlp_ratio"),
+    *("qkv_bias", "drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "embed_layer", "norm_layer"),
+    *("act_layer", "weight_init", "pretrained"),
+))  # fmt: skip
+"""Arguments of timm's Swins whose meaning is known here: shown by tensors, checked, or of training only."""
+ALLOWED = {
+    "always_partition": (False,),
+    "in_chans": (3,),
+    "qkv_bias": (True,),
+    "act_layer": ("gelu", None),
+    "norm_layer": ("layernorm", None),
+    "embed_layer": (None,),
+    "head_dim": (None,),
+}
+"""What changes a Swin's results: the values that the one here has, the first one being what silence means."""
+
+
+def _window(arguments: Settings) -> int | None:
+    """The side of the windows in timm's arguments."""
+    sides = side_lengths(arguments, "window_size")
+    if sides and sides[0] != sides[1]:
+        raise ValueError(f"window_size in the settings must be square, got {sides}")
+    return sides and sides[0]
+
+
+def _check_window(arguments: Settings, window: int) -> None:
+    """A window that is larger than the first stage's map has a smaller table."""
+    said = _window(arguments)
+    if said is not None and said < window:
+        raise ValueError(
+            f"the settings are of another model: they say window_size {said}, the checkpoint has {window}"
+        )
+
+
 def _unit_window(coordinates: np.ndarray) -> int:
     """The side of the window in whose units a table of coordinates [1, 2 w - 1, 2 w - 1, 2] is."""
     largest = (8.0 ** float(coordinates.max()) - 1) / 8
+    if not 0 < largest < 1e6:
+        raise ValueError("relative_coords_table must hold coordinates of windows of several tokens")
     return round(coordinates.shape[1] // 2 / largest) + 1
 
 
-def _named_windows(architecture: str | None, patch_size: int) -> tuple[int, list[int]]:
-    """Window and pretrained windows of timm's swinv2_*_window12to16_192to256 and the like."""
-    match = re.search(r"window(\d+)(?:to(\d+))?_(\d+)", architecture or "")
-    if match is None:
+def _said_windows(given: Given, arguments: Settings, patch_size: int) -> tuple[int, list[int]]:
+    """Window and pretrained windows in timm's arguments, or of swinv2_*_window12to16_192to256 and the like."""
+    architecture = text(given.settings, "architecture")
+    match = re.search(r"window(\d{1,4})(?:to(\d{1,4}))?_(\d{1,5})", architecture or "")
+    window = _window(arguments)
+    if match is None and window is None:
         raise ValueError(
             "the window of a Swin V2 does not show in timm's tensors: put timm's config.json, whose architecture "
-            f"names it, beside the checkpoint, or name it with --config; got {architecture or 'none'}"
+            f"names it, beside the checkpoint, or name it with --config; got {(architecture or 'none')[:60]}"
         )
-    first, last, size = match.groups()
-    return int(last or first), [min(int(first), int(size) // patch_size // 2**stage) for stage in range(STAGES)]
+    first, last, size = match.groups() if match else (window, None, None)
+    window = window or int(last or first)
+    units = integers(arguments, "pretrained_window_sizes")
+    if units is not None and any(units):
+        if len(units) != STAGES or not all(units):
+            raise ValueError(f"pretrained_window_sizes must be {STAGES} sides of windows, got {units}")
+        return window, list(units)
+    if last is None:
+        first, sides = window, side_lengths(arguments, "img_size") or trained_size(given.settings)
+        size = min(sides) if sides else size
+    if size is None:
+        raise ValueError("the settings of a Swin V2 must say img_size, to which its windows are fitted")
+    return window, [max(1, min(int(first), int(size) // patch_size // 2**stage)) for stage in range(STAGES)]
 
 
-def _classifier(tensors: Tensors, settings: Settings) -> dict[str, object]:
+def _classifier(tensors: Tensors, given: Given) -> dict[str, object]:
     """An `EncoderConfig` of an ImageNet classifier, whose windows shrink to small maps."""
-    architecture = settings.get("architecture")
-    backbone = config(tensors, architecture=architecture if isinstance(architecture, str) else None)
+    backbone = config(tensors, given)
     backbone |= {"shrink_windows": True, "stage_norms": False}
-    mean, std = normalisation(settings)
+    mean, std = normalisation(given.settings)
+    rows, columns = _trained_size(tensors, given.settings, backbone)
     preprocessing = {
-        "size": _trained_size(tensors, settings, backbone),
+        "size": rows if rows == columns else (rows, columns),
         "multiple": 32,
-        "interpolation": "bicubic",
+        "resize": "longest" if rows == columns else "square",
+        "interpolation": interpolation(given.settings) or "bicubic",
         "mean": mean or IMAGENET_MEAN,
         "std": std or IMAGENET_STD,
     }
     return {"backbone": backbone, "preprocessing": preprocessing}
 
 
-def _trained_size(tensors: Tensors, settings: Settings, backbone: Mapping[str, object]) -> int:
-    """The side of the images in training: timm's settings say it, or a mask has as many windows as the map."""
-    seen = settings.get("pretrained_cfg")
-    if isinstance(seen, dict) and isinstance(seen.get("input_size"), list):
-        return seen["input_size"][-1]
+def _trained_size(tensors: Tensors, settings: Settings, backbone: Mapping[str, object]) -> tuple[int, int]:
+    """(rows, columns) of images in training: timm's settings say them, or a mask has as many windows as the map."""
+    said = side_lengths(model_arguments(settings, MODEL_ARGUMENTS), "img_size") or trained_size(settings)
+    if said:
+        return said
     mask = tensors.get("layers.0.blocks.1.attn_mask")
-    windows = 8 if mask is None else isqrt(len(mask))
-    return windows * backbone["window"] * backbone["patch_size"]
+    windows = 8 if mask is None or not mask.ndim else isqrt(len(mask))
+    return (windows * backbone["window"] * backbone["patch_size"],) * 2
 
 
-def _detector(prefix: str) -> Callable[[Tensors, Settings], dict[str, object]]:
-    def configure(tensors: Tensors, settings: Settings) -> dict[str, object]:
+def _detector(prefix: str) -> Callable[[Tensors, Given], dict[str, object]]:
+    def configure(tensors: Tensors, given: Given) -> dict[str, object]:
         return {
-            "backbone": config(tensors, prefix),
+            "backbone": config(tensors, given, prefix),
             "preprocessing": {
                 "size": 800,
                 "multiple": 32,

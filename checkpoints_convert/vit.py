@@ -3,22 +3,24 @@
 import re
 from dataclasses import dataclass
 
+from checkpoints_convert.published import HEADS, grid_of, heads_of
 from checkpoints_convert.rules import (
     Family,
+    Given,
+    OfModel,
     Row,
     Settings,
     Tensors,
     concatenated,
     linear,
     patch_kernel,
+    position_grid,
     row,
     same,
     shape_of,
     special_tokens,
-    square_grid,
-    square_side,
 )
-from hourglass_jax.backbones.vit import heads_of
+from checkpoints_convert.settings import Section, colour_statistics, section, side_lengths, text, vit_settings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -55,8 +57,8 @@ class Names:
         )
         if embeddings:
             rows += (
-                row(f"{target}special_tokens", (self.positions, *self.special), special_tokens),
-                row(f"{target}position_embedding", self.positions, square_grid),
+                row(f"{target}special_tokens", (self.positions, *self.special), OfModel(special_tokens)),
+                row(f"{target}position_embedding", self.positions, OfModel(position_grid)),
             )
         return rows
 
@@ -81,30 +83,60 @@ class Names:
             rows += tuple(row(f"{block}scale{i}", name, same) for i, name in enumerate(self.scales, start=1))
         return rows
 
-    def config(self, tensors: Tensors, *, heads: int | None = None) -> dict[str, object]:
-        """The fields of a `ViTConfig` that show in the tensors' shapes.
+    def config(self, tensors: Tensors, given: Given, *sections: Section, stride: int = 1) -> dict[str, object]:
+        """The fields of a `ViTConfig`: what shows in the tensors' shapes, and what settings or the user say.
 
         Args:
             tensors: the checkpoint.
-            heads: their number if it is known; otherwise it follows from the width.
+            given: what is known besides.
+            sections: of its settings, those that describe the ViT.
+            stride: pixels on a side of what stands for a pixel, where a stem comes before the patches.
+
+        Raises:
+            ValueError: a setting is of another model or none that is here, or something shows nowhere.
         """
-        width, _, patch_size, _ = shape_of(tensors, f"{self.patches}.weight", axes=4)
-        heads = heads or heads_of(width)
+        said = vit_settings(*sections)
+        width, _, patch_size, columns = shape_of(tensors, f"{self.patches}.weight", axes=4)
+        if patch_size != columns:
+            raise ValueError(f"patches must be square, got {patch_size} x {columns} pixels")
+        patch_size *= stride
         hidden = shape_of(tensors, self._present(self.contract, tensors), axes=2)[1]
         expanded = shape_of(tensors, self._present(self.expand, tensors), axes=2)[0]
-        side = square_side(shape_of(tensors, self.positions, axes=3)[1])
-        tokens = [name.removesuffix("?") for each in self.special for name in each.removesuffix("?").split("|")]
         number = re.compile(re.escape(f"{self.norm1}.weight").replace(r"\*", r"\d+"))
+        depth = sum(number.fullmatch(name) is not None for name in tensors)
+        shown = {"width": width, "depth": depth, "patch_size": patch_size}
+        for name, (what, value) in said.shown.items():
+            if value != shown[what]:
+                raise ValueError(
+                    f"the settings are of another model: they say {name} {value}, the checkpoint has {shown[what]}"
+                )
+        tokens = [
+            sum(shape_of(tensors, name, axes=3)[1] for name in each.removesuffix("?").split("|") if name in tensors)
+            for each in self.special
+        ]
+        if said.size is None and given.grid is None and (width, depth) not in HEADS:
+            given.say("the position grid is taken as square: no settings say what it is, nor does --grid")
+        own = sum(
+            count for name, count in zip(self.special, tokens, strict=True) if "reg" not in name.split(".")[-1]
+        )
+        grid = grid_of(
+            shape_of(tensors, self.positions, axes=3)[1],
+            tuple(dict.fromkeys((own, 0, sum(tokens)) if said.size or given.grid else (own, 0))),
+            patch_size,
+            given,
+            said.size,
+        )
         return {
             "patch_size": patch_size,
             "width": width,
-            "depth": sum(number.fullmatch(name) is not None for name in tensors),
-            "heads": heads,
+            "depth": depth,
+            "heads": heads_of(width, depth, patch_size, given, said.heads),
             "mlp_ratio": hidden / width,
             "mlp": "swiglu" if expanded == 2 * hidden else "gelu",
-            "special_tokens": sum(shape_of(tensors, name, axes=3)[1] for name in tokens if name in tensors),
-            "position_grid": (side, side),
+            "special_tokens": sum(tokens),
+            "position_grid": grid,
             "layer_scale": self.scales is not None and self.scales[0].replace("*", "0") in tensors,
+            **({"norm_epsilon": said.epsilon} if said.epsilon else {}),
         }
 
     @staticmethod
@@ -209,19 +241,20 @@ def _encoder(
     without both, until registers came; timm with antialiasing.
     """
 
-    def configure(tensors: Tensors, settings: Settings) -> dict[str, object]:
-        heads = settings.get("num_attention_heads")
-        backbone = names.config(tensors, heads=heads if isinstance(heads, int) else None)
+    def configure(tensors: Tensors, given: Given) -> dict[str, object]:
+        backbone = names.config(tensors, given, *vit_sections(given.settings))
         registers = backbone["special_tokens"] > 1
         if antialias or registers:
             backbone["position_resize"] = "bicubic-antialias"
         else:
             backbone |= {"position_resize": "bicubic", "position_offset": offset}
-        seen_mean, seen_std = normalisation(settings)
+        seen_mean, seen_std = normalisation(given.settings)
+        rows, columns = (length * backbone["patch_size"] for length in backbone["position_grid"])
         preprocessing = {
-            "size": backbone["position_grid"][0] * backbone["patch_size"],
+            "size": rows if rows == columns else (rows, columns),
             "multiple": backbone["patch_size"],
-            "interpolation": "bicubic",
+            "resize": "longest" if rows == columns else "square",
+            "interpolation": interpolation(given.settings) or "bicubic",
             "mean": seen_mean or mean,
             "std": seen_std or std,
         }
@@ -230,16 +263,73 @@ def _encoder(
     return configure
 
 
+MODEL_ARGUMENTS = frozenset((
+    *("img_size", "patch_size", "in_chans", "num_classes", "global_pool", "embed_dim", "depth", "num_heads"),
+    *("mlp_ratio", "qkv_bias", "qk_norm", "proj_bias", "init_values", "class_token", "pos_embed", "no_embed_class"),
+    *("reg_tokens", "pre_norm", "final_norm", "fc_norm", "dynamic_img_size", "dynamic_img_pad", "drop_rate"),
+    *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init"),
+    *("fix_init", "embed_layer", "norm_layer", "act_layer", "block_fn", "mlp_layer", "embed_norm_layer"),
+    *("scale_attn_norm", "scale_mlp_norm", "strict_img_size", "distilled", "pretrained", "no_pre_logits"),
+))  # fmt: skip
+"""Arguments of timm's ViTs whose meaning is known here: shown by tensors, checked, or of training only."""
+
+
+def vit_sections(settings: Settings) -> tuple[Section, ...]:
+    """The sections of settings that describe a ViT: timm's arguments, if there are any, and the settings.
+
+    timm's settings say the size of the images of published weights, too, which counts where nothing else is said.
+
+    Raises:
+        ValueError: an argument is not known.
+    """
+    published = trained_size(settings)
+    return model_arguments(settings, MODEL_ARGUMENTS), settings, {"img_size": published} if published else {}
+
+
+def model_arguments(settings: Settings, known: frozenset[str]) -> Section:
+    """The arguments that timm's settings give to the model.
+
+    Raises:
+        ValueError: an argument is not among those whose meaning is known.
+    """
+    arguments = section(settings, "model_args")
+    unknown = sorted(str(name)[:60] for name in arguments if name not in known)
+    if unknown:
+        raise ValueError(f"the settings have an argument {unknown[0]!r} of timm, whose meaning is not known here")
+    return arguments
+
+
+def trained_size(settings: Settings) -> tuple[int, int] | None:
+    """(rows, columns) of the images of training in timm's settings, in pixels, where they say it."""
+    size = _pretrained(settings).get("input_size")
+    if size is None:
+        return None
+    if not isinstance(size, list | tuple) or len(size) != 3:
+        raise ValueError(f"input_size in the settings must be channels, rows and columns, got {size!r:.60}")
+    return side_lengths({"input_size": list(size[1:])}, "input_size")
+
+
 def normalisation(settings: Settings) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Mean and standard deviation of timm's config.json, where it is given."""
-    seen = settings.get("pretrained_cfg")
-    seen = seen if isinstance(seen, dict) else {}
-    return tuple(tuple(seen[name]) if isinstance(seen.get(name), list) else None for name in ("mean", "std"))
+    return tuple(colour_statistics(_pretrained(settings), name) for name in ("mean", "std"))
 
 
-def _dynamic_vit(tensors: Tensors, settings: Settings) -> dict[str, object]:
+def interpolation(settings: Settings) -> str | None:
+    """The interpolation of images in timm's config.json, where it is given."""
+    name = text(_pretrained(settings), "interpolation")
+    if name not in ("bilinear", "bicubic", None):
+        raise ValueError(f"interpolation in the settings must be bilinear or bicubic, got {name!r:.60}")
+    return name
+
+
+def _pretrained(settings: Settings) -> Section:
+    """What timm says of published weights; older files have it among the settings themselves."""
+    return section(settings, "pretrained_cfg") if "pretrained_cfg" in settings else settings
+
+
+def _dynamic_vit(tensors: Tensors, given: Given) -> dict[str, object]:
     """A DeiT with prediction modules, whose position embedding its code resizes bilinearly."""
-    config = _encoder(TIMM, mean=IMAGENET_MEAN, std=IMAGENET_STD)(tensors, settings)
+    config = _encoder(TIMM, mean=IMAGENET_MEAN, std=IMAGENET_STD)(tensors, given)
     config["backbone"] |= {"position_resize": "bilinear", "predictors": PREDICTORS}
     return config
 

@@ -60,7 +60,7 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> n
         raise ValueError(f"{path} holds a model {name!r}; this version knows {', '.join(MODELS)}")
     try:
         model = abstract_model(name, json.loads(config), dtype=dtype)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} holds no config of a {name} model: {error}") from None
     fill(model, tensors, str(path))
     return model

@@ -9,17 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hourglass_jax", "checkpoints_convert")
 BELOW = {
+    "checks": set(),
     "io": set(),
     "ops": set(),
     "metrics": set(),
-    "imaging": {"ops", "io"},
+    "imaging": {"ops", "io", "checks"},
     "plans": {"ops", "io"},
-    "backbones": {"ops", "plans"},
+    "backbones": {"ops", "plans", "checks"},
     "tasks": {"ops", "imaging", "metrics"},
-    "models": {"ops", "imaging", "backbones", "tasks"},
-    "checkpoints_convert": {"io", "imaging", "backbones", "models"},
+    "models": {"ops", "imaging", "backbones", "tasks", "checks"},
+    "checkpoints_convert": {"io", "ops", "imaging", "backbones", "models", "checks"},
     "hub": {"io", "models", "checkpoints_convert"},
-    "predictor": {"imaging", "models"},
+    "predictor": {"imaging", "plans", "models"},
     "analysis": {"ops", "imaging", "plans", "backbones", "tasks", "models"},
     "search": {"io", "ops", "imaging", "plans", "backbones", "models", "analysis"},
     "evaluation": {"io", "ops", "imaging", "metrics", "plans", "tasks", "models", "predictor"},

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hourglass_jax.checks import check_config
+
 GROUPS = 32
 """Of every group norm."""
 NORM_EPSILON = 1e-5
@@ -28,8 +30,7 @@ class ResNetConfig:
     stem_width: int = 64
 
     def __post_init__(self) -> None:
-        for field in ("depths", "widths"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        check_config(self, layers=("depths",))
         if not self.depths or len(self.depths) != len(self.widths):
             raise ValueError(f"depths and widths must be as many as stages, got {self.depths} and {self.widths}")
         for width in (self.stem_width, *(width // EXPANSION for width in self.widths)):

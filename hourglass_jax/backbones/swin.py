@@ -16,6 +16,7 @@ from flax import nnx
 
 from hourglass_jax.backbones.base import Backbone, check_call
 from hourglass_jax.backbones.layers import MLP, PatchEmbedding
+from hourglass_jax.checks import MOST, check_config
 from hourglass_jax.ops.attention import window_attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import resize
@@ -31,6 +32,8 @@ SIZES = {
 """The published sizes: width and depths."""
 EPSILON = 1e-5
 """Of every LayerNorm."""
+MOST_STAGES = 16
+"""Of a config: every stage has twice the channels of the one before."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,13 @@ class SwinConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))
+        check_config(self, layers=("depths",))
+        if not 1 <= len(self.depths) <= MOST_STAGES:
+            raise ValueError(f"depths must be those of 1 to {MOST_STAGES} stages, got {len(self.depths)}")
+        if not 0 < self.mlp_ratio * self.width * 2 ** len(self.depths) <= MOST:
+            raise ValueError(f"mlp_ratio must be positive, got {self.mlp_ratio} for a width of {self.width}")
         windows = self.pretrained_windows or (self.window,) * len(self.depths)
         object.__setattr__(self, "pretrained_windows", tuple(windows))
-        if self.version not in (1, 2):
-            raise ValueError(f"version must be 1 or 2, got {self.version!r}")
         if self.width % self.head_width:
             raise ValueError(f"width must be a multiple of head_width, got {self.width} and {self.head_width}")
         if len(self.pretrained_windows) != len(self.depths):

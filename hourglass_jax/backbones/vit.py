@@ -15,6 +15,7 @@ from flax import nnx
 from hourglass_jax.backbones.base import Backbone, check_call
 from hourglass_jax.backbones.layers import Block, PatchEmbedding
 from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
+from hourglass_jax.checks import MOST, check_config
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
 from hourglass_jax.plans.base import NO_PLAN, Plan, Tokens
@@ -72,12 +73,14 @@ class ViTConfig:
     predictors: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "position_grid", tuple(self.position_grid))
-        object.__setattr__(self, "predictors", tuple(self.predictors))
+        check_config(self, layers=("depth",), zero=("special_tokens", "predictors"))
+        if not 0 < self.mlp_ratio * self.width <= MOST or self.norm_epsilon < 0:
+            raise ValueError(
+                "mlp_ratio must be positive and norm_epsilon not negative, "
+                f"got {self.mlp_ratio} for a width of {self.width}, and {self.norm_epsilon}"
+            )
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got width {self.width} and {self.heads} heads")
-        if self.mlp not in ("gelu", "swiglu"):
-            raise ValueError(f"mlp must be 'gelu' or 'swiglu', got {self.mlp!r}")
         if self.stem is not None and self.patch_size % self.stem.stride:
             raise ValueError(
                 f"patch_size must be a multiple of the stem's stride, {self.stem.stride}, got {self.patch_size}"

@@ -112,10 +112,8 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         with error_context(name):
             prepared.append(preprocessing(photo))
             size = prepared[-1].shape[:2]
-            loaded.backbone.check_plan(chosen, size if plan.strict_plan else None)
-            plans.append(
-                chosen if plan.strict_plan else loaded.backbone.fit_plan(chosen, size, preprocessing.shape)
-            )
+            made_for = size if plan.strict_plan else preprocessing.shape
+            plans.append(loaded.backbone.fit_plan(chosen, size, made_for))
     results, first, task = [], None, find_task(loaded, None)
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
         for (name, photo), image, fitted in zip(photos.items(), prepared, plans, strict=True):

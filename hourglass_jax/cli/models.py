@@ -5,11 +5,7 @@ import dataclasses
 import tyro
 from rich.table import Column, Table
 
-from hourglass_jax.cli.options import (
-    console,
-    format_size,
-    print_json,
-)
+from hourglass_jax.cli.options import console, format_size, print_json
 
 
 def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hourglass_jax.checks import check_config
 from hourglass_jax.io.files import replacing
 from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
@@ -96,25 +97,16 @@ class Preprocessing:
             if not holds:
                 raise ValueError(f"{field} must be {expected}, got {getattr(self, field)!r}")
 
-        for field in ("mean", "std"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-            require(field, len(getattr(self, field)) == 3, "three numbers, for red, green and blue")
+        check_config(self, zero=("size", "multiple"))
         require("std", min(self.std) > 0, "positive")
         require("multiple", self.multiple >= 1, "a positive number of pixels")
-        if not isinstance(self.size, int):
-            object.__setattr__(self, "size", tuple(self.size))
-            require("size", len(self.size) == 2, "a number of pixels, or of rows and of columns")
         require(
             "size",
             all(side >= self.multiple and side % self.multiple == 0 for side in self.shape),
             f"a positive multiple of {self.multiple}",
         )
-        methods = ("longest", "shortest", "minimal", "square", "crop", "none")
-        require("resize", self.resize in methods, "one of " + ", ".join(map(repr, methods)))
         fits = isinstance(self.size, int) or self.resize in ("minimal", "square")
         require("resize", fits, "'minimal' or 'square' for a size of rows and columns")
-        kernels = ("bilinear", "bicubic", "cubic")
-        require("interpolation", self.interpolation in kernels, "one of " + ", ".join(map(repr, kernels)))
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from reprlib import repr as short
 
 DATASETS = ("ade20k", "cityscapes", "pascal_context", "imagenet2012")
 
@@ -28,19 +29,33 @@ class Labels:
     Attributes:
         names: of the classes.
         colors: of the classes: red, green and blue in 0..255; two classes may share one.
+
+    Raises:
+        ValueError: the names are no texts, the colours no colours, or there are not as many of both.
     """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
 
+    def __post_init__(self) -> None:
+        for field in ("names", "colors"):
+            if not isinstance(getattr(self, field), list | tuple):
+                raise ValueError(f"{field} of classes must be a list, got {short(getattr(self, field))}")
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "colors", tuple(map(_color, self.colors)))
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError(f"names of classes must be texts, got {short(self.names)}")
+        if len(self.names) != len(self.colors):
+            raise ValueError(f"classes must have a colour each, got {len(self.colors)} for {len(self.names)}")
 
-def labels_of(dataset: str | None, classes: int) -> Labels:
+
+def labels_of(dataset: str | None, classes: int | None) -> Labels:
     """The names and colours of a data set's classes.
 
     Args:
         dataset: one of `DATASETS`, or None for "class 0", "class 1", ...; the colours of these and of ImageNet's
             classes are PASCAL VOC's palette.
-        classes: how many the model tells apart.
+        classes: how many the model tells apart; None, for a data set, is as many as it has.
 
     Returns:
         As many names and colours, in the order of the model's outputs.
@@ -49,13 +64,13 @@ def labels_of(dataset: str | None, classes: int) -> Labels:
         ValueError: an unknown data set, or one with another number of classes; no classes.
     """
     if dataset is None:
-        if classes < 1:
+        if classes is None or classes < 1:
             raise ValueError(f"classes must be positive, got {classes}")
         return _in_palette(f"class {label}" for label in range(classes))
     if dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)} or None, got {dataset!r}")
     labels = _read_labels()[dataset]
-    if len(labels.names) != classes:
+    if classes not in (None, len(labels.names)):
         raise ValueError(f"classes must be {len(labels.names)} for the data set {dataset}, got {classes}")
     return labels
 
@@ -83,7 +98,19 @@ def _read_imagenet() -> list[tuple[str, str]]:
 
 def _in_palette(names: Iterable[str]) -> Labels:
     names = tuple(names)
-    return Labels(names, tuple(map(_voc_color, range(len(names)))))
+    return Labels(names, palette(len(names)))
+
+
+def palette(classes: int) -> tuple[Color, ...]:
+    """The first colours of PASCAL VOC's palette."""
+    return tuple(map(_voc_color, range(classes)))
+
+
+def _color(value: object) -> Color:
+    is_color = isinstance(value, list | tuple) and len(value) == 3
+    if not is_color or not all(type(each) is int and 0 <= each <= 255 for each in value):
+        raise ValueError(f"the colour of a class must be red, green and blue in 0..255, got {short(value)}")
+    return tuple(value)
 
 
 def _voc_color(label: int) -> Color:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.images import check_enlargement, resampled
 from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
@@ -51,6 +52,7 @@ class SlidingWindow:
     stride: int
 
     def __post_init__(self) -> None:
+        check_config(self, zero=("size", "stride"))
         if not 1 <= self.stride <= self.size:
             raise ValueError(f"stride must lie in 1..size, got stride {self.stride} and size {self.size}")
 

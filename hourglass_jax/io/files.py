@@ -1,28 +1,52 @@
 """Files that are whole or not there, and what tells one from another."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
+import signal
+import stat
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # where there are no such locks, the files of killed processes stay
+    fcntl = None
+
+_TEMPORARY = re.compile(r"\.hourglass-[0-9a-f]{32}\.tmp")
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_written: set[Path] = set()
+"""The temporary files of this process."""
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives the name of a file to write instead of `path`, beside it, which becomes `path` at the end.
+    """Gives the name of an empty file to write instead of `path`, beside it, which becomes `path` at the end.
 
-    If the block fails, nothing is left of it, and an older `path` stays as it was. Missing folders are made.
+    If the block fails or the process is ended by a signal that can be caught, nothing is left of it, and an older
+    `path` stays as it was. What killed processes left in the folder is removed. Missing folders are made.
+
+    Raises:
+        ValueError: `path` is a symbolic link, a device or anything else that is no plain file.
     """
     path = Path(path)
+    _check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    _sweep(path.parent.absolute())
+    temporary, lock = _locked(path.parent)
     try:
-        yield temporary
-        temporary.replace(path)
+        with _removed_by_signals(temporary):
+            yield temporary
+            _check_target(path)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
 
 
 def write_json(path: str | os.PathLike[str], document: object) -> None:
@@ -47,3 +71,82 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 def is_hidden(name: str) -> bool:
     """Whether a name in a folder is hidden, or is what a system leaves there: nobody's photograph or class."""
     return name.startswith(".") or name.casefold() in {"__macosx", "thumbs.db", "desktop.ini"}
+
+
+def _check_target(path: Path) -> None:
+    """Refuses to replace what is no plain file; that a folder is none, the system says itself."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if stat.S_ISLNK(mode):
+        raise ValueError(f"{path} is a symbolic link, which would be replaced: name the file it stands for")
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a device or a pipe, which would be replaced: name a plain file")
+
+
+def _locked(folder: Path) -> tuple[Path, int]:
+    """A new temporary file and its descriptor, by which it is locked as long as this process lives."""
+    while True:
+        path = folder / f".hourglass-{uuid.uuid4().hex}.tmp"
+        lock = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        if _locks(lock) is not False and path.exists():  # else another process has swept it in this moment
+            return path, lock
+        os.close(lock)
+        path.unlink(missing_ok=True)
+
+
+def _locks(descriptor: int) -> bool | None:
+    """Whether a file could be locked, which nobody else has locked; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@functools.cache
+def _sweep(folder: Path) -> None:
+    """Removes, once in a process, the temporary files in a folder that no living process has locked."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _remove_unlocked(entry.path)
+
+
+def _remove_unlocked(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        if _locks(descriptor):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _removed_by_signals(temporary: Path) -> Iterator[None]:
+    """Removes temporary files when a signal ends the process that would otherwise end it at once."""
+
+    def end(number: int, _: object) -> None:
+        for path in [*_written]:
+            path.unlink(missing_ok=True)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        taken = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    _written.add(temporary)
+    try:
+        for number in taken:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+        _written.discard(temporary)

@@ -34,6 +34,9 @@ DTYPES = {
 ALIGNMENT = 64
 """Bytes: JAX takes arrays that are aligned so as they are, without copying them."""
 
+_LONGEST_HEADER, _MOST_TENSORS = 1 << 24, 50_000
+"""Bytes, and tensors, of a file that is read."""
+
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -59,20 +62,74 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
         ValueError: a tensor is of a dtype that NumPy and ml_dtypes do not have.
         OSError: the file cannot be opened.
     """
-    with safetensors.safe_open(path, framework="numpy"):
-        pass  # the library has compared the places of all tensors with their shapes and the file's size
     with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise safetensors.SafetensorError("the file is empty")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return parse_safetensors(data)
+
+
+def parse_safetensors(data: memoryview) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a safetensors file as views of its bytes, and the metadata.
+
+    Raises:
+        safetensors.SafetensorError: the bytes are of another kind, cut short or damaged: the tensors must fill them
+            without gaps, and no name may stand there twice.
+        ValueError: a tensor is of a dtype that NumPy and ml_dtypes do not have.
+    """
     start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8:start]))
+    _require(8 < start <= len(data), f"a header of {start - 8} bytes in a file of {len(data)}")
+    _require(start <= _LONGEST_HEADER, f"a header of {start - 8} bytes")
+    encoded = bytes(data[8:start])
+    many = encoded.count(b"[") + encoded.count(b"{")
+    _require(many <= 4 * _MOST_TENSORS, f"{many} lists and objects in its header")
+    try:
+        header = json.loads(str(encoded, "utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise safetensors.SafetensorError(f"its header is no JSON ({type(error).__name__})") from None
+    _require(isinstance(header, dict), "a header that is no object")
     metadata = header.pop("__metadata__", None) or {}
-    tensors = {}
+    are_texts = isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())
+    _require(are_texts, "metadata that are no texts")
+    _require(len(header) <= _MOST_TENSORS, f"{len(header)} tensors, of which {_MOST_TENSORS} are read")
+    tensors, spans = {}, []
     for name, entry in header.items():
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(f"expected {name!r} to be of {', '.join(DTYPES)}, got {entry['dtype']}")
-        place = start + entry["data_offsets"][0]
-        tensors[name] = np.ndarray(entry["shape"], DTYPES[entry["dtype"]], data, place)
+        shape, dtype, begin, end = _entry(name, entry)
+        spans.append((begin, end))
+        sizes = f"{name[:100]!r} of shape {shape[:8]} in the bytes {begin} to {end}"
+        _require(begin + math.prod(shape) * dtype.itemsize == end <= len(data) - start, sizes)
+        tensors[name] = np.ndarray(shape, dtype, data, start + begin)
+    place = 0
+    for begin, end in sorted(spans):
+        _require(begin == place, f"a tensor that begins at byte {begin} instead of {place}")
+        place = end
+    _require(place == len(data) - start, f"{len(data) - start} bytes of tensors, of which {place} are used")
     return tensors, metadata
+
+
+def _entry(name: str, entry: object) -> tuple[list[int], np.dtype, int, int]:
+    """Shape, dtype, begin and end of a tensor, as its header says."""
+    is_complete = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
+    _require(is_complete, f"a header without dtype, shape and data_offsets of {name[:100]!r}")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    are_lists = isinstance(code, str) and isinstance(shape, list) and isinstance(offsets, list)
+    _require(are_lists and len(shape) <= 64 and len(offsets) == 2, f"a damaged header of {name[:100]!r}")
+    are_numbers = all(type(number) is int and 0 <= number < 1 << 63 for number in (*shape, *offsets))
+    _require(are_numbers, f"a damaged shape or place of {name[:100]!r}")
+    if code not in DTYPES:
+        raise ValueError(f"expected {name[:100]!r} to be of {', '.join(DTYPES)}, got {code[:20]}")
+    return shape, DTYPES[code], *offsets
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    _require(len(found) == len(pairs), "a name that stands twice in its header")
+    return found
+
+
+def _require(holds: bool, got: str) -> None:
+    if not holds:
+        raise safetensors.SafetensorError(got)
 
 
 def write_safetensors(
@@ -88,23 +145,20 @@ def write_safetensors(
         shapes: the shape and dtype of every tensor by its name.
         tensor: gives the tensor of a name, and is called once for each. It is converted to its dtype, written and
             let go before the next is asked for.
-        metadata: further texts by name.
+        metadata: further texts by name; what is no Unicode in them is escaped.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: the format has no such dtype, a tensor has another shape than announced, or the metadata holds
-            something other than texts.
+        ValueError: the format has no such dtype, a tensor has another shape than announced or would lose its
+            imaginary part, the metadata holds something other than texts, or `path` is no plain file.
     """
     path = Path(path)
     names = sorted(shapes, key=lambda name: _size(shapes[name]) % ALIGNMENT > 0)
     names.sort(key=lambda name: -np.dtype(shapes[name].dtype).itemsize)
     header = _header({name: shapes[name] for name in names}, metadata)
-    with (
-        replacing(path) as temporary,
-        open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as file,
-    ):
+    with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(header)
         for name in names:
             _write(file, name, tensor(name), shapes[name])
@@ -119,7 +173,8 @@ def _header(shapes: Mapping[str, Shaped], metadata: Mapping[str, str]) -> bytes:
     for name, text in metadata.items():
         if not isinstance(text, str):
             raise ValueError(f"the metadata {name!r} must be a text, got {text!r}")
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    texts = {name: text.encode(errors="backslashreplace").decode() for name, text in metadata.items()}
+    header: dict[str, object] = {"__metadata__": texts}
     end = 0
     for name, expected in shapes.items():
         dtype = np.dtype(expected.dtype).newbyteorder("=")
@@ -136,4 +191,6 @@ def _write(file: BinaryIO, name: str, array: np.ndarray, expected: Shaped) -> No
     if np.shape(array) != tuple(expected.shape):
         raise ValueError(f"{name} must have shape {tuple(expected.shape)}, got {np.shape(array)}")
     dtype = np.dtype(expected.dtype).newbyteorder("<")
+    if np.iscomplexobj(array) and dtype.kind != "c":
+        raise ValueError(f"{name} must have real numbers, got complex ones ({array.dtype})")
     file.write(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8))

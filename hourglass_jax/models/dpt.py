@@ -1,4 +1,4 @@
-"""DPT and Depth Anything V2: features of several blocks, reassembled to maps and fused from coarse to fine.
+"""DPT and Depth Anything V1 and V2: features of several blocks, reassembled to maps and fused from coarse to fine.
 
 Source: isl-org/DPT, dpt/{models,blocks,vit}.py (arXiv 2103.13413); DepthAnything/Depth-Anything-V2,
 depth_anything_v2/dpt.py and metric_depth/depth_anything_v2/dpt.py (arXiv 2406.09414).
@@ -13,8 +13,9 @@ from flax import nnx
 
 from hourglass_jax.backbones.layers import gelu
 from hourglass_jax.backbones.vit import BlockFeatures, ViT, ViTConfig, ViTFeatures
+from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.images import Preprocessing
-from hourglass_jax.imaging.labels import labels_of
+from hourglass_jax.imaging.labels import Labels, labels_of
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import resize
@@ -62,15 +63,14 @@ class DPTConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("hooks", "widths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_config(self, zero=("hooks",))
         expected = len(FACTORS) if self.backbone.stem is None else 2
         if len(self.hooks) != expected or len(self.widths) != len(FACTORS):
             raise ValueError(
                 f"expected {expected} hooks and {len(FACTORS)} widths, got {len(self.hooks)} and {len(self.widths)}"
             )
-        if self.readout not in ("project", "ignore"):
-            raise ValueError(f"readout must be 'project' or 'ignore', got {self.readout!r}")
+        if max(self.hooks) >= self.backbone.depth:
+            raise ValueError(f"hooks must be blocks 0 to {self.backbone.depth - 1}, got {self.hooks}")
         if self.readout == "project" and self.backbone.special_tokens < 1:
             raise ValueError("readout must be 'ignore' for a backbone without a class token, got 'project'")
 
@@ -91,13 +91,11 @@ class DPTDepthConfig(DPTConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inversion is not None:
-            object.__setattr__(self, "inversion", tuple(self.inversion))
-            if self.max_depth is not None or len(self.inversion) != 2 or min(self.inversion) <= 0:
-                raise ValueError(
-                    "inversion must be a positive scale and shift, without max_depth, "
-                    f"got {self.inversion} and max_depth {self.max_depth}"
-                )
+        if self.inversion is not None and (self.max_depth is not None or min(self.inversion) <= 0):
+            raise ValueError(
+                "inversion must be a positive scale and shift, without max_depth, "
+                f"got {self.inversion} and max_depth {self.max_depth}"
+            )
         if self.max_depth is not None and self.max_depth <= 0:
             raise ValueError(f"max_depth must be a positive number of metres, got {self.max_depth}")
 
@@ -114,15 +112,17 @@ class DPTSegmentationConfig(DPTConfig):
     Attributes:
         classes: number of them.
         dataset: whose classes they are (`inference.labels.DATASETS`), or None.
+        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
     """
 
     classes: int = 150
     dataset: str | None = None
+    labels: Labels | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
+        if self.labels is not None and len(self.labels.names) != self.classes:
+            raise ValueError(f"labels must name {self.classes} classes, got {len(self.labels.names)}")
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True, **kinds: object) -> nnx.Conv:
@@ -298,7 +298,7 @@ class DPTSegmentation(DPT):
     def tasks(self) -> dict[str, Task]:
         """Segmentation alone."""
         config = self.config
-        labels = labels_of(config.dataset, config.classes)
+        labels = config.labels or labels_of(config.dataset, config.classes)
         task = Segmentation(labels, config.dataset, resampling="bicubic", average="probabilities")
         return {"segmentation": task}
 

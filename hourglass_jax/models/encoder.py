@@ -9,6 +9,7 @@ from flax import nnx
 from hourglass_jax.backbones.registry import build_backbone
 from hourglass_jax.backbones.swin import SwinConfig, SwinFeatures
 from hourglass_jax.backbones.vit import ViTConfig, ViTFeatures
+from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.tasks.base import Task
@@ -21,6 +22,9 @@ class EncoderConfig:
 
     backbone: ViTConfig | SwinConfig = field(default_factory=ViTConfig)
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(size=224, multiple=16))
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
 
 class Encoder(VisionModel):

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.checks import MOST_LAYERS, check_config
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.ops.resize import resize
@@ -32,7 +33,9 @@ class SaliencyConfig:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "decoder_widths", tuple(self.decoder_widths))
+        check_config(self)
+        if len(self.decoder_widths) > MOST_LAYERS:
+            raise ValueError(f"expected at most {MOST_LAYERS} decoder_widths, got {len(self.decoder_widths)}")
 
 
 class UpsamplingStage(nnx.Module):

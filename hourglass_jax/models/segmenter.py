@@ -13,8 +13,9 @@ from flax import nnx
 
 from hourglass_jax.backbones.layers import Block
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.images import Preprocessing
-from hourglass_jax.imaging.labels import labels_of
+from hourglass_jax.imaging.labels import Labels, labels_of
 from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.ops.resize import resize
@@ -37,6 +38,7 @@ class SegmenterConfig:
         window: the windows that images are cut into; None to take them whole.
         dataset: whose classes they are (`inference.labels.DATASETS`), or None.
         preprocessing: of images.
+        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
     """
 
     backbone: ViTConfig = field(
@@ -52,12 +54,16 @@ class SegmenterConfig:
             size=512, multiple=1, resize="none", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
         )
     )
+    labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder not in ("linear", "mask_transformer"):
-            raise ValueError(f"decoder must be 'linear' or 'mask_transformer', got {self.decoder!r}")
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
+        check_config(self, layers=("decoder_depth",), zero=("decoder_depth",))
+        if self.decoder == "mask_transformer" and self.backbone.width % DECODER_HEAD_WIDTH:
+            raise ValueError(
+                f"a mask transformer's width must be a multiple of {DECODER_HEAD_WIDTH}, got {self.backbone.width}"
+            )
+        if self.labels is not None and len(self.labels.names) != self.classes:
+            raise ValueError(f"labels must name {self.classes} classes, got {len(self.labels.names)}")
 
 
 class MaskTransformer(nnx.Module):
@@ -129,7 +135,7 @@ class Segmenter(VisionModel):
     def tasks(self) -> dict[str, Task]:
         """Segmentation alone; it merges the logits of tokens."""
         config = self.config
-        labels = labels_of(config.dataset, config.classes)
+        labels = config.labels or labels_of(config.dataset, config.classes)
         return {"segmentation": Segmentation(labels, config.dataset, cell=config.backbone.patch_size)}
 
     def features(self, images: jax.Array) -> ViTFeatures:

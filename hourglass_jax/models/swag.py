@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
+from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.images import Preprocessing
-from hourglass_jax.imaging.labels import labels_of
+from hourglass_jax.imaging.labels import Labels, labels_of
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.tasks.base import Task
 from hourglass_jax.tasks.classification import Classification
@@ -30,6 +31,7 @@ class SwagConfig:
         classes: number of them.
         dataset: whose classes they are (`inference.labels.DATASETS`), or None.
         preprocessing: of images.
+        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
     """
 
     backbone: ViTConfig = field(
@@ -40,10 +42,12 @@ class SwagConfig:
     preprocessing: Preprocessing = field(
         default_factory=lambda: Preprocessing(size=384, multiple=16, resize="crop", interpolation="bicubic")
     )
+    labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
+        check_config(self)
+        if self.labels is not None and len(self.labels.names) != self.classes:
+            raise ValueError(f"labels must name {self.classes} classes, got {len(self.labels.names)}")
 
 
 class Swag(VisionModel):
@@ -58,7 +62,8 @@ class Swag(VisionModel):
     def tasks(self) -> dict[str, Task]:
         """Classification alone."""
         config = self.config
-        return {"classification": Classification(labels_of(config.dataset, config.classes), config.dataset)}
+        labels = config.labels or labels_of(config.dataset, config.classes)
+        return {"classification": Classification(labels, config.dataset)}
 
     def head_input(self, features: ViTFeatures) -> jax.Array:
         """The class token after the final norm, [B, 1, C]."""

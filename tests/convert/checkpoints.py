@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-WIDTH, DEPTH, PATCH, GRID = 128, 2, 2, 3
-GATED = 344
+WIDTH, DEPTH, PATCH, GRID = 64, 2, 2, 3
+GATED = 172
 """Hidden channels of a SwiGLU."""
 REGISTERS = 4
 MLP = ("mlp.fc1", "mlp.fc2")

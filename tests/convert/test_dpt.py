@@ -32,7 +32,13 @@ STEM = {"depths": (1, 2, 1), "widths": (128, 128, 256), "stem_width": 32}
 KITTI, NYU = (0.00006016, 0.00579), (0.000305, 0.1378)
 FAMILIES = {
     *("dpt", "dpt-kitti", "dpt-nyu", "dpt-ade20k", "dpt-transformers"),
-    *("depth-anything-v2", "depth-anything-v2-indoor", "depth-anything-v2-outdoor", "depth-anything-transformers"),
+    *(
+        "depth-anything-v1",
+        "depth-anything-v2",
+        "depth-anything-v2-indoor",
+        "depth-anything-v2-outdoor",
+        "depth-anything-transformers",
+    ),
 }
 
 
@@ -275,7 +281,7 @@ SAMPLES = {
         official(classes=150),
         "dpt-ade20k",
         DPTSegmentationConfig(
-            vit(**BILINEAR), **FUSED, preprocessing=preprocessing(480), classes=150, dataset="ade20k"
+            vit(**BILINEAR), **FUSED, preprocessing=preprocessing(480), classes=150, dataset=None
         ),
     ),
     "dpt-ade20k, hybrid, other classes": Sample(
@@ -315,7 +321,7 @@ SAMPLES = {
             **FUSED,
             preprocessing=preprocessing(480),
             classes=150,
-            dataset="ade20k",
+            dataset=None,
         ),
     ),
     **{
@@ -331,6 +337,12 @@ SAMPLES = {
             ("depth-anything-v2-outdoor", 80.0),
         )
     },
+    "depth-anything-v1, of any depth": Sample(
+        depth_anything(depth=7),
+        "depth-anything-v1",
+        DPTDepthConfig(vit(7, layer_scale=True, position_offset=0.1), **{**ANYTHING, "hooks": (3, 4, 5, 6)}),
+        named=True,
+    ),
     "depth-anything-v2, large": Sample(
         depth_anything(depth=LARGE),
         "depth-anything-v2",
@@ -358,7 +370,7 @@ SAMPLES = {
         settings={
             "depth_estimation_type": "metric",
             "max_depth": 80,
-            "backbone_config": {"num_attention_heads": 4},
+            "backbone_config": {"num_attention_heads": 4, "out_indices": [3, 6, 9, 12]},
         },
     ),
 }
@@ -439,7 +451,7 @@ def test_parameters_of_transformers_come_from_the_coarsest_map_on(tmp_path: Path
         ("dpt-kitti, hybrid", "name it with --model dpt or dpt-kitti or dpt-nyu"),
         (
             "depth-anything-v2",
-            "--model depth-anything-v2 or depth-anything-v2-indoor or depth-anything-v2-outdoor",
+            "--model depth-anything-v1 or depth-anything-v2 or depth-anything-v2-indoor or depth-anything-v2-out",
         ),
     ],
 )

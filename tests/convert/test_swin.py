@@ -183,3 +183,41 @@ def test_windows_that_are_not_known(tmp_path: Path, options: dict, message: str)
 
 def test_a_classifiers_size_without_a_mask_or_settings(tmp_path: Path) -> None:
     assert hj.load(convert(written(swin(), tmp_path)).target).config.preprocessing.size == 8 * WINDOW * PATCH
+
+
+ARGUMENTS = {"window_size": WINDOW, "img_size": 96, "depths": list(DEPTHS)}
+
+
+def test_windows_and_units_of_timms_arguments(tmp_path: Path) -> None:
+    """A window without published units has that of the map where it is larger."""
+    arrays = swin(version=2, merging_stage=1)
+    backbone = convert(written(arrays, tmp_path, {"model_args": ARGUMENTS | {"img_size": 32}})).config["backbone"]
+    assert (backbone["window"], backbone["pretrained_windows"]) == (WINDOW, [3, 3, 2, 1])
+    settings = {"model_args": ARGUMENTS | {"pretrained_window_sizes": [2, 2, 2, 1]}}
+    assert convert(written(arrays, tmp_path, settings)).config["backbone"]["pretrained_windows"] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"window_size": 2}, "they say window_size 2, the checkpoint has 3|they say window_size 2, it has 3"),
+        ({"window_size": [3, 4]}, r"window_size in the settings must be square, got \(3, 4\)"),
+        ({"depths": [2, 2, 18, 2]}, r"they say depths \(2, 2, 18, 2\), the checkpoint has"),
+        ({"num_heads": [3, 6, 12, 24]}, r"they say num_heads \(3, 6, 12, 24\), the checkpoint has"),
+        ({"embed_dim": 96}, r"they say embed_dim \(96,\), the checkpoint has"),
+        ({"always_partition": True}, "always_partition True, which no model here has"),
+        ({"act_layer": "relu"}, "act_layer 'relu', which no model here has"),
+        ({"rotary": 1}, "an argument 'rotary' of timm"),
+        ({"window_size": -3}, "window_size in the settings must be a positive integer"),
+        ({"img_size": "96"}, "img_size in the settings must be a positive integer"),
+    ],
+)
+def test_arguments_of_timm_that_cannot_be_honoured(tmp_path: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        convert(written(swin(merging_stage=1), tmp_path, {"model_args": ARGUMENTS | arguments}))
+
+
+@pytest.mark.parametrize("options", [{"heads": 7}, {"grid": (3, 3)}])
+def test_a_swin_takes_neither_heads_nor_a_grid(tmp_path: Path, options: dict) -> None:
+    with pytest.raises(CheckpointError, match="leave --heads and --grid out"):
+        convert(written(swin(), tmp_path), **options)

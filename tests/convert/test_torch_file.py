@@ -519,7 +519,6 @@ def hostile(path, node, is_zip=True):
         ("builtins", "exec"),
         ("builtins", "getattr"),
         ("__builtin__", "eval"),
-        ("torch.storage", "_load_from_bytes"),
         ("torch", "load"),
         ("torch._utils", "_rebuild_tensor_v2.__globals__"),
         ("torch", "_utils.sys.modules"),
@@ -627,10 +626,10 @@ def test_repeated_containers_are_built_once(path):
         Call(Global("_codecs", "encode"), ("x", bomb)),
         Call(REBUILD, (ndarray(), 0, bomb, (1,), False, None)),
         Call(REBUILD, (ndarray(), bomb, (1,), (1,), False, None)),
+        Call(Global("torch", "device"), ("cpu", bomb)),
         Persistent((bomb,) * 5),
     ):
         refusal(hostile(path, node))
-    assert read_torch(hostile(path, Call(Global("torch", "device"), ("cpu", bomb)))) == {"a": "cpu"}
 
 
 def test_states_of_ordered_dicts_are_not_attributes(path):

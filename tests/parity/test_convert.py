@@ -40,9 +40,9 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def converted(source: Path, family: str) -> Encoder:
+def converted(source: Path, family: str, heads: int | None = None) -> Encoder:
     """The encoder that a checkpoint becomes."""
-    summary = convert(source, source.with_name("converted"))
+    summary = convert(source, source.with_name("converted"), heads=heads)
     assert summary.family == family
     return hj.load(summary.target)
 
@@ -67,10 +67,15 @@ def their_features(model: torch.nn.Module, rows: int, columns: int, side: int) -
 
 
 def assert_same_as_timm(
-    model: torch.nn.Module, folder: Path, format: str, family: str, grids: list[tuple[int, int]]
+    model: torch.nn.Module,
+    folder: Path,
+    format: str,
+    family: str,
+    grids: list[tuple[int, int]],
+    arguments: dict[str, object] | None = None,
 ) -> None:
-    """Saves a model as `save_for_hf` does, with config.json."""
-    timm.models.save_for_hf(model, folder, safe_serialization=format == "safetensors")
+    """Saves a model as `save_for_hf` does, with config.json, in which the model's arguments are."""
+    timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=format == "safetensors")
     [source] = folder.glob(f"*.{format}")
     encoder, side = converted(source, family), model.patch_embed.patch_size[0]
     for grid in grids:
@@ -94,7 +99,8 @@ def assert_same_as_timm(
 def test_small_vits_of_timm(folder: Path, name: str, format: str, family: str) -> None:
     side = 16 if "patch16" in name else 14
     model = randomize(timm_model(name, STORED, side, dynamic_img_size=True, **SMALL))
-    assert_same_as_timm(model, folder, format, family, [STORED, OTHER])
+    arguments = {**SMALL, "img_size": [length * side for length in STORED]}
+    assert_same_as_timm(model, folder, format, family, [STORED, OTHER], arguments)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_original_dinov2(folder: Path, registers: bool, is_gated: bool) -> None:
     name = f"vit_{'giant' if is_gated else 'small'}_patch14_{'reg4_' if registers else ''}dinov2"
     model = randomize(timm_model(name, STORED, SIDE, **SMALL))
     torch.save(original(model, is_gated=is_gated), folder / "pretrain.pth")
-    encoder = converted(folder / "pretrain.pth", "dinov2")
+    encoder = converted(folder / "pretrain.pth", "dinov2", SMALL["num_heads"])
     theirs = their_features(model, *STORED, SIDE)
     np.testing.assert_allclose(our_features(encoder, *STORED), theirs, rtol=0, atol=ATOL)
 

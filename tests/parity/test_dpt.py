@@ -126,7 +126,7 @@ def pair(folder: Path) -> Pair:
         source = folder / f"{family}-{hybrid}.pt"
         torch.save(model.state_dict(), source)
         named = None if classes or not hybrid else family
-        summary = convert(source, folder / "converted.safetensors", family=named)
+        summary = convert(source, folder / "converted.safetensors", family=named, heads=SMALL["num_heads"])
         assert summary.family == family
         return model, hj.load(summary.target)
 
@@ -197,7 +197,12 @@ def test_official_depth_anything(plan: hj.Hourglass | None, folder: Path) -> Non
     others = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("pretrained.")}
     backbone = {f"pretrained.{name}": tensor for name, tensor in original(vit, is_gated=False).items()}
     torch.save(others | backbone, folder / "anything.pth")
-    summary = convert(folder / "anything.pth", folder / "anything.safetensors", family="depth-anything-v2")
+    summary = convert(
+        folder / "anything.pth",
+        folder / "anything.safetensors",
+        family="depth-anything-v2",
+        heads=SMALL["num_heads"],
+    )
     ours = hj.expedite(hj.load(summary.target), plan)
     hourglass = {} if plan is None else {"alpha": plan.alpha, "reduce": numpy_hourglass(plan)}
     own, positions = vit.pos_embed.detach().split([1, 16], dim=1)

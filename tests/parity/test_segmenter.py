@@ -65,8 +65,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return build
 
 
-def converted(checkpoint: Path, folder: Path) -> Segmenter:
-    return hj.load(convert(checkpoint, folder / "converted.safetensors").target)
+def converted(checkpoint: Path, folder: Path, heads: int | None = None) -> Segmenter:
+    return hj.load(convert(checkpoint, folder / "converted.safetensors", heads=heads).target)
 
 
 @nnx.jit
@@ -125,7 +125,7 @@ def test_official_file(decoder: str, distilled: bool, pair: Pair) -> None:
 
 def test_file_of_mmsegmentation(tmp_path: Path) -> None:
     theirs = random_segmenter(n_heads=2)
-    ours = converted(save_mmseg(theirs, tmp_path / "model.pth"), tmp_path)
+    ours = converted(save_mmseg(theirs, tmp_path / "model.pth"), tmp_path, heads=2)
     images = random_images(*SIZES[0])
     np.testing.assert_allclose(logits(ours, images), torch_logits(theirs, images), rtol=0, atol=ATOL)
 

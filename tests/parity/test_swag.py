@@ -55,7 +55,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     ours = {}
     for family, tensors in files.items():
         torch.save(tensors, folder / f"{family}.torch")
-        summary = convert(folder / f"{family}.torch")
+        summary = convert(folder / f"{family}.torch", heads=2)
         assert summary.family == family
         ours[family] = hj.load(summary.target)
     return model, ours

@@ -2,13 +2,26 @@
 
 import argparse
 import collections
+import io
 import pickle
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from checkpoints_convert.pickle_values import Skipped
 from checkpoints_convert.torch_file import CheckpointError, read_torch, tensors
+from tests.convert.test_torch_file import pickled
+from tests.fuzz.mutants import (
+    ARRAYS,
+    Random,
+    exchange_tokens,
+    legacy_parts,
+    tokens_of,
+    torch_members,
+    training_state,
+    zip_of,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -149,10 +162,50 @@ def test_modules_are_refused(tmp_path, is_zip):
         read_torch(path)
 
 
-def test_pickled_tensors_are_refused(tmp_path):
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_pickles_of_tensors(tmp_path, protocol):
+    """As tools/convert-pretrained-swin-model-to-d2.py of Mask2Former writes them; views share a storage."""
+    base = torch.arange(12.0).reshape(3, 4)
+    tree = {"model": {"a": base, "t": base.t(), "half": torch.ones(2, dtype=torch.bfloat16), "e": torch.zeros(0)}}
     path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps({"a": torch.ones(2)}, protocol=2))
-    with pytest.raises(CheckpointError, match=r"the global 'torch\.storage\._load_from_bytes', which is refused"):
+    path.write_bytes(pickle.dumps(tree, protocol=protocol))
+    assert_same(read_torch(path), tree)
+
+
+@FORMATS
+def test_views_to_be_negated_or_conjugated(tmp_path, is_zip):
+    values = torch.complex(torch.arange(6.0).reshape(2, 3), torch.arange(6.0).reshape(2, 3) - 2)
+    tree = {"conj": values.conj(), "neg": values.conj().imag, "both": torch._neg_view(values.conj())}
+    assert tree["conj"].is_conj() and tree["neg"].is_neg() and tree["both"].is_neg()
+    for tensor in tree.values():
+        ours = read_torch(save({"w": tensor}, tmp_path / "a.pt", is_zip))["w"]
+        np.testing.assert_array_equal(ours, tensor.resolve_neg().resolve_conj().numpy())
+
+
+@FORMATS
+def test_tensors_with_attributes_and_of_subclasses(tmp_path, is_zip):
+    plain, parameter = torch.arange(3.0), torch.nn.Parameter(torch.arange(4.0))
+    plain.note, parameter.note = "x", {"y": torch.ones(2)}
+    tree = {"plain": plain, "parameter": parameter, "buffer": torch.nn.Buffer(torch.ones(2)), "neg": None}
+    tree["neg"] = torch._neg_view(torch.arange(3.0))
+    tree["neg"].note = 3
+    ours = read_torch(save(tree, tmp_path / "a.pt", is_zip))
+    for name, tensor in tree.items():
+        np.testing.assert_array_equal(ours[name], tensor.detach().resolve_neg().numpy())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@FORMATS
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "nested", "meta"])
+def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path, kind, is_zip):
+    make = {
+        "sparse": lambda: torch.eye(3).to_sparse(),
+        "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "meta": lambda: torch.ones(3, device="meta"),
+    }[kind]
+    path = save({"w": make()}, tmp_path / "a.pt", is_zip)
+    with pytest.raises(CheckpointError, match="the global 'torch"):
         read_torch(path)
 
 
@@ -172,3 +225,41 @@ def test_saved_without_checksums(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     assert_same(read_torch(path), tree)
+
+
+def drawn(number):
+    """A checkpoint, zip or legacy, with a few numbers, texts and globals of its pickle exchanged."""
+    rng, tree = Random(number), training_state(ARRAYS)
+    del tree["meta"]
+
+    def changed(content):
+        return b"".join(exchange_tokens(tokens_of(content), rng))
+
+    if number % 2:
+        return zip_of(torch_members(ARRAYS) | {"archive/data.pkl": changed(pickled(tree))})
+    pickles, storages = legacy_parts(tree, ARRAYS)
+    return b"".join([*pickles[:3], changed(pickles[3]), pickles[4], *storages])
+
+
+def found_tensors(ours, theirs):
+    """How many tensors PyTorch has found, all with our values."""
+    if isinstance(theirs, torch.Tensor) and not isinstance(ours, Skipped):
+        assert_same(ours, theirs.resolve_conj().resolve_neg())
+        return 1
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return sum(found_tensors(ours[key], theirs[key]) for key in theirs if isinstance(key, str))
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_drawn_checkpoints_have_the_values_of_pytorch_or_are_refused(tmp_path):
+    path, compared = tmp_path / "a.pt", 0
+    for number in range(600):
+        path.write_bytes(drawn(number))
+        try:
+            theirs = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+            ours = read_torch(path)
+        except Exception:  # PyTorch or we refuse it
+            continue
+        compared += found_tensors(ours, theirs)
+    assert compared > 200

@@ -1,0 +1,1 @@
+"""Hostile and damaged files, drawn by the thousand: `python -m tests.fuzz`."""
