@@ -34,37 +34,42 @@ class SegmentLabels(Labels):
 
 def segment_labels(
     dataset: str | None,
-    classes: int,
+    classes: int | None,
     *,
-    names: Sequence[str] | None = None,
+    labels: Labels | None = None,
     things: Sequence[int] | None = None,
 ) -> SegmentLabels:
     """The classes of a data set, or others.
 
     Args:
         dataset: one of `DATASETS`, or None.
-        classes: how many the model tells apart.
-        names: of the classes, without a data set; None for "class 0", "class 1", ...
+        classes: how many the model tells apart; None, for a data set, is as many as it has.
+        labels: of classes without a data set; None for "class 0", "class 1", ...
         things: the classes that can be counted; by default those of the data set, all without one.
 
     Raises:
-        ValueError: an unknown data set or one with another number of classes, as many names or none, or things
+        ValueError: an unknown data set or one with another number of classes, other labels than classes, or things
             that are no classes.
     """
-    if names is not None and (dataset is not None or len(names) != classes):
-        raise ValueError(f"names must be {classes}, of classes of no known data set, got {len(names)} of {dataset}")
-    if things is not None and not set(things) <= set(range(classes)):
-        raise ValueError(f"things must be classes, 0 to {classes - 1}, got {max(things)}")
+    if labels is not None and (dataset is not None or len(labels.names) != classes):
+        raise ValueError(f"labels must name {classes} classes, of no known data set, got {len(labels.names)}")
     if dataset is None:
-        plain = labels_of(None, classes)
+        _check_things(things, classes)
+        plain = labels or labels_of(None, classes)
         counted = range(classes) if things is None else things
-        return SegmentLabels(tuple(names or plain.names), plain.colors, frozenset(counted), tuple(range(classes)))
+        return SegmentLabels(plain.names, plain.colors, frozenset(counted), tuple(range(classes)))
     if dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)} or None, got {dataset!r}")
     known = _read()[dataset]
-    if len(known.names) != classes:
+    if classes not in (None, len(known.names)):
         raise ValueError(f"classes must be {len(known.names)} for the data set {dataset}, got {classes}")
+    _check_things(things, len(known.names))
     return known if things is None else SegmentLabels(known.names, known.colors, frozenset(things), known.ids)
+
+
+def _check_things(things: Sequence[int] | None, classes: int) -> None:
+    if things is not None and not set(things) <= set(range(classes)):
+        raise ValueError(f"things must be classes, 0 to {classes - 1}, got {max(things)}")
 
 
 @cache

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
-from hourglass_jax.imaging.segment_labels import segment_labels
+from hourglass_jax.checks import check_config
+from hourglass_jax.imaging.labels import Labels
+from hourglass_jax.imaging.segment_labels import SegmentLabels, segment_labels
 from hourglass_jax.imaging.shortest_edge import ShortestEdge
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.models.mask2former_decoders import GROUPS, MaskedDecoder, PixelDecoder
@@ -42,7 +44,7 @@ class Mask2FormerConfig:
         decoder_hidden: channels of their feed-forward.
         tasks: what the model was trained for, of "panoptic", "instances", "segmentation"; the first is the default.
         dataset: whose classes they are, one of `imaging.segment_labels.DATASETS`, or None.
-        names: of the classes, where there is no data set; None to number them.
+        labels: names and colours of the classes where they are nobody's, or None.
         things: the classes that can be counted; by default those of the data set, and all where there is none.
         detections: that are kept of an image, with the highest scores.
         object_threshold: what a query's score must exceed to be part of a panoptic map.
@@ -62,7 +64,7 @@ class Mask2FormerConfig:
     decoder_hidden: int = 2048
     tasks: tuple[str, ...] = TASKS
     dataset: str | None = None
-    names: tuple[str, ...] | None = None
+    labels: Labels | None = None
     things: tuple[int, ...] | None = None
     detections: int = 100
     object_threshold: float = 0.8
@@ -70,19 +72,21 @@ class Mask2FormerConfig:
     preprocessing: ShortestEdge = field(default_factory=ShortestEdge)
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "names", "things"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_config(self, layers=("encoder_layers", "decoder_layers"), zero=("things",))
         if len(self.backbone.depths) != 4 or not self.backbone.stage_norms:
             raise ValueError("backbone must be a Swin of four stages with a norm each")
         if self.width % GROUPS or self.width % self.heads:
             raise ValueError(f"width must be a multiple of {GROUPS} and of heads, got {self.width}")
         if not self.tasks or not set(self.tasks) <= set(TASKS):
             raise ValueError(f"tasks must be some of {', '.join(TASKS)}, got {', '.join(self.tasks) or 'none'}")
-        for name in ("classes", "queries", "points", "detections"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        segment_labels(self.dataset, self.classes, names=self.names, things=self.things)
+        for name in ("object_threshold", "overlap_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        self.segment_labels()
+
+    def segment_labels(self) -> SegmentLabels:
+        """The classes; ValueError if they do not fit one another."""
+        return segment_labels(self.dataset, self.classes, labels=self.labels, things=self.things)
 
 
 class Mask2Former(VisionModel):
@@ -117,8 +121,7 @@ class Mask2Former(VisionModel):
     @property
     def tasks(self) -> dict[str, Task]:
         """Those that the model was trained for."""
-        config = self.config
-        labels = segment_labels(config.dataset, config.classes, names=config.names, things=config.things)
+        config, labels = self.config, self.config.segment_labels()
         known = (
             Panoptic(labels, config.dataset, config.object_threshold, config.overlap_threshold),
             Instances(labels, config.dataset, config.detections, things_only="panoptic" in config.tasks),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hourglass_jax.imaging.labels import labels_of
+from hourglass_jax.imaging.labels import Labels, labels_of
 from hourglass_jax.imaging.run_lengths import encode_mask
 from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
 from hourglass_jax.imaging.shortest_edge import ShortestEdge
@@ -35,12 +35,12 @@ def test_coco_numbers_its_things_with_gaps() -> None:
 
 def test_other_classes_are_named_or_numbered() -> None:
     assert segment_labels(None, 2).names == ("class 0", "class 1")
-    labels = segment_labels(None, 2, names=["sea", "ship"], things=[1])
+    labels = segment_labels(None, 2, labels=Labels(("sea", "ship"), ((0, 0, 9), (9, 9, 9))), things=[1])
     assert (labels.names, labels.things) == (("sea", "ship"), {1})
     with pytest.raises(ValueError, match="things must be classes, 0 to 1, got 5"):
         segment_labels(None, 2, things=[5])
-    with pytest.raises(ValueError, match="names must be 2"):
-        segment_labels(None, 2, names=["sea"])
+    with pytest.raises(ValueError, match="labels must name 2 classes"):
+        segment_labels(None, 2, labels=Labels(("sea",), ((0, 0, 9),)))
     with pytest.raises(ValueError, match=r"dataset must be one of coco_panoptic, .* got 'sea'"):
         segment_labels("sea", 2)
 
