@@ -116,6 +116,6 @@ def _middle(mask: np.ndarray) -> tuple[int, int]:
         smaller[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
         if not smaller.any():
             rows, columns = np.nonzero(inner)
-            place = len(rows) // 2
+            place = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
             return int(rows[place] - 1) * step + step // 2, int(columns[place] - 1) * step + step // 2
         inner = smaller

@@ -4,6 +4,7 @@ import json
 import pickle
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,8 +16,10 @@ from flax import nnx
 import hourglass_jax as hj
 from checkpoints_convert.convert import convert
 from hourglass_jax.models.mask2former import Mask2Former
+from hourglass_jax.models.registry import flat_parameters
 from hourglass_jax.tasks.queries import QueryOutputs
 from tests.parity.vits import channels_first, random_images
+from tests.reference import swin as reference
 
 pytest.importorskip("transformers")
 
@@ -71,9 +74,9 @@ def test_the_predictions_of_every_layer(ours: Mask2Former, theirs: torch.nn.Modu
     images = random_images(*size)
     expected, found = all_predictions(theirs, images), predictions(ours, images)
     assert len(found) == len(expected) == 4
-    for mine, reference in zip(found, expected, strict=True):
-        np.testing.assert_allclose(mine.class_logits, reference.class_logits, rtol=0, atol=ATOL)
-        np.testing.assert_allclose(mine.mask_logits, reference.mask_logits, rtol=0, atol=ATOL)
+    for mine, their in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine.class_logits, their.class_logits, rtol=0, atol=ATOL)
+        np.testing.assert_allclose(mine.mask_logits, their.mask_logits, rtol=0, atol=ATOL)
     assert found[-1].mask_logits.shape == (len(images), QUERIES, size[0] // 4, size[1] // 4)
 
 
@@ -82,6 +85,35 @@ def test_images_are_padded_on_the_right_and_below(ours: Mask2Former, theirs: tor
     padded = np.pad(images, ((0, 0), (0, 26), (0, 6), (0, 0)))
     expected, found = all_predictions(theirs, padded)[-1], predictions(ours, images)[-1]
     np.testing.assert_allclose(found.mask_logits, expected.mask_logits, rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_hourglass_of_the_reference_under_the_decoders_of_transformers(
+    ours: Mask2Former, theirs: torch.nn.Module, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps of two windows and a part of a third; the backbone in NumPy, float64."""
+    plan = hj.Hourglass(4, (2, 2), beta=1, window=3, temperature=30.0, neighbors=3)
+    image = np.random.default_rng(seed).normal(size=(64, 160, 3)).astype(np.float32)
+    config = ours.config.backbone
+    stages = reference.swin(
+        image.astype(np.float64),
+        {name: np.asarray(each, np.float64) for name, each in flat_parameters(ours.backbone).items()},
+        depths=config.depths,
+        heads=[config.width * 2**stage // config.head_width for stage in range(4)],
+        window=config.window,
+        patch_size=config.patch_size,
+        version=1,
+        plan=plan,
+    )
+    maps = [torch.from_numpy(each.transpose(2, 0, 1)[None].astype(np.float32)) for each in stages]
+    encoder = theirs.model.pixel_level_module.encoder
+    monkeypatch.setattr(encoder, "forward", lambda images: SimpleNamespace(feature_maps=maps))
+    [*_, expected] = all_predictions(theirs, image[None])
+    before = predictions(ours, image[None])[-1]
+    found = predictions(hj.expedite(ours, plan), image[None])[-1]
+    np.testing.assert_allclose(found.class_logits, expected.class_logits, rtol=0, atol=2 * ATOL)
+    np.testing.assert_allclose(found.mask_logits, expected.mask_logits, rtol=0, atol=2 * ATOL)
+    assert np.abs(found.mask_logits - before.mask_logits).max() > 0.01
 
 
 def written(tensors: dict[str, torch.Tensor], path: Path) -> Path:
