@@ -1,37 +1,20 @@
 """Instance segmentation: the things of an image, each with a mask, a class and a score; masks may overlap."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from hourglass_jax.imaging.run_lengths import encode_mask
 from hourglass_jax.imaging.segment_labels import SegmentLabels
 from hourglass_jax.imaging.segment_pictures import Region, segment_overlay
 from hourglass_jax.imaging.windows import Layout
 from hourglass_jax.metrics.base import Metric
+from hourglass_jax.metrics.instances import InstanceSet
+from hourglass_jax.metrics.run_lengths import encode_mask
 from hourglass_jax.tasks.base import Rendering, check_classes, image_id
 from hourglass_jax.tasks.queries import QueryOutputs, bands, class_scores, sigmoid
 
 SHOWN = 0.5
 """The least score of an instance that is drawn, printed, and counted as a decision."""
-
-
-class InstanceSet(NamedTuple):
-    """The instances of an image, the highest score first.
-
-    Attributes:
-        boxes: float32 [N, 4]: left, top, right and bottom (x0, y0, x1, y1) in pixels, the last ones exclusive;
-            zeros of an empty mask.
-        scores: float32 [N], in 0..1.
-        labels: int32 [N], classes.
-        masks: bool [N, rows, columns].
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -141,8 +124,9 @@ class Instances:
         ]
 
     def check_dataset(self, name: str, classes: int) -> None:
-        """See `Task.check_dataset`."""
-        check_classes(name, classes, len(self.labels.names), self.dataset)
+        """See `Task.check_dataset`; the things of COCO's panoptic maps are its instances' classes."""
+        if (self.dataset, name) != ("coco_panoptic", "coco_instance"):
+            check_classes(name, classes, len(self.labels.names), self.dataset)
 
     def metric(self, published: Metric) -> Metric:
         """See `Task.metric`: all instances are compared alike."""

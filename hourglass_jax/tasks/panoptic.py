@@ -121,7 +121,8 @@ class Panoptic:
         return {"annotations": [annotation], "categories": categories}
 
     def check_dataset(self, name: str, classes: int) -> None:
-        """See `Task.check_dataset`."""
+        """See `Task.check_dataset`; data sets of panoptic maps are called by their classes' with "_panoptic"."""
+        name = name if name == self.dataset else name.removesuffix("_panoptic")
         check_classes(name, classes, len(self.labels.names), self.dataset)
 
     def metric(self, published: Metric) -> Metric:
