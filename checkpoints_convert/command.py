@@ -18,7 +18,17 @@ def convert(
     key: str | None = None,
     heads: int | None = None,
     grid: tuple[int, int] | None = None,
-    dataset: Literal["ade20k", "cityscapes", "pascal_context", "imagenet2012"] | None = None,
+    dataset: Literal[
+        "ade20k",
+        "cityscapes",
+        "pascal_context",
+        "imagenet2012",
+        "coco_panoptic",
+        "coco_instance",
+        "ade20k_instance",
+        "cityscapes_instance",
+    ]
+    | None = None,
     allow_nonfinite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     skip_objects: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     dtype: Literal["float32", "bfloat16"] = "float32",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from checkpoints_convert import dpt, saliency, segmenter, swag, swin, vit
+from checkpoints_convert import dpt, mask2former, saliency, segmenter, swag, swin, vit
 from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
@@ -25,6 +26,7 @@ from checkpoints_convert.settings import KNOWN, read_settings
 from checkpoints_convert.wrappers import StateDict, prefixes, state_dict, without_prefix
 from hourglass_jax.checks import MOST
 from hourglass_jax.imaging.labels import DATASETS
+from hourglass_jax.imaging.segment_labels import DATASETS as SEGMENTS
 from hourglass_jax.io.safetensors import write_safetensors
 from hourglass_jax.models.registry import FORMAT, abstract_model, flat_parameters, header
 from hourglass_jax.ops.grids import Grid
@@ -36,6 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     *swag.FAMILIES,
     *vit.FAMILIES,
     *swin.FAMILIES,
+    *mask2former.FAMILIES,
 )
 
 
@@ -200,8 +203,9 @@ def _grid(grid: Grid | None) -> Grid | None:
 
 
 def _dataset(name: str | None) -> str | None:
-    if name is not None and name not in DATASETS:
-        raise CheckpointError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
+    known = [*dict.fromkeys((*DATASETS, *SEGMENTS))]
+    if name is not None and name not in known:
+        raise CheckpointError(f"--dataset must be one of {', '.join(known)}, got {name!r}")
     return name
 
 
@@ -240,16 +244,29 @@ def _choose(
                 values = _beside(checkpoint.folder, family) if named is None else named
                 if family.fits(state.tensors, values):
                     fitting.append(_Choice(family, state, replace(given, settings=values)))
+        if name is None:  # what is left of a system without its head is meant where it is asked for
+            fitting = [each for each in fitting if each.family.rest is None or not _has_rest(each)] or fitting
         if len(fitting) > 1:
             offered = " or ".join(each.family.name for each in fitting)
             raise CheckpointError(
                 f"{checkpoint.source} may be one of several families: name it with --model {offered}"
             )
         if fitting:
+            if name is None and _has_rest(fitting[0]):
+                raise CheckpointError(
+                    f"{checkpoint.source} is a system whose head is not known here: take its encoder alone with "
+                    f"--model {fitting[0].family.name}"
+                )
             if prefix:
                 given.say(f"the prefix {prefix!r} comes off all names")
             return fitting[0]
     raise CheckpointError(_unknown(checkpoint, tensors, candidates, name, named or {}, given))
+
+
+def _has_rest(choice: _Choice) -> bool:
+    """Whether a checkpoint holds more of a system than a family takes of it."""
+    rest = choice.family.rest
+    return rest is not None and any(re.fullmatch(rest, name) for name in choice.state.tensors)
 
 
 def _named_settings(path: Path) -> Settings:

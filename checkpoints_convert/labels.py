@@ -30,7 +30,7 @@ def class_fields(classes: int, given: Given, dataset: str | None = None) -> Fiel
     if given.dataset is not None:
         labels_of(given.dataset, classes)
         return fields | {"dataset": given.dataset}
-    labels = labels_in(given.saved) or _transformers(given.settings)
+    labels = labels_in(given.saved) or transformers_labels(given.settings)
     if labels is not None:
         if len(labels.names) != classes:
             raise ValueError(f"the checkpoint names {len(labels.names)} classes, but tells {classes} apart")
@@ -64,7 +64,7 @@ def labels_in(tree: Mapping[object, object]) -> Labels | None:
     return None
 
 
-def _transformers(settings: Settings) -> Labels | None:
+def transformers_labels(settings: Settings) -> Labels | None:
     """The names of transformers' id2label, where they are more than LABEL_0, LABEL_1, ..."""
     table = section(settings, "id2label")
     if not table:

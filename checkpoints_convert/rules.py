@@ -96,6 +96,8 @@ class Family:
         table: rows for all parameters of the model.
         ignored: patterns of tensors that are dropped on purpose, and why.
         settings_file: the name of a file with settings, YAML or JSON, that lies beside such a checkpoint.
+        rest: a pattern of the tensors of the system that the family takes a part of; where there are any, the part
+            must be asked for by name.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Family:
     table: tuple[Row, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
     settings_file: str | None = None
+    rest: str | None = None
 
 
 class Recipe(NamedTuple):

@@ -178,7 +178,17 @@ SYNONYMS = {
 }
 """What timm, transformers and Segmenter call the same thing."""
 KNOWN = (
-    *("model_args", "pretrained_cfg", "backbone_config", "net_kwargs", "architecture", "id2label", "mean", "std"),
+    *(
+        "MODEL",
+        "model_args",
+        "pretrained_cfg",
+        "backbone_config",
+        "net_kwargs",
+        "architecture",
+        "id2label",
+        "mean",
+        "std",
+    ),
     *("dataset_kwargs", "inference_kwargs", "depth_estimation_type", "backbone_out_indices", "hidden_act"),
     *(name for names in SYNONYMS.values() for name in names),
 )

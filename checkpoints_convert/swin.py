@@ -36,6 +36,8 @@ from checkpoints_convert.vit import (
 )
 
 STAGES = 4
+REST = r"(?!backbone\.).*"
+"""What a detector has besides its backbone."""
 BUFFERS = {
     r"(.*\.)?attn\.(relative_position_index|relative_coords_table)": "follows from the window's side",
     r"(.*\.)?attn_mask": "follows from the size of the image",
@@ -325,7 +327,8 @@ FAMILIES = (
             ),
             configure=_detector(prefix),
             table=rows(prefix, merging_stage=0, norms={number: f"norm{number}" for number in range(STAGES)}),
-            ignored={**BUFFERS, r"(?!backbone\.).*": "head: an encoder ends with its features"},
+            ignored={**BUFFERS, REST: "head: an encoder ends with its features"},
+            rest=REST if prefix else None,
         )
         for prefix in ("", "backbone.")
     ),

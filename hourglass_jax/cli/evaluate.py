@@ -36,7 +36,18 @@ if TYPE_CHECKING:
 
 
 def eval(
-    dataset: Literal["ade20k", "cityscapes", "pascal_context", "imagenet2012", "kitti", "nyu_depth_v2"],
+    dataset: Literal[
+        "ade20k",
+        "cityscapes",
+        "pascal_context",
+        "imagenet2012",
+        "kitti",
+        "nyu_depth_v2",
+        "coco_panoptic",
+        "ade20k_panoptic",
+        "cityscapes_panoptic",
+        "coco_instance",
+    ],
     data_dir: Path,
     model: Models = ModelOptions(),
     plan: Plans = PlanOptions(),
@@ -55,7 +66,7 @@ def eval(
     Unless --size is given, images are scaled as for published figures: their shorter side to 1024 pixels for
     Cityscapes, 520 for PASCAL-Context and the model's own for the others. What is counted is kept: a run that was
     ended goes on when the same command is given again. Relative inverse depth gets the scale and shift that fit the
-    truth of each image best.
+    truth of each image best. Panoptic maps have PQ, instances the AP of their masks, which pycocotools computes.
 
     Example: hourglass eval --model seg.safetensors --dataset ade20k --data-dir data/ --alpha 10 --clusters 28 28
 

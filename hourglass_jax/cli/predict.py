@@ -52,6 +52,9 @@ def predict(
     Labels, saliency and features are PNG files. Depth is a PNG in 16 bits, a .npy file in the unit that its name
     tells (metres, or relative inverse depth), and a PNG in colours with a bar that tells them.
 
+    Panoptic maps are PNG files of numbers with a JSON file that says what these are, as COCO has them; instances
+    are a JSON file of COCO's results with run lengths. Both have a picture of the photograph with what was found.
+
     What a classifier says is printed, too: the five most probable classes.
 
     A photograph that cannot be predicted does not stop the others: it is named on stderr, and the exit status
@@ -104,6 +107,7 @@ def predict(
 
 def _write(photo: Photo, rendering: Any, output: Path) -> Row:
     from hourglass_jax.imaging.images import write_array, write_image
+    from hourglass_jax.io.files import write_json
 
     files = {}
     for kind, picture in rendering.pictures.items():
@@ -112,6 +116,9 @@ def _write(photo: Photo, rendering: Any, output: Path) -> Row:
     for kind, values in rendering.arrays.items():
         files[f"{kind}_npy"] = str(output / f"{photo.name}_{kind}.npy")
         write_array(files[f"{kind}_npy"], values)
+    for kind, document in rendering.documents.items():
+        files[f"{kind}_json"] = str(output / f"{photo.name}_{kind}.json")
+        write_json(files[f"{kind}_json"], document(photo.name))
     return {
         "photo": str(photo.path),
         "files": files,

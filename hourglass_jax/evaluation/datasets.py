@@ -15,12 +15,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from hourglass_jax.evaluation import segment_datasets as segments
 from hourglass_jax.imaging.images import read_image
 from hourglass_jax.imaging.labels import Labels, labels_of, wordnet_ids
+from hourglass_jax.imaging.segment_labels import segment_labels
 from hourglass_jax.io.files import is_hidden
 from hourglass_jax.metrics.base import Metric
 from hourglass_jax.metrics.classification import ClassificationMetric
 from hourglass_jax.metrics.depth import EIGEN, EIGEN_NYU, GARG, DepthMetric
+from hourglass_jax.metrics.instances import InstanceMetric
+from hourglass_jax.metrics.panoptic import PanopticMetric
 from hourglass_jax.metrics.segmentation import IGNORED, SegmentationMetric
 from hourglass_jax.ops.grids import Grid
 
@@ -180,7 +184,8 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], split: Split = "va
 
     Args:
         name: "ade20k" (150 classes), "cityscapes" (19), "pascal_context" (60), "imagenet2012" (1000), "kitti" or
-            "nyu_depth_v2" (depth).
+            "nyu_depth_v2" (depth), "coco_panoptic" (133), "ade20k_panoptic" (150), "cityscapes_panoptic" (19) or
+            "coco_instance" (80).
         data_dir: the folder the published archives were unpacked in, or the data_dir of tensorflow-datasets, built
             as array_record. For ImageNet it holds a folder for each class, or val/ and train/ with those: by
             WordNet id (n01440764), by number in the order of these ids (0), or by name (tench).
@@ -207,7 +212,10 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], split: Split = "va
             f"{data_dir} holds no {split} split of {name}: looked for {published.layout}"
             + (f", and {published.built.name}/*/features.json of tensorflow-datasets" if published.built else "")
         )
-    labels = labels_of(name, published.classes) if published.classes else Labels((), ())
+    if published.segments is not None:
+        labels: Labels = segment_labels(published.segments, published.classes)
+    else:
+        labels = labels_of(name, published.classes) if published.classes else Labels((), ())
     return Dataset(name, split, published.metric, labels, published.size, source, published.crop)
 
 
@@ -258,6 +266,7 @@ class Published(NamedTuple):
         find: the images of a split below a root.
         built: in tensorflow-datasets.
         crop: see `Dataset`.
+        segments: whose classes of segments they are, one of `segment_labels.DATASETS`.
     """
 
     metric: Metric
@@ -267,12 +276,14 @@ class Published(NamedTuple):
     find: Callable[[Path, str], Found]
     built: Built | None = None
     crop: Grid | None = None
+    segments: str | None = None
 
     @property
     def classes(self) -> int:
         """Number of classes; 0 of a data set without any."""
         metric = self.metric
-        return metric.classes if isinstance(metric, SegmentationMetric | ClassificationMetric) else 0
+        counted = SegmentationMetric | ClassificationMetric | PanopticMetric | InstanceMetric
+        return metric.classes if isinstance(metric, counted) else 0
 
 
 def _ade20k(root: Path, split: str) -> Found:
@@ -355,6 +366,12 @@ def _kitti(root: Path, split: str) -> Found:
     return found, partial(_read_depth_map, steps=256)
 
 
+def _panoptic(dataset: str, roots: Sequence[str], layout: str, find: Callable[[Path, str], Found]) -> Published:
+    labels = segment_labels(dataset, None)
+    metric = PanopticMetric(len(labels.names), tuple(sorted(labels.things)))
+    return Published(metric, None, roots, layout, find, segments=dataset)
+
+
 KITTI_LIST = "eigen_test_files_with_gt.txt"
 KITTI_DEPTH = ("data_depth_annotated/val", "data_depth_annotated/train", "data_depth_annotated", "")
 
@@ -397,6 +414,32 @@ _PUBLISHED = {
         _imagenet,
         Built("imagenet2012", {"val": "validation", "train": "train"}, "image", "label", _read_class),
     ),
+    "coco_panoptic": _panoptic(
+        "coco_panoptic",
+        ("", "coco"),
+        "[images/]{val,train}2017/*.jpg with annotations/panoptic_{val,train}2017.json and .../*.png",
+        segments.coco_panoptic,
+    ),
+    "ade20k_panoptic": _panoptic(
+        "ade20k",
+        ("", "ADEChallengeData2016"),
+        "images/{validation,training}/*.jpg with ade20k_panoptic_{val,train}.json and .../*.png",
+        segments.ade20k_panoptic,
+    ),
+    "cityscapes_panoptic": _panoptic(
+        "cityscapes",
+        ("", "cityscapes"),
+        "leftImg8bit/{val,train}/*/*.png with gtFine/cityscapes_panoptic_{val,train}.json and .../*.png",
+        segments.cityscapes_panoptic,
+    ),
+    "coco_instance": Published(
+        InstanceMetric(80),
+        None,
+        ("", "coco"),
+        "[images/]{val,train}2017/*.jpg with annotations/instances_{val,train}2017.json",
+        segments.coco_instances,
+        segments="coco_instance",
+    ),
     "kitti": Published(
         DepthMetric(80.0, GARG),
         None,
@@ -428,7 +471,8 @@ def _in_folder(published: Published, data_dir: Path, split: str) -> Source | Non
     for root in published.roots:
         found, read = published.find(data_dir / root, split)
         found = [pair for pair in found if not any(map(is_hidden, pair[1].relative_to(data_dir).parts))]
-        missing = [each for _, *pair in found for each in pair if isinstance(each, Path) and not each.is_file()]
+        files = (getattr(each, "path", each) for _, *pair in found for each in pair)
+        missing = [each for each in files if isinstance(each, Path) and not each.is_file()]
         if missing:
             raise ValueError(
                 f"{len(found)} images with their {published.metric.task} maps are expected in {data_dir / root}, "

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import signal
@@ -46,6 +47,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         os.close(lock)
+
+
+def write_json(path: str | os.PathLike[str], document: object) -> None:
+    """Writes a file of JSON, whole or not at all.
+
+    Raises:
+        ValueError: the file system refuses.
+    """
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(document) + "\n", "utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

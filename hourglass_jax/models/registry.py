@@ -28,6 +28,7 @@ MODELS = {
     "swag": "hourglass_jax.models.swag:Swag",
     "dpt-depth": "hourglass_jax.models.dpt:DPTDepth",
     "dpt-segmentation": "hourglass_jax.models.dpt:DPTSegmentation",
+    "mask2former": "hourglass_jax.models.mask2former:Mask2Former",
     "encoder": "hourglass_jax.models.encoder:Encoder",
 }
 """Model name in the metadata -> where its class is, as an entry point says it."""

@@ -1,5 +1,6 @@
 """What a task is: how a model's outputs become a photograph's result, and what can be done with results."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ class Rendering:
             last one is made to be looked at.
         arrays: values as they are, by a name that tells their unit.
         records: further values for machines, as JSON.
+        documents: further files for machines: what their JSON is for a photograph of a name, by what they hold.
         text: lines for people.
         units: what the numbers in a picture are, by the picture's name.
     """
@@ -25,6 +27,7 @@ class Rendering:
     pictures: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     records: dict[str, Any] = field(default_factory=dict)
+    documents: dict[str, Callable[[str], Any]] = field(default_factory=dict)
     text: tuple[str, ...] = ()
     units: dict[str, str] = field(default_factory=dict)
 
@@ -88,3 +91,9 @@ def only_view(outputs: np.ndarray) -> np.ndarray:
     """The output of a photograph's only view, [1, ...] -> [...]."""
     [output] = outputs
     return np.asarray(output)
+
+
+def image_id(name: str) -> int | str:
+    """What COCO's files call an image: the number that its file's name is, or the name."""
+    stem = name.rsplit("/", 1)[-1]
+    return int(stem) if stem.isascii() and stem.isdigit() else stem

@@ -159,7 +159,11 @@ def test_backbones_of_detectors(tmp_path: Path, version: int, prefix: str) -> No
     extra = buffers(prefix, version, (3,) * 4)
     if prefix:
         extra["sem_seg_head.predictor.query_feat.weight"] = np.zeros((2, 2))
-    summary = convert(written(arrays | extra, tmp_path))
+    source = written(arrays | extra, tmp_path)
+    if prefix:
+        with pytest.raises(CheckpointError, match=r"head is not known here: .* with --model swin-detectron2"):
+            convert(source)
+    summary = convert(source, family="swin-detectron2")
     assert (summary.family, sum(summary.dropped.values())) == ("swin-detectron2", len(extra))
     backbone = SwinConfig(WIDTH, DEPTHS, 4, WINDOW, version, mlp_ratio=2.0)
     preprocessing = Preprocessing(800, 32, "shortest", MEAN, STD)

@@ -13,11 +13,13 @@ from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViT, ViTConfig
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.imaging.pictures import overlay
+from hourglass_jax.imaging.shortest_edge import ShortestEdge
 from hourglass_jax.imaging.windows import Layout, SlidingWindow
 from hourglass_jax.metrics.base import ImageMetric, Metric
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig, DPTSegmentation, DPTSegmentationConfig
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
+from hourglass_jax.models.mask2former import Mask2Former, Mask2FormerConfig
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
 from hourglass_jax.models.swag import Swag, SwagConfig
@@ -54,6 +56,25 @@ MODELS: dict[str, tuple[type[VisionModel], object]] = {
         ),
     ),
     "dpt-segmentation": (DPTSegmentation, DPTSegmentationConfig(VIT, hooks=(0, 1, 1, 2), classes=5, **FUSION)),
+    "mask2former, Swin": (
+        Mask2Former,
+        Mask2FormerConfig(
+            SwinConfig(width=8, depths=(1, 2, 1, 1), head_width=4, window=4),
+            classes=5,
+            queries=6,
+            width=32,
+            heads=2,
+            points=2,
+            encoder_layers=1,
+            encoder_hidden=16,
+            decoder_layers=2,
+            decoder_hidden=16,
+            things=(0, 2),
+            object_threshold=0.3,
+            overlap_threshold=0.2,
+            preprocessing=ShortestEdge(size=32, longest=64),
+        ),
+    ),
     "encoder": (Encoder, EncoderConfig(VIT, PREPROCESSING)),
     "encoder, Swin": (
         Encoder,

@@ -1,0 +1,32 @@
+"""Masks as run lengths, in the compressed form of COCO's files.
+
+Source: cocodataset/cocoapi, common/maskApi.c (rleEncode, rleToString).
+"""
+
+import numpy as np
+
+OFFSET = 48
+"""Of the letters that stand for five bits and whether more follow."""
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, object]:
+    """A mask, bool [rows, columns], as COCO's {"size": [rows, columns], "counts": text}."""
+    flat = np.concatenate([[False], mask.ravel(order="F")])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    return {"size": list(mask.shape), "counts": _text(np.diff([0, *changes, mask.size]).tolist())}
+
+
+def _text(counts: list[int]) -> str:
+    """Counts, from the fourth on as differences to the last but one, in five bits a letter."""
+    differences = counts[:3] + [after - before for before, after in zip(counts[1:], counts[3:], strict=False)]
+    return "".join(chr(letter + OFFSET) for value in differences for letter in _letters(value))
+
+
+def _letters(value: int) -> list[int]:
+    letters = []
+    while True:
+        bits, value = value & 0x1F, value >> 5
+        is_last = value == (-1 if bits & 0x10 else 0)
+        letters.append(bits if is_last else bits | 0x20)
+        if is_last:
+            return letters

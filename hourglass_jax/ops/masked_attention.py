@@ -1,0 +1,55 @@
+"""Attention whose queries may read some of the keys only, and the sine encoding of the keys' places."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hourglass_jax.ops.grids import Grid
+
+
+def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array) -> jax.Array:
+    """softmax(query key^T / sqrt(D)) value over the keys that each query may read, for every head.
+
+    One head at a time: the logits of all of them would be the largest array of a mask decoder.
+
+    Args:
+        query: [B, N, heads, D].
+        key, value: [B, M, heads, D].
+        allowed: bool [B, N, M], the same for all heads; a query that may read nothing reads everything.
+
+    Returns:
+        [B, N, heads, D] in the dtype of `query`.
+    """
+    width = query.shape[-1]
+    bias = jnp.where(allowed | ~allowed.any(axis=-1, keepdims=True), 0, -jnp.inf)
+
+    def one_head(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        q, k, v = inputs
+        logits = jnp.einsum("bnd,bmd->bnm", q * width**-0.5, k, preferred_element_type=jnp.float32) + bias
+        weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+        mixed = jnp.einsum("bnm,bmd->bnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
+
+    by_head = tuple(each.transpose(2, 0, 1, 3) for each in (query, key, value))
+    return jax.lax.map(one_head, by_head).transpose(1, 2, 0, 3)
+
+
+def sine_positions(grid: Grid, width: int) -> jax.Array:
+    """The sine encoding of the places of a map, float32 [H * W, width].
+
+    The first half of the channels is the row's, the second the column's: counted from 1 and scaled so that the
+    last one is 2 pi, times width / 4 frequencies, sine and cosine in turns.
+
+    Source: facebookresearch/Mask2Former, mask2former/modeling/transformer_decoder/position_encoding.py.
+    """
+    height, columns = grid
+    rows, across = (_sines(side, width // 2) for side in (height, columns))
+    rows = jnp.broadcast_to(rows[:, None], (height, columns, width // 2))
+    across = jnp.broadcast_to(across[None], (height, columns, width // 2))
+    return jnp.concatenate([rows, across], axis=-1).reshape(height * columns, width)
+
+
+def _sines(count: int, features: int) -> np.ndarray:
+    places = np.arange(1, count + 1) / (count + 1e-6) * 2 * np.pi
+    angles = places[:, None] / 10000 ** (2 * (np.arange(features) // 2) / features)
+    return np.where(np.arange(features) % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
