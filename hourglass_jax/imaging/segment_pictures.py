@@ -57,25 +57,30 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     picture = label_overlay(photo, numbers, ["nothing", *(region.text for region in regions)], colors)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, "RGBA")
-    size = max(11, min(numbers.shape) // 36)
+    rows, columns = photo.shape[:2]
+    size = max(11, min(rows, columns) // 36)
     for number, region in enumerate(regions, start=1):
         visible = numbers == number
         line = text_line(region.text, size, (255, 255, 255))
         if region.is_thing and visible.sum() >= 2 * line.width * line.height:
             row, column = _middle(visible)
-            left = min(max(0, column - line.width // 2), max(0, numbers.shape[1] - line.width))
-            top = min(max(0, row - line.height // 2), max(0, numbers.shape[0] - line.height))
+            left = min(max(0, column - line.width // 2), max(0, columns - line.width))
+            top = min(max(0, row - line.height // 2), max(0, rows - line.height))
             box = (left - 2, top, left + line.width + 1, top + line.height)
             draw.rectangle(box, fill=(0, 0, 0, 150))
             draw.text((left, top + line.height // 2), line.text, fill=line.color, font=line.font, anchor="lm")
     return np.array(canvas)
 
 
+def _eight_bits(red: float, green: float, blue: float) -> Color:
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
 def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
     """A colour for every region: its class's, unless a neighbour or another thing of its class has one like it."""
     neighbours = _neighbours(numbers, len(regions))
-    palette = [
-        tuple(round(255 * part) for part in colorsys.hsv_to_rgb(step / 12, saturation, value))
+    palette: list[Color] = [
+        _eight_bits(*colorsys.hsv_to_rgb(step / 12, saturation, value))
         for saturation, value in ((0.85, 0.95), (0.55, 0.7))
         for step in range(12)
     ]
@@ -87,10 +92,10 @@ def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
             if neighbours[number + 1, other + 1] or (region.is_thing and regions[other].color == region.color)
         ]
 
-        def distance(color: Color, near: Sequence[Color] = near) -> float:
+        def distance(color: Color, /, near: Sequence[Color] = near) -> float:
             return min((float(np.linalg.norm(np.subtract(color, each))) for each in near), default=np.inf)
 
-        own = tuple(region.color)
+        own = region.color
         chosen.append(own if distance(own) >= ALIKE else max(palette, key=distance))
     return chosen
 

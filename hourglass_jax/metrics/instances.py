@@ -118,12 +118,12 @@ class InstanceMetric(ImageMetric):
 
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO()
-            truth.dataset = _document(total, self.classes)
+            truth.dataset = _document(total, self.classes)  # pyright: ignore[reportAttributeAccessIssue]  untyped
             truth.createIndex()
             detections = [
                 each | {"image_id": image} for image, record in enumerate(total) for each in record["found"]
             ]
-            found = truth.loadRes(detections) if detections else COCO()
+            found = truth.loadRes(detections) if detections else COCO()  # pyright: ignore[reportArgumentType]  or a list
             run = COCOeval(truth, found, "segm")
             run.params.imgIds, run.params.catIds = list(range(len(total))), list(range(self.classes))
             run.evaluate()
@@ -133,7 +133,13 @@ class InstanceMetric(ImageMetric):
         by_class = np.array([_mean(precision[:, :, label, 0]) for label in range(self.classes)])
         whole = [_mean(precision[:, :, :, area]) for area in range(4)]
         return AveragePrecision(
-            whole[0], _mean(precision[0, :, :, 0]), _mean(precision[5, :, :, 0]), *whole[1:], by_class
+            whole[0],
+            _mean(precision[0, :, :, 0]),
+            _mean(precision[5, :, :, 0]),
+            whole[1],
+            whole[2],
+            whole[3],
+            by_class,
         )
 
     def shown(self, scores: AveragePrecision) -> dict[str, str]:

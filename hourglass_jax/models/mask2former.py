@@ -93,6 +93,8 @@ class Mask2Former(VisionModel):
     """Image to the class logits and mask logits of every query."""
 
     config_class = Mask2FormerConfig
+    config: Mask2FormerConfig
+    backbone: Swin
 
     def __init__(
         self, config: Mask2FormerConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs

@@ -61,7 +61,7 @@ class DeformableAttention(nnx.Module):
         weights = jax.nn.softmax(self.weights(query).reshape(*shape[:3], -1)).reshape(shape)
         sizes = np.array([grid[::-1] for grid in grids], np.float32)
         offsets = self.offsets(query).reshape(*shape, 2) / sizes[:, None]
-        locations = _centres(grids)[:, None, None, None] + offsets
+        locations = jnp.asarray(_centres(grids))[:, None, None, None] + offsets
         values = [
             each.reshape(batch, *grid, self.heads, -1)
             for each, grid in zip(split(self.value(x), grids), grids, strict=True)
@@ -131,7 +131,7 @@ class PixelDecoder(nnx.Module):
         coarsest_first = [each.astype(jnp.float32) for each in maps[:0:-1]]
         projected = [project(each) for project, each in zip(self.projections, coarsest_first, strict=True)]
         tokens = [each.reshape(len(each), -1, each.shape[-1]) for each in projected]
-        return jnp.concatenate(tokens, axis=1), tuple(each.shape[1:3] for each in projected)
+        return jnp.concatenate(tokens, axis=1), tuple(map(_grid_of, projected))
 
     def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, list[jax.Array]]:
         """Runs the decoder.
@@ -155,7 +155,7 @@ class PixelDecoder(nnx.Module):
                 x = layer(x, positions, grids)
             levels = [each.reshape(len(each), *grid, -1) for each, grid in zip(split(x, grids), grids, strict=True)]
             lateral = self.lateral(maps[0].astype(jnp.float32))
-            fused = self.fusion(lateral + resize(levels[-1], lateral.shape[1:3], "bilinear"))
+            fused = self.fusion(lateral + resize(levels[-1], _grid_of(lateral), "bilinear"))
             return self.mask_features(jax.nn.relu(fused)), levels
 
 
@@ -248,7 +248,7 @@ class MaskedDecoder(nnx.Module):
         a mask linear in the features of each: so the features are resized, once for each level.
         """
         with jax.named_scope("mask_decoder"):
-            grids = [level.shape[1:3] for level in levels]
+            grids = [_grid_of(level) for level in levels]
             features = [resize(mask_features, grid, "bilinear") for grid in grids]
             embeddings = self.level_embeddings[...]
             tokens = [
@@ -274,3 +274,8 @@ class MaskedDecoder(nnx.Module):
         first, second, last = self.mask_layers
         embedding = last(jax.nn.relu(second(jax.nn.relu(first(state)))))
         return jnp.einsum("bqc,bhwc->bqhw", embedding, features)
+
+
+def _grid_of(maps: jax.Array) -> Grid:
+    """(H, W) of maps [B, H, W, C]."""
+    return maps.shape[1], maps.shape[2]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import SimpleNamespace
@@ -101,7 +101,8 @@ def abstract_model(name: str, config: Mapping[str, Any], *, dtype: jnp.dtype = j
     # The initial values are never computed: one key does for all, and no stream of keys has to be traced.
     key = jax.random.key(0)
     rngs = SimpleNamespace(params=lambda: key)
-    return nnx.eval_shape(lambda: cls(built, dtype=dtype, rngs=rngs))
+    build = typing.cast("Callable[..., VisionModel]", cls)
+    return nnx.eval_shape(lambda: build(built, dtype=dtype, rngs=rngs))
 
 
 def flat_parameters(model: Model) -> dict[str, jax.Array]:

@@ -114,7 +114,7 @@ class Instances:
         """COCO's JSON of the instances of an image of this name or number."""
         return [
             {
-                "image_id": image_id(name),
+                "image_id": image_id(name) if isinstance(name, str) else name,
                 "category_id": self.labels.ids[label],
                 "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
                 "score": float(score),
