@@ -2,13 +2,14 @@
 # make test   installs what it needs and runs the tests
 # make fuzz   reads hostile and damaged files for MINUTES (10) and says whether any did harm
 # make parity the tests against PyTorch peers
+# make slow   the tests that take minutes
 # make bench  the benchmarks, against PyTorch on the same machine
 PYTHON ?= python3
 MINUTES ?= 10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test fuzz parity bench lint clean
+.PHONY: demo test fuzz parity slow bench lint clean
 
 demo: .venv/demo
 	$(BIN)/hourglass demo --output demo
@@ -16,6 +17,7 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 	$(BIN)/python -m pytest -q --numprocesses auto --ignore=tests/parity
 
 fuzz: .venv/dev
@@ -23,6 +25,9 @@ fuzz: .venv/dev
 
 parity: .venv/parity
 	$(BIN)/python -m pytest -q --numprocesses auto tests/parity
+
+slow: .venv/parity
+	$(BIN)/python -m pytest -q --numprocesses auto -m slow tests
 
 bench: .venv/parity
 	$(BIN)/python benchmarks/fidelity.py

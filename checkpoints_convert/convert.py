@@ -117,8 +117,8 @@ def convert(
     try:
         given = replace(given, saved=tree)
         state = state_dict(tree, given, key)
-        state = replace(state, tensors=weights(tree, state.tensors))
-        choice = _choose(checkpoint, state.tensors, family, settings, given)
+        full = weights(tree, state.tensors)
+        choice = _choose(checkpoint, full, family, settings, given)
         chosen, tensors, given = choice.family, choice.state.tensors, choice.given
         config = chosen.configure(tensors, given)
         if dataset is not None and "classes" not in config:
@@ -159,7 +159,7 @@ def convert(
         json.loads(header(model)["config"]),
         len(tensors) + left.total(),
         sum(each.size for each in wanted.values()),
-        dict(left + Counter(superfluous.values()) + Counter(state.tensors.skipped)),
+        dict(left + Counter(superfluous.values()) + Counter(full.skipped)),
         tuple(given.notes),
         time.perf_counter() - started,
     )
@@ -197,7 +197,9 @@ def _positive(name: str, value: int | None) -> int | None:
 
 
 def _grid(grid: Grid | None) -> Grid | None:
-    return grid and tuple(_positive("--grid", side) for side in grid)
+    for side in grid or ():
+        _positive("--grid", side)
+    return grid
 
 
 def _dataset(name: str | None) -> str | None:

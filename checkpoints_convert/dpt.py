@@ -16,6 +16,7 @@ import numpy as np
 from checkpoints_convert.labels import class_fields
 from checkpoints_convert.rules import (
     Family,
+    Fields,
     Given,
     Row,
     Settings,
@@ -233,7 +234,7 @@ STEMS = {
 HYBRID_MAPS = range(2, MAPS)
 
 
-def _backbone(tensors: Tensors, names: Names, given: Given) -> dict[str, object]:
+def _backbone(tensors: Tensors, names: Names, given: Given) -> Fields:
     """A `ViTConfig` of DPT, with a stem if the checkpoint has one."""
     first = next((name for name in STEMS if f"{name}.weight" in tensors), None)
     stride = 1 if first is None else 4 * 2 ** (STEM_STAGES - 1)
@@ -257,7 +258,7 @@ def _count(tensors: Tensors, name: str) -> int:
     return count
 
 
-def _fused(tensors: Tensors, head: Head, backbone: dict[str, object], hooks: tuple[int, ...]) -> dict[str, object]:
+def _fused(tensors: Tensors, head: Head, backbone: Fields, hooks: tuple[int, ...]) -> Fields:
     """The fields of a `DPTConfig` that all have."""
     widths = [shape_of(tensors, f"{head.convolution(i)}.weight", axes=4) for i in range(MAPS)]
     return {
@@ -268,7 +269,7 @@ def _fused(tensors: Tensors, head: Head, backbone: dict[str, object], hooks: tup
     }
 
 
-def _hooks(backbone: dict[str, object], known: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
+def _hooks(backbone: Fields, known: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
     depth = backbone["depth"]
     if depth not in known:
         blocks = " or ".join(map(str, known))
@@ -276,7 +277,7 @@ def _hooks(backbone: dict[str, object], known: dict[int, tuple[int, ...]]) -> tu
     return known[depth]
 
 
-def _last(backbone: dict[str, object]) -> tuple[int, ...]:
+def _last(backbone: Fields) -> tuple[int, ...]:
     """The last four blocks."""
     depth = backbone["depth"]
     if depth < MAPS:
@@ -284,10 +285,10 @@ def _last(backbone: dict[str, object]) -> tuple[int, ...]:
     return tuple(range(depth - MAPS, depth))
 
 
-def _official(size: int | tuple[int, int], **fields: object) -> Callable[[Tensors, Given], dict[str, object]]:
+def _official(size: int | tuple[int, int], **fields: object) -> Callable[[Tensors, Given], Fields]:
     """How to configure an official DPT."""
 
-    def configure(tensors: Tensors, given: Given) -> dict[str, object]:
+    def configure(tensors: Tensors, given: Given) -> Fields:
         backbone = _backbone(tensors, TIMM, given)
         config = _fused(tensors, OFFICIAL, backbone, _hooks(backbone, BLOCKS))
         return {**config, **_classes(tensors, f"{SCRATCH}output_conv.4", given), **fields} | {
@@ -297,7 +298,7 @@ def _official(size: int | tuple[int, int], **fields: object) -> Callable[[Tensor
     return configure
 
 
-def _classes(tensors: Tensors, classifier: str, given: Given) -> dict[str, object]:
+def _classes(tensors: Tensors, classifier: str, given: Given) -> Fields:
     """The fields of a `DPTSegmentationConfig` for this classifier; none for a depth head, which has one output."""
     classes = shape_of(tensors, f"{classifier}.weight", axes=4)[0]
     return {} if classes == 1 else class_fields(classes, given)
@@ -310,7 +311,7 @@ HYBRID_FACTORS = {"reassemble_factors": ([1, 1, 1, 0.5], [4, 2, 1, 0.5]), "neck_
 """A hybrid's first two maps come from its stem, and are not reassembled whatever the factors say."""
 
 
-def _transformers(tensors: Tensors, given: Given) -> dict[str, object]:
+def _transformers(tensors: Tensors, given: Given) -> Fields:
     settings, is_hybrid = given.settings, "dpt.embeddings.projection.weight" in tensors
     require(settings, NECK | (HYBRID_FACTORS if is_hybrid else FACTORS))
     backbone = _backbone(tensors, transformers_dpt(hybrid=is_hybrid), given)
@@ -321,11 +322,11 @@ def _transformers(tensors: Tensors, given: Given) -> dict[str, object]:
 
 
 def _depth_anything(
-    hooks: Callable[[dict[str, object]], tuple[int, ...]], max_depth: float | None = None
-) -> Callable[[Tensors, Given], dict[str, object]]:
+    hooks: Callable[[Fields], tuple[int, ...]], max_depth: float | None = None
+) -> Callable[[Tensors, Given], Fields]:
     """How to configure an official Depth Anything."""
 
-    def configure(tensors: Tensors, given: Given) -> dict[str, object]:
+    def configure(tensors: Tensors, given: Given) -> Fields:
         names = timm("pretrained.")
         backbone = {**names.config(tensors, given, given.settings), "position_offset": 0.1}
         config = _fused(tensors, DEPTH_ANYTHING, backbone, hooks(backbone))
@@ -334,7 +335,7 @@ def _depth_anything(
     return configure
 
 
-def _of_dinov2(max_depth: float | None) -> dict[str, object]:
+def _of_dinov2(max_depth: float | None) -> Fields:
     return {
         "readout": "ignore",
         "norm_features": True,
@@ -344,7 +345,7 @@ def _of_dinov2(max_depth: float | None) -> dict[str, object]:
     }
 
 
-def _depth_anything_transformers(tensors: Tensors, given: Given) -> dict[str, object]:
+def _depth_anything_transformers(tensors: Tensors, given: Given) -> Fields:
     settings = given.settings
     vit, kind = section(settings, "backbone_config"), text(settings, "depth_estimation_type")
     if kind not in ("relative", "metric", None) or not vit:
@@ -367,13 +368,14 @@ def _stages(vit: Section) -> tuple[int, ...]:
         ValueError: the settings do not say them.
     """
     stages = integers(vit, "out_indices", least=1)
-    if stages is None and isinstance(vit.get("out_features"), list | tuple):
-        names = [re.fullmatch(r"stage([1-9]\d{0,5})", str(each)) for each in vit["out_features"]]
-        stages = None if None in names else tuple(int(name.group(1)) for name in names)
+    features = vit.get("out_features")
+    if stages is None and isinstance(features, list | tuple):
+        names = [re.fullmatch(r"stage([1-9]\d{0,5})", str(each)) for each in features]
+        stages = tuple(int(name.group(1)) for name in names if name) if all(names) else None
     if stages is None:
         raise ValueError(
             "the settings must say which blocks are fused, as backbone_config of config.json does in out_indices, "
-            f"got {short(vit.get('out_indices'))} and out_features {short(vit.get('out_features'))}"
+            f"got {short(vit.get('out_indices'))} and out_features {short(features)}"
         )
     return tuple(stage - 1 for stage in stages)
 
@@ -400,7 +402,7 @@ TRANSFORMERS_IGNORED = {
     r"dpt\.pooler\..*": "pools the class token, which nothing uses",
     **COUNTS,
 }
-OFFICIAL_DEPTH = tuple(f"{SCRATCH}output_conv.{i}" for i in (0, 2, 4))
+OFFICIAL_DEPTH = (f"{SCRATCH}output_conv.0", f"{SCRATCH}output_conv.2", f"{SCRATCH}output_conv.4")
 OFFICIAL_STEM, BIT_STEM = STEMS
 
 
@@ -429,7 +431,7 @@ def _official_family(
 
 def _transformers_family(*, is_hybrid: bool, segments: bool) -> Family:
     maps = HYBRID_MAPS if is_hybrid else range(MAPS)
-    heads = tuple(f"head.head.{i}" for i in (0, 2, 4))
+    heads = ("head.head.0", "head.head.2", "head.head.4")
     return Family(
         name="dpt-transformers",
         model="dpt-segmentation" if segments else "dpt-depth",
@@ -446,7 +448,7 @@ def _transformers_family(*, is_hybrid: bool, segments: bool) -> Family:
     )
 
 
-def _depth_anything_family(name: str, configure: Callable[[Tensors, Given], dict[str, object]]) -> Family:
+def _depth_anything_family(name: str, configure: Callable[[Tensors, Given], Fields]) -> Family:
     output = f"depth_head.{SCRATCH}output_conv"
     return Family(
         name=name,

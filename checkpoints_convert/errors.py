@@ -40,10 +40,15 @@ brief = _Brief().repr
 """A short representation of any value, for messages."""
 
 
+def unexpected(expected: str, got: str) -> CheckpointError:
+    """The error that says what was expected and what was got."""
+    return CheckpointError(f"expected {expected[:300]}, got {got[:300]}")
+
+
 def check(holds: bool, expected: str, got: str) -> None:
-    """Raises a `CheckpointError` that says what was expected and what was got, unless `holds`."""
+    """Raises the error that is `unexpected`, unless `holds`."""
     if not holds:
-        raise CheckpointError(f"expected {expected[:300]}, got {got[:300]}")
+        raise unexpected(expected, got)
 
 
 def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:

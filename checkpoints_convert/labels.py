@@ -8,14 +8,14 @@ from reprlib import repr as short
 
 import numpy as np
 
-from checkpoints_convert.rules import Given, Settings
+from checkpoints_convert.rules import Fields, Given, Settings
 from checkpoints_convert.settings import section
 from hourglass_jax.imaging.labels import DATASETS, Labels, labels_of, palette
 
 MOST_CLASSES = 100_000
 
 
-def class_fields(classes: int, given: Given, dataset: str | None = None) -> dict[str, object]:
+def class_fields(classes: int, given: Given, dataset: str | None = None) -> Fields:
     """The fields `classes`, `dataset` and `labels` of a model's config.
 
     Args:
@@ -26,7 +26,7 @@ def class_fields(classes: int, given: Given, dataset: str | None = None) -> dict
     Raises:
         ValueError: the user names a data set, or the checkpoint names classes, and their number is another.
     """
-    fields: dict[str, object] = {"classes": classes, "dataset": None, "labels": None}
+    fields: Fields = {"classes": classes, "dataset": None, "labels": None}
     if given.dataset is not None:
         labels_of(given.dataset, classes)
         return fields | {"dataset": given.dataset}
@@ -55,9 +55,8 @@ def labels_in(tree: Mapping[object, object]) -> Labels | None:
     """
     meta = tree.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
-    inner = next(
-        (each["dataset_meta"] for each in (meta, tree) if isinstance(each.get("dataset_meta"), Mapping)), {}
-    )
+    dataset_metas = [each.get("dataset_meta") for each in (meta, tree)]
+    inner = next((each for each in dataset_metas if isinstance(each, Mapping)), {})
     for place in (inner, meta, tree):
         for names, colors in (("classes", "palette"), ("CLASSES", "PALETTE")):
             if place.get(names) is not None and not hasattr(place[names], "dtype"):

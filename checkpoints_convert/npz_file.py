@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from checkpoints_convert.archive import zip_records
-from checkpoints_convert.errors import check
+from checkpoints_convert.errors import check, unexpected
 
 _HEADER = re.compile(
     r"\{\s*'descr'\s*:\s*(?P<dtype>[^{}]{1,200}?)\s*,\s*'fortran_order'\s*:\s*(?P<fortran>True|False)\s*,"
@@ -37,9 +37,11 @@ def _npy(name: str, record: memoryview | bytes) -> np.ndarray:
     start = 8 + width + int.from_bytes(record[8 : 8 + width], "little")
     check(start - 8 - width <= 10_000, f"the NumPy array {name!r}", "a damaged one, with an overlong header")
     header = _HEADER.fullmatch(bytes(record[8 + width : start]).decode("latin1"))
-    check(header is not None, f"the NumPy array {name!r}", "a damaged one, with another header")
+    if header is None:
+        raise unexpected(f"the NumPy array {name!r}", "a damaged one, with another header")
     code = re.fullmatch(r"'([<>=|]?[biufc]\d{1,2})'", header["dtype"])
-    check(code is not None, "arrays of numbers", f"{name!r} of dtype {header['dtype']}")
+    if code is None:
+        raise unexpected("arrays of numbers", f"{name!r} of dtype {header['dtype']}")
     dtype = np.dtype(code[1])
     shape = tuple(int(number.strip().removesuffix("L")) for number in header["shape"].split(",") if number.strip())
     array = np.ndarray(shape, dtype, record, start, order="F" if header["fortran"] == "True" else "C")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from checkpoints_convert.budget import Budget, exceeded
-from checkpoints_convert.errors import CheckpointError, check
+from checkpoints_convert.errors import CheckpointError, check, unexpected
 
 _LONGEST_LINE = 1 << 16
 _LONGEST_INTEGER = 128
@@ -315,8 +315,10 @@ class Pickle:
         word, kind, key, _location, numel, *view = (
             node.plain() if isinstance(node, Raw) else node for node in pid[:6]
         )
-        check(word == "storage" and isinstance(kind, Global) and type(numel) is int, expected, got)
-        check(isinstance(key, str) and len(pid) <= 6, expected, got)
+        if word != "storage" or not isinstance(kind, Global) or type(numel) is not int:
+            raise unexpected(expected, got)
+        if not isinstance(key, str) or len(pid) > 6:
+            raise unexpected(expected, got)
         part = _view(view[0]) if view and view[0] is not None else None
         found = Storage(key, kind, numel, part)
         first = self.storages.setdefault(key, found)

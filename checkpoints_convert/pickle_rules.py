@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from checkpoints_convert.errors import brief, check
+from checkpoints_convert.errors import brief, check, unexpected
 from checkpoints_convert.known_objects import is_known_object
 from checkpoints_convert.pickle_reader import MEMBER, Call, Global, Raw, refused
 from checkpoints_convert.pickle_values import LOAD_FROM_BYTES, Made, Rules, Skipped, Values
@@ -129,15 +129,15 @@ def _numpy_dtype(made: Made) -> Any:
     code = code.plain() if isinstance(code, Raw) else code
     if isinstance(code, str) and re.fullmatch(r"[USMm]\d{0,9}", code):
         return Skipped(f"numpy.dtype {code}")
-    is_number = isinstance(code, str) and re.fullmatch(r"[biufc]\d{1,2}", code)
-    check(bool(is_number), "NumPy arrays of numbers", f"one of {brief(code)}")
+    if not isinstance(code, str) or not re.fullmatch(r"[biufc]\d{1,2}", code):
+        raise unexpected("NumPy arrays of numbers", f"one of {brief(code)}")
     order = made.state[1] if isinstance(made.state, list) and len(made.state) > 1 else "="
     order = order.plain() if isinstance(order, Raw) else order
     check(isinstance(order, str) and order in "<>=|", "a byte order", brief(order))
-    return np.dtype(code).newbyteorder(order)
+    return np.dtype(code).newbyteorder(order)  # pyright: ignore[reportArgumentType]  of these characters, as checked
 
 
-def _numpy_array(raw: Any, dtype: Any, shape: Any, order: str, values: Values) -> Any:
+def _numpy_array(raw: Any, dtype: Any, shape: Any, order: Any, values: Values) -> Any:
     if isinstance(dtype, Skipped):
         values.skipped[dtype.name] += 1
         return dtype
@@ -176,9 +176,11 @@ def _from_buffer(made: Made) -> Any:
 
 def _from_bytes(made: Made) -> np.ndarray:
     [content] = made.number_of_args(1)
-    check(made.values.read_bytes is not None, *refused(LOAD_FROM_BYTES))
+    read_bytes = made.values.read_bytes
+    if read_bytes is None:
+        raise unexpected(*refused(LOAD_FROM_BYTES))
     check(isinstance(content, Raw | bytes), "the bytes of a storage", f"a {type(content).__name__}")
-    return made.values.read_bytes(content)
+    return read_bytes(content)
 
 
 # --- Plain values ---
@@ -226,7 +228,8 @@ def _bytes(made: Made) -> bytes:
         return _encoded(made)
     content = args[0] if args else b""
     content = content.plain() if isinstance(content, Raw) else content
-    check(isinstance(content, bytes), "bytes", f"a {type(content).__name__}")
+    if not isinstance(content, bytes):
+        raise unexpected("bytes", f"a {type(content).__name__}")
     made.values.budget.spend("bytes", len(content))
     return content
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from checkpoints_convert.budget import Budget
-from checkpoints_convert.errors import CheckpointError, brief, check
+from checkpoints_convert.errors import CheckpointError, brief, check, unexpected
 from checkpoints_convert.pickle_reader import MEMBER, Bag, Call, Global, Map, Raw, Storage, refused
 
 LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
@@ -191,7 +191,8 @@ class Values:
             parts = [self.of_container(part) for part in node.pairs]
             return self.dict_of(parts[::2], parts[1::2])
         rule = self._rules.calls.get(node.name)
-        check(rule is not None and isinstance(node.function, Global), "a value", f"a call of {node.name}")
+        if rule is None or not isinstance(node.function, Global):
+            raise unexpected("a value", f"a call of {node.name}")
         made = Made(node, self)
         is_mapping = node.name in self._rules.mappings
         check(not made.has_items and (is_mapping or not made.keys), f"a plain {node.name}", "one with items")

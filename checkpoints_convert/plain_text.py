@@ -24,9 +24,11 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which builds plain values only, and the tuples that Segmenter's variant.yml has."""
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-)
+def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 def parse_yaml(content: bytes) -> Any:

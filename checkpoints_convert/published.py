@@ -74,10 +74,12 @@ def grid_of(
     Raises:
         ValueError: it has another number of positions than is said, or the grid is not square and nothing is said.
     """
-    grid = given.grid or (said and tuple(length // patch_size for length in said))
+    grid, source = given.grid, "--grid says"
+    if not grid and said:
+        grid = said[0] // patch_size, said[1] // patch_size
+        source = f"the settings say images of {said[0]} x {said[1]} pixels, so"
     if grid:
         if positions - grid[0] * grid[1] not in special:
-            source = "--grid says" if given.grid else f"the settings say images of {said[0]} x {said[1]} pixels, so"
             raise ValueError(
                 f"{source} {grid[0]} x {grid[1]} positions, but the checkpoint has {positions}, of which "
                 f"{' or '.join(map(str, special))} may be special tokens': name the grid with --grid ROWS COLUMNS"

@@ -5,23 +5,34 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import jax
 import ml_dtypes
 import numpy as np
 
+from hourglass_jax.io.safetensors import Shaped
+from hourglass_jax.models.base import Config
 from hourglass_jax.ops.grids import Grid
 
 Tensors = Mapping[str, np.ndarray]
 Settings = Mapping[str, object]
+Fields = dict[str, Any]
+"""The fields of a config, as plain values, which the config itself checks when it is built."""
 Build = Callable[..., np.ndarray]
 
 
-class HasBackbone(Protocol):
-    """A model's config."""
+class HasGrid(Protocol):
+    """The config of a backbone with a position embedding."""
 
-    backbone: object
+    @property
+    def position_grid(self) -> Grid: ...
+
+
+class HasBackbone(Protocol):
+    """The config of a model with such a backbone."""
+
+    @property
+    def backbone(self) -> HasGrid: ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class Family:
     name: str
     model: str
     fits: Callable[[Tensors, Settings], bool]
-    configure: Callable[[Tensors, Given], dict[str, object]]
+    configure: Callable[[Tensors, Given], Fields]
     table: tuple[Row, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
     settings_file: str | None = None
@@ -191,8 +202,8 @@ def shape_of(tensors: Tensors, name: str, *, axes: int) -> tuple[int, ...]:
 def recipes(
     family: Family,
     tensors: Tensors,
-    wanted: Mapping[str, jax.ShapeDtypeStruct],
-    config: HasBackbone | None = None,
+    wanted: Mapping[str, Shaped],
+    config: Config | None = None,
 ) -> dict[str, Recipe]:
     """What every parameter is made of, by name.
 
@@ -228,16 +239,20 @@ def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> di
         ValueError: one of them is not known to be superfluous.
     """
     used = {source for recipe in found.values() for source in recipe.sources}
-    reasons = {
-        name: next((why for pattern, why in family.ignored.items() if re.fullmatch(pattern, name)), None)
-        for name in tensors
-        if name not in used
-    }
-    left_over = sorted(name for name, why in reasons.items() if why is None)
+    reasons: dict[str, str] = {}
+    left_over: list[str] = []
+    for name in tensors:
+        if name in used:
+            continue
+        why = next((why for pattern, why in family.ignored.items() if re.fullmatch(pattern, name)), None)
+        if why is None:
+            left_over.append(name)
+        else:
+            reasons[name] = why
     if left_over:
         raise ValueError(
             f"the checkpoint holds {len(left_over)} tensors that the {family.model} model has no place for: "
-            + ", ".join(name[:200] for name in left_over[:3])
+            + ", ".join(name[:200] for name in sorted(left_over)[:3])
         )
     return reasons
 

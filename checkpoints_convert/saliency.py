@@ -6,6 +6,7 @@ import numpy as np
 
 from checkpoints_convert.rules import (
     Family,
+    Fields,
     Given,
     OfModel,
     Tensors,
@@ -28,7 +29,7 @@ def _class_token(token: np.ndarray, position: np.ndarray) -> np.ndarray:
     return (token + position)[0]
 
 
-def _configure(tensors: Tensors, given: Given) -> dict[str, object]:
+def _configure(tensors: Tensors, given: Given) -> Fields:
     decoder_widths = tuple(shape_of(tensors, f"decoder.upconv{stage}.weight", axes=4)[1] for stage in STAGES)
     backbone = NAMES.config(tensors, given, given.settings)
     rows, columns = backbone["position_grid"]

@@ -9,6 +9,7 @@ from reprlib import repr as short
 from checkpoints_convert.labels import class_fields
 from checkpoints_convert.rules import (
     Family,
+    Fields,
     Given,
     Row,
     Tensors,
@@ -55,7 +56,7 @@ def _config(
     window: tuple[int, int] | None,
     normalisation: str,
     dataset: str | None = None,
-) -> dict[str, object]:
+) -> Fields:
     """A `SegmenterConfig`. `window` is (size, stride); None: the size of training, as the data set's are cut."""
     masks = f"{decoder}mask_norm.weight" in tensors
     classes, *_ = shape_of(tensors, f"{decoder}{'mask_norm' if masks else 'head'}.weight", axes=1 if masks else 2)
@@ -82,7 +83,7 @@ def _config(
     }
 
 
-def _upstream(tensors: Tensors, given: Given) -> dict[str, object]:
+def _upstream(tensors: Tensors, given: Given) -> Fields:
     if not given.settings:
         raise ValueError(
             "the windows and the normalisation of a Segmenter stand in variant.yml: "
@@ -141,7 +142,7 @@ def _normalisation(settings: Section) -> str:
     return name
 
 
-def _mmsegmentation(tensors: Tensors, given: Given) -> dict[str, object]:
+def _mmsegmentation(tensors: Tensors, given: Given) -> Fields:
     return _config(
         tensors,
         mmsegmentation(),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
+from typing import TypeGuard
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.plain_text import LONGEST_JSON, parse_json, parse_yaml
@@ -73,7 +74,7 @@ def number(settings: Section, name: str, *, positive: bool = True) -> float | No
         return None
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
         value = float(value)  # YAML 1.1 takes 1e-6 for a text
-    if type(value) not in (int, float) or not _is_finite(value) or (positive and value <= 0):
+    if not _is_finite(value) or (positive and value <= 0):
         raise _expected(name, "a positive number" if positive else "a finite number", value)
     return float(value)
 
@@ -116,7 +117,7 @@ def side_lengths(settings: Section, name: str) -> tuple[int, int] | None:
     sides = (value, value) if type(value) is int else value
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(type(n) is int and n > 0 for n in sides):
         raise _expected(name, "a positive integer, or two of them", value)
-    return tuple(sides)
+    return sides[0], sides[1]
 
 
 def colour_statistics(settings: Section, name: str) -> tuple[float, float, float] | None:
@@ -132,7 +133,8 @@ def colour_statistics(settings: Section, name: str) -> tuple[float, float, float
         raise _expected(name, "three finite numbers", value)
     if name == "std" and min(value) <= 0:
         raise _expected(name, "three positive numbers", value)
-    return tuple(map(float, value))
+    red, green, blue = map(float, value)
+    return red, green, blue
 
 
 def require(settings: Section, allowed: Mapping[str, tuple[object, ...]]) -> None:
@@ -233,8 +235,9 @@ def vit_settings(*sections: Section) -> ViTSettings:
     shown = {}
     for what in ("width", "depth", "patch_size"):
         name = found[what]
-        if name is not None:
-            rows, columns = side_lengths(merged, name)
+        sides = name and side_lengths(merged, name)
+        if name and sides:
+            rows, columns = sides
             if rows != columns:
                 raise _expected(name, "one positive integer", merged[name])
             shown[name] = (what, rows)
@@ -246,8 +249,8 @@ def vit_settings(*sections: Section) -> ViTSettings:
     )
 
 
-def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30 and math.isfinite(value)
+def _is_finite(value: object) -> TypeGuard[float]:
+    return (type(value) is int or type(value) is float) and abs(value) < 1e30 and math.isfinite(value)
 
 
 def _expected(name: str, expected: str, value: object) -> ValueError:

@@ -11,6 +11,7 @@ import numpy as np
 from checkpoints_convert.labels import class_fields
 from checkpoints_convert.rules import (
     Family,
+    Fields,
     Given,
     OfModel,
     Tensors,
@@ -47,10 +48,10 @@ def _names(layer: str) -> Names:
 OFFICIAL, TORCHVISION = _names("layer_"), _names("encoder_layer_")
 
 
-def _config(names: Names, head: str, tensors: Tensors, given: Given) -> dict[str, object]:
+def _config(names: Names, head: str, tensors: Tensors, given: Given) -> Fields:
     """A `SwagConfig`, from position embeddings [1, P, C]."""
     classes, _ = shape_of(tensors, f"{head}.weight", axes=2)
-    backbone = names.config(tensors, given, given.settings) | {"position_resize": "bicubic-align-corners"}
+    backbone: Fields = names.config(tensors, given, given.settings) | {"position_resize": "bicubic-align-corners"}
     patch_size, (rows, columns) = backbone["patch_size"], backbone["position_grid"]
     if rows != columns:
         raise ValueError(f"a SWAG model must see square images, got a position grid of {rows} x {columns}")
@@ -68,13 +69,13 @@ def _config(names: Names, head: str, tensors: Tensors, given: Given) -> dict[str
     }
 
 
-def _official(tensors: Tensors, given: Given) -> dict[str, object]:
+def _official(tensors: Tensors, given: Given) -> Fields:
     positions = OFFICIAL.positions
     shape_of(tensors, positions, axes=3)
     return _config(OFFICIAL, "head.layers.head", {**tensors, positions: tensors[positions].swapaxes(0, 1)}, given)
 
 
-def _torchvision(tensors: Tensors, given: Given) -> dict[str, object]:
+def _torchvision(tensors: Tensors, given: Given) -> Fields:
     config = _config(TORCHVISION, "heads.head", tensors, given)
     side, patch_size = config["preprocessing"]["size"], config["backbone"]["patch_size"]
     if side == SUPERVISED_SIDE and patch_size in SUPERVISED_PATCHES:

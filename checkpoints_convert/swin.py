@@ -13,6 +13,7 @@ import numpy as np
 
 from checkpoints_convert.rules import (
     Family,
+    Fields,
     Given,
     Row,
     Settings,
@@ -104,7 +105,7 @@ def square_table(table: np.ndarray) -> np.ndarray:
     return table.reshape(side, side, table.shape[-1])
 
 
-def config(tensors: Tensors, given: Given, prefix: str = "") -> dict[str, object]:
+def config(tensors: Tensors, given: Given, prefix: str = "") -> Fields:
     """The fields of a `SwinConfig`: what shows in the tensors' shapes, and what timm's settings say.
 
     The window of a V2 shows in buffers only, which timm does not save; there it is part of the model's name.
@@ -224,13 +225,16 @@ def _said_windows(given: Given, arguments: Settings, patch_size: int) -> tuple[i
     architecture = text(given.settings, "architecture")
     match = re.search(r"window(\d{1,4})(?:to(\d{1,4}))?_(\d{1,5})", architecture or "")
     window = _window(arguments)
-    if match is None and window is None:
+    if match is not None:
+        first, last, size = match.groups()
+        window = window or int(last or first)
+    elif window is not None:
+        first, last, size = window, None, None
+    else:
         raise ValueError(
             "the window of a Swin V2 does not show in timm's tensors: put timm's config.json, whose architecture "
             f"names it, beside the checkpoint, or name it with --config; got {(architecture or 'none')[:60]}"
         )
-    first, last, size = match.groups() if match else (window, None, None)
-    window = window or int(last or first)
     units = integers(arguments, "pretrained_window_sizes")
     if units is not None and any(units):
         if len(units) != STAGES or not all(units):
@@ -244,7 +248,7 @@ def _said_windows(given: Given, arguments: Settings, patch_size: int) -> tuple[i
     return window, [max(1, min(int(first), int(size) // patch_size // 2**stage)) for stage in range(STAGES)]
 
 
-def _classifier(tensors: Tensors, given: Given) -> dict[str, object]:
+def _classifier(tensors: Tensors, given: Given) -> Fields:
     """An `EncoderConfig` of an ImageNet classifier, whose windows shrink to small maps."""
     backbone = config(tensors, given)
     backbone |= {"shrink_windows": True, "stage_norms": False}
@@ -261,7 +265,7 @@ def _classifier(tensors: Tensors, given: Given) -> dict[str, object]:
     return {"backbone": backbone, "preprocessing": preprocessing}
 
 
-def _trained_size(tensors: Tensors, settings: Settings, backbone: Mapping[str, object]) -> tuple[int, int]:
+def _trained_size(tensors: Tensors, settings: Settings, backbone: Fields) -> tuple[int, int]:
     """(rows, columns) of images in training: timm's settings say them, or a mask has as many windows as the map."""
     said = side_lengths(model_arguments(settings, MODEL_ARGUMENTS), "img_size") or trained_size(settings)
     if said:
@@ -271,8 +275,8 @@ def _trained_size(tensors: Tensors, settings: Settings, backbone: Mapping[str, o
     return (windows * backbone["window"] * backbone["patch_size"],) * 2
 
 
-def _detector(prefix: str) -> Callable[[Tensors, Given], dict[str, object]]:
-    def configure(tensors: Tensors, given: Given) -> dict[str, object]:
+def _detector(prefix: str) -> Callable[[Tensors, Given], Fields]:
+    def configure(tensors: Tensors, given: Given) -> Fields:
         return {
             "backbone": config(tensors, given, prefix),
             "preprocessing": {

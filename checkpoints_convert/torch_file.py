@@ -26,7 +26,7 @@ import numpy as np
 
 from checkpoints_convert.archive import zip_records
 from checkpoints_convert.budget import LONGEST_NAME, Budget
-from checkpoints_convert.errors import CheckpointError, brief, check
+from checkpoints_convert.errors import CheckpointError, brief, check, unexpected
 from checkpoints_convert.pickle_reader import Pickle, Raw, Storage
 from checkpoints_convert.pickle_rules import RULES, STORAGE_DTYPES, find_global
 from checkpoints_convert.pickle_values import Skipped, Values
@@ -85,8 +85,9 @@ def parse_torch(
     except Exception as error:
         got = f"a damaged one ({type(error).__name__}: {error})"
         raise CheckpointError(f"expected a PyTorch checkpoint, got {got}") from error
-    got = repr(tree) if isinstance(tree, Skipped) else f"a {type(tree).__name__}"
-    check(isinstance(tree, dict), "a mapping such as a state dict", got)
+    if not isinstance(tree, dict):
+        got = repr(tree) if isinstance(tree, Skipped) else f"a {type(tree).__name__}"
+        raise unexpected("a mapping such as a state dict", got)
     return tree, reader.skipped
 
 
@@ -226,8 +227,9 @@ class _Reader:
             check(isinstance(keys.tree, list), "a list of storages", f"a {type(keys.tree).__name__}")
             for key in keys.tree:
                 key = key.plain() if isinstance(key, Raw) else key
-                named = main.storages.get(key) if isinstance(key, str) else None
-                check(named is not None and key not in arrays, "storages that the pickle names", brief(key))
+                if not isinstance(key, str) or key not in main.storages or key in arrays:
+                    raise unexpected("storages that the pickle names", brief(key))
+                named = main.storages[key]
                 dtype = _dtype(named)
                 stored, start = int.from_bytes(data[start : start + 8], "little"), start + 8
                 end = start + named.numel * dtype.itemsize
@@ -250,5 +252,6 @@ class _Reader:
 
 def _dtype(storage: Storage) -> np.dtype:
     dtype = STORAGE_DTYPES.get(storage.kind.name)
-    check(dtype is not None, "the class of a storage", storage.kind.name)
+    if dtype is None:
+        raise unexpected("the class of a storage", storage.kind.name)
     return dtype

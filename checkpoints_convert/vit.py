@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from checkpoints_convert.published import HEADS, grid_of, heads_of
 from checkpoints_convert.rules import (
     Family,
+    Fields,
     Given,
     OfModel,
     Row,
@@ -83,7 +84,7 @@ class Names:
             rows += tuple(row(f"{block}scale{i}", name, same) for i, name in enumerate(self.scales, start=1))
         return rows
 
-    def config(self, tensors: Tensors, given: Given, *sections: Section, stride: int = 1) -> dict[str, object]:
+    def config(self, tensors: Tensors, given: Given, *sections: Section, stride: int = 1) -> Fields:
         """The fields of a `ViTConfig`: what shows in the tensors' shapes, and what settings or the user say.
 
         Args:
@@ -241,7 +242,7 @@ def _encoder(
     without both, until registers came; timm with antialiasing.
     """
 
-    def configure(tensors: Tensors, given: Given) -> dict[str, object]:
+    def configure(tensors: Tensors, given: Given) -> Fields:
         backbone = names.config(tensors, given, *vit_sections(given.settings))
         registers = backbone["special_tokens"] > 1
         if antialias or registers:
@@ -311,7 +312,8 @@ def trained_size(settings: Settings) -> tuple[int, int] | None:
 
 def normalisation(settings: Settings) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Mean and standard deviation of timm's config.json, where it is given."""
-    return tuple(colour_statistics(_pretrained(settings), name) for name in ("mean", "std"))
+    published = _pretrained(settings)
+    return colour_statistics(published, "mean"), colour_statistics(published, "std")
 
 
 def interpolation(settings: Settings) -> str | None:
@@ -327,7 +329,7 @@ def _pretrained(settings: Settings) -> Section:
     return section(settings, "pretrained_cfg") if "pretrained_cfg" in settings else settings
 
 
-def _dynamic_vit(tensors: Tensors, given: Given) -> dict[str, object]:
+def _dynamic_vit(tensors: Tensors, given: Given) -> Fields:
     """A DeiT with prediction modules, whose position embedding its code resizes bilinearly."""
     config = _encoder(TIMM, mean=IMAGENET_MEAN, std=IMAGENET_STD)(tensors, given)
     config["backbone"] |= {"position_resize": "bilinear", "predictors": PREDICTORS}

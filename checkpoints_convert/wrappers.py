@@ -115,12 +115,12 @@ def _entry(tree: Mapping[str, object], given: Given) -> StateDict:
     """The state dict in a tree: an averaged one, or the first of `WRAPPERS`, as long as there is one."""
     left: Counter[str] = Counter()
     while True:
-        entries = {
-            name: flat
+        mappings = {
+            name: value
             for name, value in tree.items()
             if isinstance(name, str) and isinstance(value, Mapping) and name not in TRAINING_STATE
-            if (flat := _flat(value, training=False))
         }
+        entries = {name: flat for name, value in mappings.items() if (flat := _flat(value, training=False))}
         plain = next((name for name in WRAPPERS if name in entries and name not in AVERAGED), None)
         here = [name for name, value in tree.items() if isinstance(name, str) and isinstance(value, np.ndarray)]
         rival = entries[plain] if plain else dict.fromkeys(here)
@@ -137,7 +137,7 @@ def _entry(tree: Mapping[str, object], given: Given) -> StateDict:
                 f"{', '.join(each[:40] for each in others[:4])}: --key names another"
             )
         left[f"beside the entry {taken}"] += sum(map(len, entries.values())) + len(here) - len(entries[taken])
-        tree = tree[taken]
+        tree = mappings[taken]
 
 
 def _take_averaged(found: StateDict, given: Given) -> None:
@@ -197,11 +197,11 @@ def _unchunked(tensors: Mapping[str, object]) -> dict[str, str]:
         is_absolute = len(set(inner)) == len(inner)
         for number, place in enumerate(sorted(places)):
             numbers[before, place] = place[1] if is_absolute else number
-    renamed = {}
-    for name in tensors:
-        match = matches.get(name)
-        place = match and (match.group(1), (int(match.group(2)), int(match.group(3))))
-        renamed[name] = f"{place[0]}.{numbers[place]}.{match.group(4)}" if place and place in numbers else name
+    renamed = {name: name for name in tensors}
+    for name, match in matches.items():
+        place = match.group(1), (int(match.group(2)), int(match.group(3)))
+        if place in numbers:
+            renamed[name] = f"{place[0]}.{numbers[place]}.{match.group(4)}"
     return renamed
 
 

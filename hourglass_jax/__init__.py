@@ -8,6 +8,7 @@ from hourglass_jax.start import prepare_jax
 if TYPE_CHECKING:
     from hourglass_jax.hub import load as load
     from hourglass_jax.hub import save as save
+    from hourglass_jax.models.registry import register_model as register_model
     from hourglass_jax.ops.clustering import auto_temperature as auto_temperature
     from hourglass_jax.ops.clustering import cluster_tokens as cluster_tokens
     from hourglass_jax.ops.pooling import pool_tokens as pool_tokens
@@ -59,11 +60,39 @@ _PUBLIC = {
     "preset": "plans.presets",
     "Predictor": "predictor",
     "load": "hub",
+    "register_model": "models.registry",
     "save": "hub",
 }
 """Public name -> the module that it is imported from when it is first asked for."""
 
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "ACT",
+    "PRESETS",
+    "Downsampling",
+    "DynamicViT",
+    "EViT",
+    "Hourglass",
+    "Plan",
+    "Pooling",
+    "Predictor",
+    "StagedMerging",
+    "TokenMerging",
+    "TokenReduction",
+    "Tokens",
+    "auto_temperature",
+    "cluster_tokens",
+    "expedite",
+    "load",
+    "load_plan",
+    "pool_tokens",
+    "preset",
+    "reconstruct_tokens",
+    "register_model",
+    "save",
+    "save_plan",
+    "unpool_tokens",
+    "upsample_tokens",
+]
 __version__: str
 
 

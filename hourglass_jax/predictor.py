@@ -79,9 +79,10 @@ class Predictor:
             ValueError: an image cannot be read, is too small, the model's plan does not fit it, or what the model
                 makes of it is not finite.
         """
-        if not isinstance(images, (list, tuple)):
-            return self._predict([images])[0]
-        return self._predict(images)
+        if isinstance(images, (list, tuple)):
+            return self._predict(images)
+        [result] = self._predict([images])  # pyright: ignore[reportArgumentType]  read as one image, or refused
+        return result
 
     def _predict(self, sources: Sequence[ImageSource]) -> list[Any]:
         photos = [read_image(source) for source in sources]

@@ -1,4 +1,4 @@
-"""A tiny random model, in memory and as a file, for the tests that run whole models."""
+"""Checks of the operators' types, and a tiny random model, in memory and as a file, for tests of whole models."""
 
 import os
 from collections.abc import Iterator
@@ -9,11 +9,15 @@ import jaxlib.version
 import numpy as np
 import pytest
 from flax import nnx
+from jaxtyping import config as type_checks
+from jaxtyping import install_import_hook
 
-import hourglass_jax as hj
-from hourglass_jax.backbones.vit import ViTConfig
-from hourglass_jax.imaging.images import Preprocessing
-from hourglass_jax.models.saliency import Saliency, SaliencyConfig
+install_import_hook("hourglass_jax.ops", "beartype.beartype")  # before the operators are imported
+
+import hourglass_jax as hj  # noqa: E402
+from hourglass_jax.backbones.vit import ViTConfig  # noqa: E402
+from hourglass_jax.imaging.images import Preprocessing  # noqa: E402
+from hourglass_jax.models.saliency import Saliency, SaliencyConfig  # noqa: E402
 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests compile for themselves, and leave nothing in the user's cache
 if jaxlib.version.__version_info__ < (0, 12):  # an older code generator, which compiles a quarter faster
@@ -27,6 +31,14 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def no_type_checks() -> Iterator[None]:
+    """For tests of what the operators themselves say of bad input: they would not be reached."""
+    type_checks.update("jaxtyping_disable", True)
+    yield
+    type_checks.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

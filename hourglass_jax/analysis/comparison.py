@@ -75,7 +75,7 @@ def compare(
     images: Iterable[np.ndarray],
     *,
     repeats: int = 5,
-    on_call: Callable[[], None] = lambda: None,
+    on_call: Callable[[], object] = lambda: None,
 ) -> Iterator[list[Comparison]]:
     """Runs `model` without a plan and with each of `plans` on one image after the other.
 
@@ -96,8 +96,8 @@ def compare(
     macs: dict[tuple[int, int], list[int]] = {}
     for image in images:
         size = image.shape[:2]
-        for each in models[1:]:
-            each.backbone.check_plan(each.backbone.plan, size)
+        for plan in plans:
+            model.backbone.check_plan(plan, size)
         if size not in macs:
             macs[size] = [count_macs(each, size)["total"] for each in models]
         batch = jnp.asarray(image)[None]

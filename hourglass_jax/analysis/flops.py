@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend import core
 from jax.interpreters.partial_eval import dce_jaxpr
 
@@ -71,13 +72,18 @@ def _count(jaxpr: core.Jaxpr, scope: str, times: int, counted: Counter[str]) -> 
         part = next((name for name in inner_scope.split("/") if name in PARTS), "other")
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
+            left = _shaped(equation.invars[0]).shape
             depth = np.prod([left[axis] for axis in contracted], dtype=int)
-            counted[part] += times * int(depth) * equation.outvars[0].aval.size
+            counted[part] += times * int(depth) * _shaped(equation.outvars[0]).size
         elif equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
+            kernel = _shaped(equation.invars[1])
             outputs = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-            counted[part] += times * equation.outvars[0].aval.size * (kernel.size // outputs)
+            counted[part] += times * _shaped(equation.outvars[0]).size * (kernel.size // outputs)
         trips = times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
         for inner in core.jaxprs_in_params(equation.params):
             _count(inner, inner_scope, trips, counted)
+
+
+def _shaped(operand: core.Var | core.Literal) -> ShapedArray:
+    assert isinstance(operand.aval, ShapedArray)
+    return operand.aval

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hourglass_jax.backbones.base import Backbone
 from hourglass_jax.backbones.swin import Swin
 from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.ops.windows import merge, window_grid
@@ -46,19 +47,24 @@ class _Recorder(WrappedPlan):
         return tokens
 
 
-def find_groups(backbone: ViT | Swin, plan: Plan, images: jax.Array) -> np.ndarray:
+def find_groups(backbone: Backbone, plan: Plan, images: jax.Array) -> np.ndarray:
     """For every token of an image, which of the plan's fewest tokens it is restored from most.
 
     Args:
-        backbone: under any plan.
+        backbone: a ViT or a Swin, under any plan.
         plan: the one that is asked about.
         images: [1, rows, columns, 3], normalised.
 
     Returns:
         int [H, W]; equal numbers are one token. Of a Swin, for the stage that the plan is about.
+
+    Raises:
+        ValueError: the backbone is of another kind, or the plan does not fit it.
     """
     if isinstance(backbone, Swin):
         return np.asarray(_find_window_groups(backbone, images, plan=plan))
+    if not isinstance(backbone, ViT):
+        raise ValueError(f"groups are found in a ViT or a Swin, got a {type(backbone).__name__}")
     if isinstance(plan, EViT) and plan.restore == "reuse":
         plan = replace(plan, restore="reconstruction")  # what reuses features can restore nothing else
     groups = _find_groups(expedite(backbone, TruncatedPlan(plan)), images)

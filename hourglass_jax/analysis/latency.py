@@ -26,7 +26,7 @@ def measure(
     functions: Sequence[Callable[[], object]],
     *,
     repeats: int = 7,
-    on_call: Callable[[], None] = lambda: None,
+    on_call: Callable[[], object] = lambda: None,
 ) -> list[Latency]:
     """Times functions in rounds, each of them once in a round, in an order drawn anew for every round.
 

@@ -15,6 +15,7 @@ class Features(Protocol):
 
     def maps(self) -> dict[str, jax.Array]:
         """The final maps of features by name, [B, H, W, C], from fine to coarse."""
+        ...
 
 
 class Backbone(nnx.Module):
@@ -104,4 +105,4 @@ def check_call(images: jax.Array, intermediates: Sequence[int], depth: int) -> G
         raise ValueError(f"images must have shape [batch, rows, columns, 3], got {images.shape}")
     if any(index not in range(depth) for index in intermediates):
         raise ValueError(f"intermediates must be blocks 0 to {depth - 1}, got {tuple(intermediates)}")
-    return images.shape[1:3]
+    return images.shape[1], images.shape[2]

@@ -35,7 +35,7 @@ class Attention(nnx.Module):
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """[B, N, C] -> query, key and value, each [B, heads, D, N]."""
         batch, count, width = x.shape
-        kernel, bias = self.qkv.kernel[...].astype(x.dtype), self.qkv.bias[...].astype(x.dtype)
+        kernel, bias = kernel_and_bias(self.qkv, x.dtype)
         qkv = jnp.einsum("bnc,cd->bdn", x, kernel) + bias[:, None]
         query, key, value = qkv.reshape(batch, 3, self.heads, width // self.heads, count).swapaxes(0, 1)
         return query, key, value
@@ -43,7 +43,7 @@ class Attention(nnx.Module):
     def keys(self, x: jax.Array, *, mean: bool = False) -> jax.Array:
         """The keys alone, [B, N, C] -> [B, N, C], those of all heads side by side; or their mean, [B, N, D]."""
         width = x.shape[-1]
-        kernel, bias = self.qkv.kernel[:, width : 2 * width], self.qkv.bias[width : 2 * width]
+        kernel, bias = (y[..., width : 2 * width] for y in kernel_and_bias(self.qkv))
         if mean:
             kernel, bias = (y.reshape(*y.shape[:-1], self.heads, -1).mean(axis=-2) for y in (kernel, bias))
         return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
@@ -51,6 +51,13 @@ class Attention(nnx.Module):
     def combine(self, mixed: jax.Array) -> jax.Array:
         """The output of all heads, [B, N, heads, D] -> [B, N, C]."""
         return self.projection(mixed.reshape(*mixed.shape[:2], -1))
+
+
+def kernel_and_bias(layer: nnx.Linear, dtype: jnp.dtype | None = None) -> tuple[jax.Array, jax.Array]:
+    """The parameters of a layer that has a bias, in their own dtype or another."""
+    assert layer.bias is not None
+    kernel, bias = layer.kernel[...], layer.bias[...]
+    return (kernel, bias) if dtype is None else (kernel.astype(dtype), bias.astype(dtype))
 
 
 class MLP(nnx.Module):

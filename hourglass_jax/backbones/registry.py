@@ -1,5 +1,6 @@
 """All backbones, by their configs."""
 
+from collections.abc import Callable
 from types import MappingProxyType
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from hourglass_jax.backbones.vit import ViT, ViTConfig
 
 BackboneConfig = ViTConfig | SwinConfig
 
-BACKBONES: MappingProxyType[type[BackboneConfig], type[Backbone]] = MappingProxyType(
+BACKBONES: MappingProxyType[type[BackboneConfig], Callable[..., Backbone]] = MappingProxyType(
     {ViTConfig: ViT, SwinConfig: Swin}
 )
 """Every kind of backbone by the class of its config."""

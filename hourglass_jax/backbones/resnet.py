@@ -108,7 +108,9 @@ class Bottleneck(nnx.Module):
         self.shortcut_norm = GroupNorm(outputs, **kinds) if is_first else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        shortcut = x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
+        shortcut = x
+        if self.shortcut is not None and self.shortcut_norm is not None:
+            shortcut = self.shortcut_norm(self.shortcut(x))
         x = jax.nn.relu(self.norm1(self.convolution1(x)))
         x = jax.nn.relu(self.norm2(self.convolution2(x)))
         return jax.nn.relu(self.norm3(self.convolution3(x)) + shortcut)

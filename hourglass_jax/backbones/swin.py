@@ -7,7 +7,7 @@ operators as a ViT's, and the blocks between them run on smaller windows.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.base import Backbone, check_call
-from hourglass_jax.backbones.layers import MLP, PatchEmbedding
+from hourglass_jax.backbones.layers import MLP, PatchEmbedding, kernel_and_bias
 from hourglass_jax.checks import MOST, check_config
 from hourglass_jax.ops.attention import window_attention
 from hourglass_jax.ops.grids import Grid
@@ -47,7 +47,7 @@ class SwinConfig:
         window: side of a window in tokens.
         version: 1, or 2: cosine attention, continuous position bias, norms after the branches.
         pretrained_windows: for every stage, the side of the windows for which its position bias was trained: the
-            size of the table (V1), or the unit of the coordinates (V2). None means `window` for all.
+            size of the table (V1), or the unit of the coordinates (V2). None at all means `window` for each.
         shrink_windows: what becomes of a map no larger than a window. False pads and shifts it like any other (the
             official detection code, Mask2Former); True makes it one window, not shifted (the classification code).
         stage_norms: whether every stage's output has a norm (detection), or the last one's alone (classification).
@@ -60,7 +60,7 @@ class SwinConfig:
     head_width: int = 32
     window: int = 7
     version: Literal[1, 2] = 1
-    pretrained_windows: tuple[int, ...] | None = None
+    pretrained_windows: tuple[int, ...] = ()
     shrink_windows: bool = False
     stage_norms: bool = True
     patch_size: int = 4
@@ -83,7 +83,7 @@ class SwinConfig:
             )
 
     @classmethod
-    def sized(cls, size: Literal["tiny", "small", "base", "large"], **fields: object) -> "SwinConfig":
+    def sized(cls, size: Literal["tiny", "small", "base", "large"], **fields: Any) -> "SwinConfig":
         """One of the published `SIZES`, with further fields."""
         width, depths = SIZES[size]
         return cls(width=width, depths=depths, **fields)
@@ -141,7 +141,7 @@ class ContinuousPositions(nnx.Module):
         offsets = np.arange(1 - window, window) * (8 / max(self.window - 1, 1))
         logarithms = np.sign(offsets) * np.log2(np.abs(offsets) + 1) / np.log2(8)
         coordinates = np.stack(np.meshgrid(logarithms, logarithms, indexing="ij"), axis=-1).astype(np.float32)
-        table = self.contract(jax.nn.relu(self.expand(coordinates)))
+        table = self.contract(jax.nn.relu(self.expand(jnp.asarray(coordinates))))
         return 16 * jax.nn.sigmoid(table)
 
 
@@ -187,8 +187,8 @@ class WindowAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, window: int, shift: int) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]"""
-        grid = x.shape[1:3]
-        kernel, bias = self.qkv.kernel[...].astype(x.dtype), self.qkv.bias[...].astype(x.dtype)
+        grid = x.shape[1], x.shape[2]
+        kernel, bias = kernel_and_bias(self.qkv, x.dtype)
         windows = partition(x @ kernel, window, shift) + bias
         query, key, value = jnp.moveaxis(windows.reshape(*windows.shape[:2], 3, self.heads, -1), 2, 0)
         if self.logit_scale is None:
@@ -327,17 +327,19 @@ class Swin(Backbone):
 
     def grids(self, rows: int, columns: int) -> list[Grid]:
         """(H, W) of every stage for an image of `rows` x `columns` pixels."""
-        sides = [(rows, columns)]
+        grids = []
         for factor in (self.config.patch_size, *(2,) * (len(self.config.depths) - 1)):
-            sides.append(tuple(-(-side // factor) for side in sides[-1]))
-        return sides[1:]
+            rows, columns = -(-rows // factor), -(-columns // factor)
+            grids.append((rows, columns))
+        return grids
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens and clusters of the stage that the plan is about, for an image of `rows` x `columns` pixels."""
-        stage, _ = self._stage_of(self.plan.in_windows(self.depth).start)
+        plan = NO_PLAN if self.plan is None else self.plan
+        stage, _ = self._stage_of(plan.in_windows(self.depth).start)
         grid = self.grids(rows, columns)[stage]
         down, across = window_grid(grid, self._window(grid))
-        return grid[0] * grid[1], down * across * min(self._cluster_sides(self.plan).values()) ** 2
+        return grid[0] * grid[1], down * across * min(self._cluster_sides(plan).values()) ** 2
 
     def __call__(self, images: jax.Array, *, intermediates: Sequence[int] = ()) -> SwinFeatures:
         """Runs the backbone under its plan.
@@ -384,17 +386,21 @@ class Swin(Backbone):
         changes nothing, the blocks go on with the map.
         """
         plan = NO_PLAN if self.plan is None else self.plan
-        grid, kept = x.shape[1:3], {}
+        grid, kept = (x.shape[1], x.shape[2]), {}
         side = window = self._window(grid)
         is_shifted = not (self.config.shrink_windows and window == min(grid))
         tokens = Tokens.whole(partition(x, window), (window, window), depth=first + len(stage.blocks))
         for number, block in enumerate(stage.blocks):
             entering = tokens.with_sequence(partition(x, side))
-            tokens = plan.before_block(first + number, entering, block)
+            tokens = plan.before_block(
+                first + number,
+                entering,
+                block,  # pyright: ignore[reportArgumentType]  a plan that works in windows asks a block for nothing
+            )
             if tokens is not entering:
                 side = math.isqrt(tokens.count)
-                cluster_grid = tuple(side * count for count in window_grid(grid, window))
-                x = merge(tokens.sequence, grid if tokens.is_whole else cluster_grid, side)
+                down, across = window_grid(grid, window)
+                x = merge(tokens.sequence, grid if tokens.is_whole else (side * down, side * across), side)
             with jax.named_scope("blocks"):
                 x = block(x, side, side // 2 if number % 2 and is_shifted else 0)
             if first + number in intermediates:
@@ -407,7 +413,7 @@ class Swin(Backbone):
     def _cluster_sides(self, plan: Plan) -> dict[int, int]:
         """For every block that runs on k x k clusters of a window, k."""
         _, end = self._stage_of(plan.in_windows(self.depth).start)
-        counts = plan.counts(end, (self.config.window,) * 2)
+        counts = plan.counts(end, (self.config.window, self.config.window))
         return {index: math.isqrt(counts[index]) for index in plan.in_windows(end)}
 
     def _stage_of(self, block: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,9 +87,7 @@ class ViTConfig:
             )
 
     @classmethod
-    def sized(
-        cls, size: Literal["tiny", "small", "base", "large", "huge", "giant"], **fields: object
-    ) -> "ViTConfig":
+    def sized(cls, size: Literal["tiny", "small", "base", "large", "huge", "giant"], **fields: Any) -> "ViTConfig":
         """One of the published `SIZES`, with further fields."""
         shape = SIZES[size]
         return cls(**{**shape, "heads": heads_of(shape["width"]), **fields})
@@ -217,7 +215,8 @@ class ViT(Backbone):
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
-        counts = self.plan.counts(self.depth, self.token_grid(rows, columns))
+        plan = NO_PLAN if self.plan is None else self.plan
+        counts = plan.counts(self.depth, self.token_grid(rows, columns))
         return max(counts), min(counts)
 
     def token_grid(self, rows: int, columns: int) -> Grid:
@@ -289,6 +288,7 @@ class ViT(Backbone):
         same = grid == self.config.position_grid
         scale = None
         if offset and not same:
-            scale = tuple((new + offset) / old for new, old in zip(grid, self.config.position_grid, strict=True))
+            rows, columns = self.config.position_grid
+            scale = (grid[0] + offset) / rows, (grid[1] + offset) / columns
         resized = resize(stored, grid, self.config.position_resize, scale=scale)
         return resized.reshape(1, -1, self.config.width).astype(self.dtype)

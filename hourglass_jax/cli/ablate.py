@@ -159,7 +159,8 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
     """Mean and worst cosine over the study's axis; the GFLOPs on the right where they are not that axis."""
     names = dict.fromkeys(point.series for point, _ in points)
     by_series = {name: [(point, each) for point, each in points if point.series == name] for name in names}
-    is_cost = study.axis.startswith("GFLOPs")
+    axis = study.axis or ""
+    is_cost = axis.startswith("GFLOPs")
     if not is_cost:
         right = axes.twinx()
         right.set_ylim(0, 1.05)
@@ -178,9 +179,10 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
             alpha=0.7,
             label=f"{prefix}worst",
         )
-        if rows[0][1].cosine_at_block is not None:
-            at_block = [each.cosine_at_block for _, each in rows]
-            axes.plot(x, at_block, "s--", color=COLORS[1], label="mean after block alpha + beta")
+        at_block = [(point.x, each.cosine_at_block) for point, each in rows]
+        at_block = [(x, cosine) for x, cosine in at_block if cosine is not None]
+        if at_block:
+            axes.plot(*zip(*at_block, strict=True), "s--", color=COLORS[1], label="mean after block alpha + beta")
         if not is_cost:
             right.plot(x, [each.gflops_ratio for _, each in rows], ".-", color=COST, linewidth=1)
     base = [(point.x, each.cosine) for point, each in points if _is_base(point, plan)][:1]
@@ -200,7 +202,7 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
     else:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, high - 0.03), high)
-    axes.set_xlabel(study.axis)
+    axes.set_xlabel(axis)
     axes.set_ylabel(f"cosine of the final features{', logit' if worst < 0.9 else ''}")
     axes.grid(alpha=0.3)
     _add_legend(axes)

@@ -1,5 +1,6 @@
 """`hourglass compare` with --method: several plans side by side."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hourglass_jax.analysis.comparison import Comparison
+    from hourglass_jax.models.base import Model
     from hourglass_jax.plans.base import Plan
 
 HEIGHT = 296
@@ -162,7 +164,7 @@ def compare_methods(
 
 
 def _entries(
-    model,
+    model: "Model",
     size: tuple[int, int],
     chosen: "Plan | None",
     is_given: bool,
@@ -180,20 +182,21 @@ def _entries(
         model.backbone.check_plan(chosen, size)
     costs = Costs(model, size)
     entries, left_out = [], []
-    budgets, methods = dict.fromkeys(budgets or [costs(chosen)]), dict.fromkeys(methods)
-    with tqdm(total=len(budgets) * len(methods), desc="plans", disable=hide_progress()) as bar:
-        for budget in budgets:
-            for method in methods:
-                try:
-                    plan = costs.solve(method, budget)
-                    entries.append(Entry(method, plan, budget, costs(plan)))
-                except ValueError as problem:
-                    left_out.append(str(problem))
-                bar.update()
+    shares = budgets if budgets or chosen is None else [costs(chosen)]
+    tasks = list(itertools.product(dict.fromkeys(shares), dict.fromkeys(methods)))
+    with tqdm(total=len(tasks), desc="plans", disable=hide_progress()) as bar:
+        for budget, method in tasks:
+            try:
+                plan = costs.solve(method, budget)
+                entries.append(Entry(method, plan, budget, costs(plan)))
+            except ValueError as problem:
+                left_out.append(str(problem))
+            bar.update()
     if not entries:
         raise ValueError("; ".join(dict.fromkeys(left_out)))
-    given = [Entry("the plan given", chosen, None, costs(chosen))] if is_given else []
-    return given + entries, left_out
+    if is_given and chosen is not None:
+        entries.insert(0, Entry("the plan given", chosen, None, costs(chosen)))
+    return entries, left_out
 
 
 def _row(results: dict[str, "Comparison"]) -> Row:
@@ -218,7 +221,7 @@ def _row(results: dict[str, "Comparison"]) -> Row:
     )
 
 
-def _picture(model, photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
+def _picture(model: "Model", photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
     """A column for every plan: what it made one, the model's result under it, and what differs."""
     import numpy as np
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.table import Table
@@ -28,6 +28,11 @@ from hourglass_jax.cli.options import (
 )
 from hourglass_jax.io.files import replacing
 from hourglass_jax.plans.files import plan_fields
+
+if TYPE_CHECKING:
+    from hourglass_jax.models.base import Model
+    from hourglass_jax.ops.grids import Grid
+    from hourglass_jax.plans.base import Plan
 
 
 def eval(
@@ -93,7 +98,7 @@ def eval(
         jax.distributed.initialize()
     loaded, _, chosen = load_model(model, plan, default_preset=False)
     check_fit(loaded, data)
-    plans = {"original": None} if original else {}
+    plans: dict[str, Plan | None] = {"original": None} if original else {}
     if hourglass and chosen is not None:
         plans["expedited"] = chosen
     if not plans:
@@ -102,7 +107,7 @@ def eval(
         )
     models = {name: hj.expedite(loaded, each) for name, each in plans.items()}
     size = input_size(loaded, data, model.size)
-    if "expedited" in plans:
+    if hourglass and chosen is not None:
         _check_grid(loaded, chosen, size)
     weights = weights_of(model)
     images = len(data.keys[:limit])
@@ -149,19 +154,20 @@ def eval(
         title=f"{dataset} {split}, {images} images, size {size if isinstance(size, int) else format_size(size)}",
     )
     for name, texts in rows.items():
-        described = name if plans[name] is None else f"{name}: {describe(plans[name])}"
-        table.add_row(described, *texts.values())
+        own = plans[name]
+        table.add_row(name if own is None else f"{name}: {describe(own)}", *texts.values())
     console().print(table)
     console().print(f"All figures: {output / 'result.json'}")
 
 
-def _check_grid(model, plan, size: int) -> None:
-    """Finds a plan with more clusters than tokens before the long work, where all inputs are equal squares."""
+def _check_grid(model: "Model", plan: "Plan", size: "int | Grid") -> None:
+    """Finds a plan with more clusters than tokens before the long work, where all inputs are of one shape."""
     window, side = model.window, model.config.backbone.patch_size
     if window is not None:
         size = window.size
     if window is not None or model.config.preprocessing.resize in ("square", "crop"):
-        plan.check(model.backbone.depth, (-(-size // side),) * 2)
+        rows, columns = (size, size) if isinstance(size, int) else size
+        plan.check(model.backbone.depth, (-(-rows // side), -(-columns // side)))
 
 
 def _figures(found, names: Sequence[str]) -> dict[str, object]:

@@ -84,7 +84,7 @@ def _write(photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", out
 
     arrays, picture = output / f"{photo.name}.npz", output / f"{photo.name}_features.png"
     with replacing(arrays) as temporary, temporary.open("wb") as file:
-        np.savez(file, **maps)
+        np.savez(file, **maps)  # pyright: ignore[reportArgumentType]  no map is called allow_pickle
     colors = {name: stretched(principal_components(each), image.shape[:2]) for name, each in maps.items()}
     panels = [(f"{name}\n{format_size(maps[name].shape)}", color) for name, color in colors.items()]
     write_image(picture, sheet([[("Photograph", image), *panels]]))

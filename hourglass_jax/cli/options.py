@@ -8,13 +8,18 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, overload
 
 import tyro
 from rich.console import Console
 
 from hourglass_jax.cli.photos import Photo, find_photos
 from hourglass_jax.io.files import file_hash
+
+if TYPE_CHECKING:
+    from hourglass_jax.imaging.images import Preprocessing
+    from hourglass_jax.models.base import Model
+    from hourglass_jax.plans.base import Plan
 
 DEFAULT_MODEL = "dinov2-vits14-saliency"
 
@@ -105,7 +110,21 @@ Reading = tyro.conf.OmitArgPrefixes[ReadingOptions]
 Plans = tyro.conf.OmitArgPrefixes[PlanOptions]
 
 
-def load_model(model: ModelOptions, plan: PlanOptions, *, default_preset: bool = True):
+@overload
+def load_model(
+    model: ModelOptions, plan: PlanOptions, *, default_preset: Literal[True] = True
+) -> "tuple[Model, Preprocessing, Plan]": ...
+
+
+@overload
+def load_model(
+    model: ModelOptions, plan: PlanOptions, *, default_preset: bool
+) -> "tuple[Model, Preprocessing, Plan | None]": ...
+
+
+def load_model(
+    model: ModelOptions, plan: PlanOptions, *, default_preset: bool = True
+) -> "tuple[Model, Preprocessing, Plan | None]":
     """The unexpedited model, its preprocessing at the wanted size, and the plan (None only without a default)."""
     from hourglass_jax.hub import load
 
@@ -138,7 +157,7 @@ def weights_of(model: ModelOptions) -> str:
     return file_hash(model.model) if Path(model.model).is_file() else model.model
 
 
-def _plan(options: PlanOptions, default_preset: str | None):
+def _plan(options: PlanOptions, default_preset: str | None) -> "Plan | None":
     from hourglass_jax.plans.files import load_plan
     from hourglass_jax.plans.hourglass import Hourglass
     from hourglass_jax.plans.presets import PRESETS, preset
@@ -159,7 +178,7 @@ def _plan(options: PlanOptions, default_preset: str | None):
     return Hourglass(**given)
 
 
-def _changed(plan, fields: dict[str, object]):
+def _changed(plan: "Plan", fields: dict[str, object]) -> "Plan":
     """A plan with other fields; ValueError if its method has no such field."""
     known = [field.name for field in dataclasses.fields(plan)]
     for name in fields:
@@ -207,9 +226,11 @@ def interruptible(output: Path, what: str) -> Iterator[None]:
         sys.exit(130)
 
 
-def describe(plan) -> str:
+def describe(plan: "Plan") -> str:
     """A plan in a few words."""
-    if type(plan).__name__ != "Hourglass":
+    from hourglass_jax.plans.hourglass import Hourglass
+
+    if not isinstance(plan, Hourglass):
         fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
         return f"{type(plan).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
     end = "the last block" if plan.beta is None else f"block {plan.alpha + plan.beta}"

@@ -3,7 +3,7 @@
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.table import Table
 from tqdm import tqdm
@@ -32,7 +32,7 @@ from hourglass_jax.plans.files import plan_fields, save_plan
 if TYPE_CHECKING:
     import numpy as np
 
-    from hourglass_jax.search.tune import Candidate, Target, Tuned
+    from hourglass_jax.search.tune import Candidate, Kind, Target, Tuned
 
 """Of the files in a folder that are images."""
 
@@ -124,8 +124,9 @@ def tune(
 def _target(gflops: float | None, speedup: float | None, min_cosine: float | None) -> "Target":
     from hourglass_jax.search.tune import Target
 
-    given = {"gflops": gflops, "speedup": speedup, "cosine": min_cosine}
-    given = {kind: value for kind, value in given.items() if value is not None} or {"gflops": 0.6}
+    options: dict[Kind, float | None] = {"gflops": gflops, "speedup": speedup, "cosine": min_cosine}
+    given: dict[Kind, float] = {kind: value for kind, value in options.items() if value is not None}
+    given = given or {"gflops": 0.6}
     if len(given) > 1:
         raise ValueError("expected one target, got several of --gflops, --speedup and --min-cosine")
     [(kind, value)] = given.items()
@@ -158,7 +159,7 @@ def _figures(candidate: "Candidate") -> dict[str, object]:
     }
 
 
-def _print(tuned: "Tuned", target: "Target", result: dict[str, object]) -> None:
+def _print(tuned: "Tuned", target: "Target", result: dict[str, Any]) -> None:
     count = len(tuned.best.cosines)
     images = f"{count} images at {format_size(result['size'])}"
     table = Table(

@@ -78,10 +78,11 @@ def visualize(
     loaded, preprocessing, chosen = load_model(model, plan)
     if not isinstance(chosen, hj.Hourglass):
         raise ValueError(f"clusters are drawn of an Hourglass, got a plan of {type(chosen).__name__}")
-    if not isinstance(loaded.backbone, ViT):
-        raise ValueError(f"attention is drawn of a ViT, got a {type(loaded.backbone).__name__}")
+    backbone = loaded.backbone
+    if not isinstance(backbone, ViT):
+        raise ValueError(f"attention is drawn of a ViT, got a {type(backbone).__name__}")
     block = chosen.alpha + 1 if block is None else block
-    depth = loaded.backbone.depth
+    depth = backbone.depth
     chosen.check(depth)
     end = chosen.end(depth)
     if block not in range(chosen.alpha + 1, end + 1):
@@ -91,14 +92,14 @@ def visualize(
     def work(photo: Photo, picture: "np.ndarray") -> Callable[[], dict[str, Any]]:
         picture = preprocessing.seen(picture)
         image = preprocessing(picture)[None]
-        grid = loaded.backbone.token_grid(*image.shape[1:3])
+        grid = backbone.token_grid(*image.shape[1:3])
         grids = [_grid(count, grid) for count in rows] or [shrunk(grid, share) for share in SHARES]
         for clusters in (chosen.clusters, *grids):
             dataclasses.replace(chosen, clusters=clusters).check(depth, grid)
         small = _small(picture)
         pictures = {
             "predictions": _predictions(loaded, chosen, grids, small, image),
-            **_inside(loaded.backbone, chosen, small, image, position, block),
+            **_inside(backbone, chosen, small, image, position, block),
         }
         return lambda: _write(photo, pictures, output)
 

@@ -491,7 +491,7 @@ def _built(published: Published, data_dir: Path, split: str) -> Source | None:
     """
     built = published.built
     versions = sorted((data_dir / built.name).glob("*/features.json")) if built else []
-    if not versions:
+    if built is None or not versions:
         return None
     folder = versions[-1].parent
     try:
@@ -501,15 +501,18 @@ def _built(published: Published, data_dir: Path, split: str) -> Source | None:
             f'{folder} is read with tensorflow-datasets, which is not installed: pip install "hourglass-jax[eval]"'
         ) from None
     builder = tfds.builder_from_directory(folder)
-    if builder.info.file_format.value != "array_record":
-        raise ValueError(
-            f"{folder} must be built with file_format='array_record', got {builder.info.file_format.value}"
-        )
+    file_format = builder.info.file_format
+    if file_format is None or file_format.value != "array_record":
+        got = None if file_format is None else file_format.value
+        raise ValueError(f"{folder} must be built with file_format='array_record', got {got}")
     name = built.splits[split]
     if name not in builder.info.splits:
         raise ValueError(f"{folder} must have a split {name}, got {', '.join(builder.info.splits) or 'none'}")
     undecoded = dict.fromkeys((built.image, built.truth), tfds.decode.SkipDecoding())
-    records = builder.as_data_source(split=name, decoders=undecoded)
+    records = builder.as_data_source(
+        split=name,  # pyright: ignore[reportCallIssue]  its decorator hides its parameters
+        decoders=undecoded,
+    )
 
     def pair(index: int) -> Pair:
         record = records[index]

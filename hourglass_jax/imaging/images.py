@@ -140,7 +140,7 @@ class Preprocessing:
             height, width = (max(1, round(scale * side / self.multiple)) for side in (rows, columns))
             return height * self.multiple, width * self.multiple
         unit = self.multiple * (min if self.resize == "shortest" else max)(rows, columns)
-        multiples = ((2 * side * self.size + unit) // (2 * unit) for side in (rows, columns))
+        multiples = ((2 * side * self.shape[0] + unit) // (2 * unit) for side in (rows, columns))
         height, width = (max(1, count) * self.multiple for count in multiples)
         return height, width
 
@@ -176,7 +176,7 @@ class Preprocessing:
             )
         height, width = target = self.target_size(rows, columns)
         if self.resize == "crop":
-            height, width = (self.size * side // min(rows, columns) for side in (rows, columns))
+            height, width = (self.shape[0] * side // min(rows, columns) for side in (rows, columns))
         check_enlargement((rows, columns), (height, width))
         if self.interpolation == "cubic":
             resized = resampled(image.astype(np.float32), (height, width), "bicubic")
@@ -185,7 +185,7 @@ class Preprocessing:
             resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
         top, left = (round((side - kept) / 2) for side, kept in zip((height, width), target, strict=True))
         resized = resized[top : top + target[0], left : left + target[1]]
-        return (resized / 255 - np.float32(self.mean)) / np.float32(self.std)
+        return (resized / 255 - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
 def check_enlargement(size: tuple[int, int], target: tuple[int, int]) -> None:
@@ -272,7 +272,9 @@ def _read(source: Path | Image.Image, name: str) -> np.ndarray:
         raise ValueError(f"{name} does not exist: expected an image file") from None
     except IsADirectoryError:
         raise ValueError(f"{name} is a directory: expected an image file") from None
-    except UnidentifiedImageError:
+    except UnidentifiedImageError as error:
+        if isinstance(source, Image.Image):
+            raise ValueError(f"{name} cannot be decoded: expected an intact image, got {error!r}") from error
         with source.open("rb") as file:
             start = file.read(16)
         if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:

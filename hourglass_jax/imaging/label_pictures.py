@@ -86,9 +86,11 @@ def _legend(labels: np.ndarray, names: Sequence[str], colors: Sequence[Color]) -
     classes = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     places = max(6, (height - 2 * size) // pitch)
     shown = len(classes) if len(classes) <= places else places - 1
-    rows = [(names[label], tuple(colors[label]), counts[label]) for label in classes[:shown]]
+    rows: list[tuple[str, Color | None, int]] = [
+        (names[label], (*colors[label],), int(counts[label])) for label in map(int, classes[:shown])
+    ]
     if shown < len(classes):
-        rows.append((f"{len(classes) - shown} others", None, counts[classes[shown:]].sum()))
+        rows.append((f"{len(classes) - shown} others", None, int(counts[classes[shown:]].sum())))
 
     titles = [text_line(name, size, (30, 30, 30)) for name, _, _ in rows]
     shares = [text_line(_percent(count / labels.size), size, (110, 110, 110)) for _, _, count in rows]

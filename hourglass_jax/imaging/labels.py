@@ -77,7 +77,7 @@ def labels_of(dataset: str | None, classes: int | None) -> Labels:
 
 @cache
 def _read_labels() -> dict[str, Labels]:
-    table = json.loads(resources.files(__package__).joinpath("labels.json").read_text("utf-8"))
+    table = json.loads(resources.files("hourglass_jax.imaging").joinpath("labels.json").read_text("utf-8"))
     labels = {
         dataset: Labels(tuple(name for name, _ in rows), tuple(tuple(color) for _, color in rows))
         for dataset, rows in table.items()
@@ -93,7 +93,7 @@ def wordnet_ids() -> tuple[str, ...]:
 @cache
 def _read_imagenet() -> list[tuple[str, str]]:
     """WordNet id and name of every class."""
-    return json.loads(resources.files(__package__).joinpath("imagenet.json").read_text("utf-8"))
+    return json.loads(resources.files("hourglass_jax.imaging").joinpath("imagenet.json").read_text("utf-8"))
 
 
 def _in_palette(names: Iterable[str]) -> Labels:
@@ -107,10 +107,14 @@ def palette(classes: int) -> tuple[Color, ...]:
 
 
 def _color(value: object) -> Color:
-    is_color = isinstance(value, list | tuple) and len(value) == 3
-    if not is_color or not all(type(each) is int and 0 <= each <= 255 for each in value):
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 3
+        or not all(type(each) is int and 0 <= each <= 255 for each in value)
+    ):
         raise ValueError(f"the colour of a class must be red, green and blue in 0..255, got {short(value)}")
-    return tuple(value)
+    red, green, blue = value
+    return red, green, blue
 
 
 def _voc_color(label: int) -> Color:

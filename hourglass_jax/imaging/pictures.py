@@ -104,14 +104,14 @@ def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if values.ndim < 2:
         return values
     if values.ndim == 2 and np.issubdtype(values.dtype, np.floating):
-        return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=False))
     return values[np.ix_(rows, columns)]
 
 
 def resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A photograph, uint8 [H, W, 3], at another size, (rows, columns) in pixels; bicubic."""
-    return np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(photo).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6) -> np.ndarray:
@@ -283,7 +283,7 @@ class TextLine(NamedTuple):
     """A line of text to be drawn in Pillow's own font; width and height in pixels, with the space between lines."""
 
     text: str
-    font: ImageFont.FreeTypeFont
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
     color: tuple[int, int, int]
     width: int
     height: int

@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol
 import ml_dtypes
 import numpy as np
 import safetensors
+from numpy.typing import ArrayLike
 
 from hourglass_jax.io.files import replacing
 
@@ -43,8 +44,11 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 class Shaped(Protocol):
     """An array, or what is known of one before it is there, such as a `jax.ShapeDtypeStruct`."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -109,8 +113,8 @@ def parse_safetensors(data: memoryview) -> tuple[dict[str, np.ndarray], dict[str
 
 def _entry(name: str, entry: object) -> tuple[list[int], np.dtype, int, int]:
     """Shape, dtype, begin and end of a tensor, as its header says."""
-    is_complete = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
-    _require(is_complete, f"a header without dtype, shape and data_offsets of {name[:100]!r}")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise safetensors.SafetensorError(f"a header without dtype, shape and data_offsets of {name[:100]!r}")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     are_lists = isinstance(code, str) and isinstance(shape, list) and isinstance(offsets, list)
     _require(are_lists and len(shape) <= 64 and len(offsets) == 2, f"a damaged header of {name[:100]!r}")
@@ -135,7 +139,7 @@ def _require(holds: bool, got: str) -> None:
 def write_safetensors(
     path: str | os.PathLike[str],
     shapes: Mapping[str, Shaped],
-    tensor: Callable[[str], np.ndarray],
+    tensor: Callable[[str], ArrayLike],
     metadata: Mapping[str, str],
 ) -> Path:
     """Writes one safetensors file, which appears only when it is complete.
@@ -187,10 +191,10 @@ def _header(shapes: Mapping[str, Shaped], metadata: Mapping[str, str]) -> bytes:
     return len(encoded).to_bytes(8, "little") + encoded
 
 
-def _write(file: BinaryIO, name: str, array: np.ndarray, expected: Shaped) -> None:
+def _write(file: BinaryIO, name: str, array: ArrayLike, expected: Shaped) -> None:
     if np.shape(array) != tuple(expected.shape):
         raise ValueError(f"{name} must have shape {tuple(expected.shape)}, got {np.shape(array)}")
     dtype = np.dtype(expected.dtype).newbyteorder("<")
     if np.iscomplexobj(array) and dtype.kind != "c":
-        raise ValueError(f"{name} must have real numbers, got complex ones ({array.dtype})")
-    file.write(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8))
+        raise ValueError(f"{name} must have real numbers, got complex ones ({np.asarray(array).dtype})")
+    file.write(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data)

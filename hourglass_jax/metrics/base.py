@@ -6,6 +6,7 @@ of all images at the end (average precision, panoptic quality).
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 Total = TypeVar("Total")
 
 
+@dataclass(frozen=True, eq=False)
 class Metric(ABC, Generic[Total]):
     """How the results of a task are compared with the ground truth. Metrics are frozen dataclasses.
 

@@ -5,7 +5,7 @@ head. What the outputs mean is said by tasks, on the host (`hourglass_jax.tasks`
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 from flax import nnx
@@ -23,6 +23,8 @@ Size = tuple[int, int]
 
 class Config(Protocol):
     """What every model's configuration, a frozen dataclass, says."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def backbone(self) -> ViTConfig | SwinConfig: ...
@@ -59,7 +61,8 @@ class Model(Encoder, Protocol):
         window: the views that large images are cut into; None for a model that sees whole images.
     """
 
-    config: Config
+    @property
+    def config(self) -> Config: ...
 
     @property
     def tasks(self) -> Mapping[str, Task]: ...
@@ -92,7 +95,8 @@ class PromptedModel(Encoder, Protocol):
     one compiled function and enters others.
     """
 
-    config: Config
+    @property
+    def config(self) -> Config: ...
 
     @property
     def tasks(self) -> Mapping[str, Task]: ...
@@ -129,11 +133,18 @@ class VisionModel(nnx.Module):
         backbone: the encoder.
     """
 
+    config_class: ClassVar[type[Any]]
+    """The dataclass of the configuration."""
     window: SlidingWindow | None = None
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         self.config = config
         self.backbone = backbone
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """See `Model.tasks`."""
+        raise NotImplementedError
 
     def features(self, images: jax.Array) -> Any:
         """Normalised images [B, rows, columns, 3] -> the backbone's features."""
@@ -149,4 +160,4 @@ class VisionModel(nnx.Module):
 
     def __call__(self, images: jax.Array) -> Any:
         """Normalised images [B, rows, columns, 3] -> the outputs, maps at the size of the images."""
-        return self.decode(self.features(images), images.shape[1:3])
+        return self.decode(self.features(images), (images.shape[1], images.shape[2]))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hourglass_jax.backbones.layers import gelu
+from hourglass_jax.backbones.layers import gelu, kernel_and_bias
 from hourglass_jax.backbones.vit import BlockFeatures, ViT, ViTConfig, ViTFeatures
 from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.images import Preprocessing
@@ -58,7 +58,12 @@ class DPTConfig:
     norm_features: bool = False
     preprocessing: Preprocessing = field(
         default_factory=lambda: Preprocessing(
-            size=384, multiple=32, resize="minimal", interpolation="cubic", mean=(0.5,) * 3, std=(0.5,) * 3
+            size=384,
+            multiple=32,
+            resize="minimal",
+            interpolation="cubic",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
         )
     )
 
@@ -125,9 +130,11 @@ class DPTSegmentationConfig(DPTConfig):
             raise ValueError(f"labels must name {self.classes} classes, got {len(self.labels.names)}")
 
 
-def _convolution(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True, **kinds: object) -> nnx.Conv:
+def _convolution(
+    inputs: int, outputs: int, *, stride: int = 1, bias: bool = True, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Conv:
     """3 x 3, with one row or column of zeros on every side."""
-    return nnx.Conv(inputs, outputs, (3, 3), stride, padding=1, use_bias=bias, **kinds)
+    return nnx.Conv(inputs, outputs, (3, 3), stride, padding=1, use_bias=bias, dtype=dtype, rngs=rngs)
 
 
 class Reassemble(nnx.Module):
@@ -149,17 +156,11 @@ class Reassemble(nnx.Module):
         """Features on a grid of H x W tokens -> [B, factor * H, factor * W, outputs]."""
         tokens = features.tokens
         if self.readout is not None:
-            tokens = gelu(self._joined(tokens, features.special[:, :1]))
+            tokens = gelu(_joined(self.readout, tokens, features.special[:, :1]))
         x = self.projection(tokens).reshape(len(tokens), *grid, -1)
         if self.factor > 1:
             return self._upsampled(x)
         return self.downsampling(x) if self.factor < 1 else x
-
-    def _joined(self, tokens: jax.Array, class_token: jax.Array) -> jax.Array:
-        """The readout of every token side by side with the class token, whose share is the same for all."""
-        kernel, bias = self.readout.kernel[...].astype(tokens.dtype), self.readout.bias[...].astype(tokens.dtype)
-        of_tokens, of_class = jnp.split(kernel, 2)
-        return tokens @ of_tokens + (class_token @ of_class + bias)
 
     def _upsampled(self, x: jax.Array) -> jax.Array:
         """A transposed convolution whose stride is its kernel's side: every position becomes a tile of its own."""
@@ -167,6 +168,13 @@ class Reassemble(nnx.Module):
         batch, rows, columns, width = x.shape
         tiles = self.upsampling(x).reshape(batch, rows, columns, side, side, width).swapaxes(2, 3)
         return tiles.reshape(batch, side * rows, side * columns, width) + self.upsampling_bias[...].astype(x.dtype)
+
+
+def _joined(readout: nnx.Linear, tokens: jax.Array, class_token: jax.Array) -> jax.Array:
+    """The readout of every token side by side with the class token, whose share is the same for all."""
+    kernel, bias = kernel_and_bias(readout, tokens.dtype)
+    of_tokens, of_class = jnp.split(kernel, 2)
+    return tokens @ of_tokens + (class_token @ of_class + bias)
 
 
 class ResidualUnit(nnx.Module):
@@ -189,8 +197,8 @@ class ResidualUnit(nnx.Module):
         return x + branch
 
 
-def _batch_norm(width: int, **kinds: object) -> nnx.BatchNorm:
-    return nnx.BatchNorm(width, use_running_average=True, epsilon=1e-5, **kinds)
+def _batch_norm(width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(width, use_running_average=True, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 
 class Fusion(nnx.Module):
@@ -208,13 +216,16 @@ class Fusion(nnx.Module):
         The projection comes before the upsampling, not after it as in the official code: it works on every position
         alone and the weights of the upsampling sum to one, so that the order changes nothing but the cost.
         """
-        if fused is not None:
+        if fused is not None and self.unit1 is not None:
             x = fused + self.unit1(x)
         return resize(self.projection(self.unit2(x)), size, "bilinear-align-corners")
 
 
 class DPT(VisionModel):
     """Image to the fused map; what is made of that is a subclass's `head`."""
+
+    config: DPTConfig
+    backbone: ViT
 
     def __init__(self, config: DPTConfig, *, batch_norm: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         kinds = {"dtype": dtype, "rngs": rngs}
@@ -240,15 +251,19 @@ class DPT(VisionModel):
         maps = list(features.stem[: len(FACTORS) - len(hooked)])
         maps += [module(each, features.token_grid) for module, each in zip(self.reassemble, hooked, strict=True)]
         finest = maps[0].shape[1:3]
-        sizes = [(2 * finest[0], 2 * finest[1]), *(each.shape[1:3] for each in maps)]
-        fused = None
-        for index in reversed(range(len(maps))):
+        sizes = [(2 * finest[0], 2 * finest[1]), *((each.shape[1], each.shape[2]) for each in maps)]
+        last = len(maps) - 1
+        fused = self.fusions[last](self.convolutions[last](maps[last]), None, sizes[last])
+        for index in reversed(range(last)):
             fused = self.fusions[index](self.convolutions[index](maps[index]), fused, sizes[index])
         return fused
 
 
 class DPTDepth(DPT):
     """Image to depth in metres, or to relative inverse depth."""
+
+    config_class = DPTDepthConfig
+    config: DPTDepthConfig
 
     def __init__(
         self, config: DPTDepthConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
@@ -283,6 +298,9 @@ class DPTDepth(DPT):
 
 class DPTSegmentation(DPT):
     """Image to class logits of every pixel."""
+
+    config_class = DPTSegmentationConfig
+    config: DPTSegmentationConfig
 
     def __init__(
         self, config: DPTSegmentationConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs

@@ -30,6 +30,8 @@ class EncoderConfig:
 class Encoder(VisionModel):
     """Image to features."""
 
+    config_class = EncoderConfig
+
     def __init__(
         self, config: EncoderConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:

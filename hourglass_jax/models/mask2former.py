@@ -92,6 +92,10 @@ class Mask2FormerConfig:
 class Mask2Former(VisionModel):
     """Image to the class logits and mask logits of every query."""
 
+    config_class = Mask2FormerConfig
+    config: Mask2FormerConfig
+    backbone: Swin
+
     def __init__(
         self, config: Mask2FormerConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:

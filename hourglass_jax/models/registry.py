@@ -5,56 +5,106 @@ import json
 import typing
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hourglass_jax.models.base import Model, VisionModel
+
 FORMAT = "hourglass_jax"
+VERSION = 2
+"""Of the format: 1 had no `KIND` in its configs."""
+KIND = "kind"
+"""The key under which a saved config has the name of its class, where a field may hold one of several."""
 
 MODELS = {
-    "saliency": ("hourglass_jax.models.saliency", "Saliency", "SaliencyConfig"),
-    "segmenter": ("hourglass_jax.models.segmenter", "Segmenter", "SegmenterConfig"),
-    "swag": ("hourglass_jax.models.swag", "Swag", "SwagConfig"),
-    "dpt-depth": ("hourglass_jax.models.dpt", "DPTDepth", "DPTDepthConfig"),
-    "dpt-segmentation": ("hourglass_jax.models.dpt", "DPTSegmentation", "DPTSegmentationConfig"),
-    "mask2former": ("hourglass_jax.models.mask2former", "Mask2Former", "Mask2FormerConfig"),
-    "encoder": ("hourglass_jax.models.encoder", "Encoder", "EncoderConfig"),
+    "saliency": "hourglass_jax.models.saliency:Saliency",
+    "segmenter": "hourglass_jax.models.segmenter:Segmenter",
+    "swag": "hourglass_jax.models.swag:Swag",
+    "dpt-depth": "hourglass_jax.models.dpt:DPTDepth",
+    "dpt-segmentation": "hourglass_jax.models.dpt:DPTSegmentation",
+    "mask2former": "hourglass_jax.models.mask2former:Mask2Former",
+    "encoder": "hourglass_jax.models.encoder:Encoder",
 }
-"""Model name in the metadata -> module, class and config class."""
+"""Model name in the metadata -> where its class is, as an entry point says it."""
+ENTRY_POINTS = "hourglass_jax.models"
+"""The group of entry points by which other packages offer models: name -> module:Class."""
+
+_registered: dict[str, type[VisionModel]] = {}
 
 
-def header(model: nnx.Module) -> dict[str, str]:
+def register_model(name: str, cls: type[VisionModel]) -> None:
+    """Makes a model class of one's own known, so that `hourglass_jax.load` and `save` take its models.
+
+    Args:
+        name: what files say of such a model.
+        cls: a `models.base.VisionModel`, built from an instance of its `config_class`, a frozen dataclass.
+
+    Raises:
+        ValueError: the name is taken by another class, or the class is no such model.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, VisionModel) and dataclasses.is_dataclass(cls.config_class)):
+        raise ValueError(f"expected a VisionModel whose config_class is a dataclass, got {cls!r}")
+    if name in MODELS or _registered.get(name, cls) is not cls:
+        raise ValueError(f"the name {name!r} is taken by another model")
+    _registered[name] = cls
+
+
+def find_model(name: str) -> type[VisionModel]:
+    """The class of the models of this name: the library's, one that was registered, or that of an entry point.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in MODELS:
+        module, _, cls = MODELS[name].partition(":")
+        return getattr(import_module(module), cls)
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        register_model(name, point.load())
+        return _registered[name]
+    known = (*MODELS, *_registered, *sorted(entry_points(group=ENTRY_POINTS).names))
+    raise ValueError(f"unknown model {name!r}; this version knows {', '.join(dict.fromkeys(known))}")
+
+
+def header(model: Model) -> dict[str, str]:
     """What a model's file says of it.
 
     Raises:
-        ValueError: the model is of none of the classes of `MODELS`.
+        ValueError: the model's class is not known.
     """
-    names = {class_name: name for name, (_, class_name, _) in MODELS.items()}
-    if type(model).__name__ not in names:
-        raise ValueError(f"expected a model of {', '.join(names)}, got {type(model).__name__}")
-    config = json.dumps(dataclasses.asdict(model.config))
-    return {"format": FORMAT, "model": names[type(model).__name__], "config": config}
+    path = f"{type(model).__module__}:{type(model).__qualname__}"
+    names = {place: name for name, place in MODELS.items()}
+    names |= {f"{cls.__module__}:{cls.__qualname__}": name for name, cls in _registered.items()}
+    if path not in names:
+        known = ", ".join(place.partition(":")[2] for place in names)
+        raise ValueError(f"expected a model of {known}, got {type(model).__name__}; see register_model")
+    config = json.dumps(_plain(model.config))
+    return {"format": FORMAT, "format_version": str(VERSION), "model": names[path], "config": config}
 
 
-def abstract_model(name: str, config: Mapping[str, object], *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+def abstract_model(name: str, config: Mapping[str, Any], *, dtype: jnp.dtype = jnp.float32) -> Model:
     """The model `name` with shapes in place of parameters; `fill` gives it its weights.
 
     Raises:
-        ValueError: the config has fields that this version does not know, or values that it does not accept.
+        ValueError: there is no such model, or the config has fields that this version does not know, or values that
+            it does not accept.
     """
-    module_name, class_name, config_name = MODELS[name]
-    module = import_module(module_name)
-    config = _config(getattr(module, config_name), config)
+    cls = find_model(name)
+    built = _config(cls.config_class, config)
     # The initial values are never computed: one key does for all, and no stream of keys has to be traced.
     key = jax.random.key(0)
     rngs = SimpleNamespace(params=lambda: key)
-    return nnx.eval_shape(lambda: getattr(module, class_name)(config, dtype=dtype, rngs=rngs))
+    return nnx.eval_shape(lambda: cls(built, dtype=dtype, rngs=rngs))
 
 
-def flat_parameters(model: nnx.Module) -> dict[str, jax.Array]:
+def flat_parameters(model: Model) -> dict[str, jax.Array]:
     """Every array of a model by its dotted path, for example "backbone.blocks.0.attention.qkv.kernel".
 
     What a plan derived from them is left out.
@@ -66,7 +116,7 @@ def flat_parameters(model: nnx.Module) -> dict[str, jax.Array]:
     }
 
 
-def fill(model: nnx.Module, parameters: Mapping[str, np.ndarray], source: str) -> None:
+def fill(model: Model, parameters: Mapping[str, np.ndarray], source: str) -> None:
     """Gives `model` its parameters, all of them and no others; on CPU without a copy where they are aligned for it.
 
     Raises:
@@ -87,20 +137,38 @@ def fill(model: nnx.Module, parameters: Mapping[str, np.ndarray], source: str) -
     nnx.update(model, jax.tree_util.tree_unflatten(structure, jax.device_put([parameters[n] for n in wanted])))
 
 
-def _config(cls: type, values: Mapping[str, object]) -> object:
+def _plain(config: Any) -> dict[str, Any]:
+    """A (nested) config dataclass as JSON keeps it, with the `KIND` of every config in it."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            value = {KIND: type(value).__name__, **_plain(value)}
+        values[field.name] = value
+    return values
+
+
+def _config(cls: type, values: Mapping[str, Any]) -> Any:
     """A (nested) config dataclass from the plain values that JSON keeps of it."""
     types = typing.get_type_hints(cls)
+    values = {name: value for name, value in values.items() if name != KIND}
     unknown = sorted(values.keys() - types.keys())
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; it knows {', '.join(types)}")
     nested = {}
     for name, value in values.items():
         alternatives = typing.get_args(types[name]) or (types[name],)
-        configs = [each for each in alternatives if dataclasses.is_dataclass(each)]
-        nested[name] = value if not configs or value is None else _config(_fitting(configs, value), value)
+        configs = [each for each in alternatives if isinstance(each, type) and dataclasses.is_dataclass(each)]
+        nested[name] = value if not configs or value is None else _config(_kind(name, configs, value), value)
     return cls(**nested)
 
 
-def _fitting(configs: list[type], values: Mapping[str, object]) -> type:
-    """The first of these dataclasses that has all of these fields, or simply the first."""
-    return next((each for each in configs if values.keys() <= each.__dataclass_fields__.keys()), configs[0])
+def _kind(name: str, configs: list[type], values: Mapping[str, Any]) -> type:
+    """Which of these dataclasses a saved config is; in the first version of the format its fields tell."""
+    if KIND not in values:
+        fitting = (each for each in configs if values.keys() <= {field.name for field in dataclasses.fields(each)})
+        return next(fitting, configs[0])
+    kinds = {each.__name__: each for each in configs}
+    if values[KIND] not in kinds:
+        raise ValueError(f"{name} must be a config of {' or '.join(kinds)}, got {values[KIND]!r}")
+    return kinds[values[KIND]]

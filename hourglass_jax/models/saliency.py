@@ -76,6 +76,10 @@ class UpsamplingStage(nnx.Module):
 class Saliency(VisionModel):
     """Image to saliency map."""
 
+    config_class = SaliencyConfig
+    config: SaliencyConfig
+    backbone: ViT
+
     def __init__(
         self, config: SaliencyConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:

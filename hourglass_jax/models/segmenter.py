@@ -116,6 +116,10 @@ def _unit(x: jax.Array) -> jax.Array:
 class Segmenter(VisionModel):
     """Image to class logits of every pixel."""
 
+    config_class = SegmenterConfig
+    config: SegmenterConfig
+    backbone: ViT
+
     def __init__(
         self, config: SegmenterConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:

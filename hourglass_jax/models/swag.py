@@ -53,6 +53,10 @@ class SwagConfig:
 class Swag(VisionModel):
     """Image to the logits of its class."""
 
+    config_class = SwagConfig
+    config: SwagConfig
+    backbone: ViT
+
     def __init__(self, config: SwagConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:
         config = config or SwagConfig()
         super().__init__(config, ViT(config.backbone, dtype=dtype, rngs=rngs))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, UInt32
 
 from hourglass_jax.ops.attention import attention
 
@@ -11,15 +12,15 @@ HASHES = 32
 
 
 def clustered_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[Array, "batch heads width queries"],
+    key: Float[Array, "batch heads width keys"],
+    value: Float[Array, "batch heads width keys"],
     *,
     prototypes: int,
     hashes: int = HASHES,
     bucket: float = 8.0,
     seed: int = 0,
-) -> jax.Array:
+) -> Float[Array, "batch queries heads width"]:
     """Attention in which queries with the same hash code share one row, that of their mean.
 
     Args:
@@ -44,8 +45,13 @@ def clustered_attention(
 
 
 def group_queries(
-    query: jax.Array, prototypes: int, *, hashes: int = HASHES, bucket: float = 8.0, seed: int = 0
-) -> jax.Array:
+    query: Float[Array, "batch heads width queries"],
+    prototypes: int,
+    *,
+    hashes: int = HASHES,
+    bucket: float = 8.0,
+    seed: int = 0,
+) -> Int[Array, "batch heads queries"]:
     """The group of every query, [B, heads, D, N] -> int32 [B, heads, N] in 0 .. prototypes - 1.
 
     Hash i of a query q, divided by sqrt(D) as for attention, is floor((q w_i + b_i) / bucket) with w_i normal and
@@ -61,7 +67,9 @@ def group_queries(
     return jax.lax.sort((order, run), num_keys=1)[1]
 
 
-def _codes(query: jax.Array, hashes: int, bucket: float, seed: int) -> tuple[jax.Array, jax.Array]:
+def _codes(
+    query: Float[Array, "batch heads width queries"], hashes: int, bucket: float, seed: int
+) -> tuple[UInt32[Array, "batch heads queries"], UInt32[Array, "batch heads queries"]]:
     """The upper and lower 32 bits of every query's code, uint32 [B, heads, N]."""
     width = query.shape[2]
     random = np.random.default_rng(seed)
@@ -83,7 +91,9 @@ def _codes(query: jax.Array, hashes: int, bucket: float, seed: int) -> tuple[jax
     return digits[3] << 16 | digits[2], digits[1] << 16 | digits[0]
 
 
-def _group_means(query: jax.Array, groups: jax.Array, count: int) -> jax.Array:
+def _group_means(
+    query: Float[Array, "batch heads width queries"], groups: Int[Array, "batch heads queries"], count: int
+) -> Float[Array, "batch heads width {count}"]:
     """The mean query of every group, [B, heads, D, N] -> [B, heads, D, count]; zero for a group without queries."""
 
     def means(query: jax.Array, groups: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 QUERY_CHUNK = 1024
 """At most this many queries are handled at once on CPU, so that their attention weights stay in the cache."""
@@ -12,8 +13,12 @@ LARGE_WINDOW = 512
 
 
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, key_bias: jax.Array | None = None
-) -> jax.Array:
+    query: Float[Array, "batch heads width queries"],
+    key: Float[Array, "batch heads width keys"],
+    value: Float[Array, "batch heads width keys"],
+    *,
+    key_bias: Float[Array, "batch keys"] | None = None,
+) -> Float[Array, "batch queries heads width"]:
     """softmax(query^T key / sqrt(D) + key_bias) value^T, for every head.
 
     The inputs have their channels first, as a projection can write them at no cost: of the layouts of the two
@@ -39,13 +44,18 @@ def attention(
     return jax.nn.dot_product_attention(query, key, value, bias=bias, implementation="cudnn" if fused else "xla")
 
 
-def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array, key_bias: jax.Array | None) -> jax.Array:
+def _attention_by_head(
+    query: Float[Array, "batch heads width queries"],
+    key: Float[Array, "batch heads width keys"],
+    value: Float[Array, "batch heads width keys"],
+    key_bias: Float[Array, "batch keys"] | None,
+) -> Float[Array, "batch queries heads width"]:
     batch, heads, width, queries = query.shape
     chunk = -(-queries // -(-queries // QUERY_CHUNK))
     bias = None if key_bias is None else jnp.repeat(key_bias, heads, axis=0)
     query, key, value = (x.reshape(batch * heads, width, -1) for x in (query, key, value))
 
-    def one_head(index: jax.Array, query: jax.Array) -> jax.Array:
+    def one_head(index: jax.Array | int, query: jax.Array) -> jax.Array:
         """What a head mixes, [N, D], takes the memory of its queries, so that the output needs none of its own."""
         own = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
         q, k, v, b = jax.tree.map(own, (query, key, value, bias))
@@ -67,8 +77,13 @@ def _attention_by_head(query: jax.Array, key: jax.Array, value: jax.Array, key_b
 
 
 def window_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, bias: jax.Array, regions: jax.Array | None = None
-) -> jax.Array:
+    query: Float[Array, "windows tokens heads width"],
+    key: Float[Array, "windows tokens heads width"],
+    value: Float[Array, "windows tokens heads width"],
+    *,
+    bias: Float[Array, "heads tokens tokens"],
+    regions: Int[Array, "windows_of_image tokens"] | None = None,
+) -> Float[Array, "windows tokens heads width"]:
     """softmax(query key^T + bias) value for many small windows, for every head.
 
     On CPU it is one head at a time, and one window if it is large, which keeps the attention weights in the cache.
@@ -103,13 +118,15 @@ def window_attention(
         q, k, v, bias = inputs
         if count < LARGE_WINDOW:
             return mix(q, k, v, _masked(bias, regions))
-        return jax.lax.map(lambda each: mix(*each[:3], _masked(bias, each[3])), (q, k, v, regions))
+        return jax.lax.map(lambda each: mix(each[0], each[1], each[2], _masked(bias, each[3])), (q, k, v, regions))
 
     by_head = (x.transpose(2, 0, 1, 3) for x in (query, key, value))
     return jax.lax.map(one_head, (*by_head, bias)).transpose(1, 2, 0, 3)
 
 
-def _masked(bias: jax.Array, regions: jax.Array | None) -> jax.Array:
+def _masked(
+    bias: Float[Array, "*heads tokens tokens"], regions: Int[Array, "*windows tokens"] | None
+) -> Float[Array, "... tokens tokens"]:
     """The bias [..., N, N], less 100 for pairs of tokens in different regions, [..., N]."""
     if regions is None:
         return bias

@@ -11,17 +11,18 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from hourglass_jax.ops.grids import Grid, check_grid, check_tokens
 from hourglass_jax.ops.pooling import pool_tokens
 from hourglass_jax.ops.tiling import Tiling
 
-Temperature = float | Literal["auto"] | jax.Array
+Temperature = float | Literal["auto"] | Float[Array | np.ndarray, "..."]
 Representative = Literal["mean", "medoid"]
 
 
 def cluster_tokens(
-    tokens: jax.Array,
+    tokens: Float[Array, "batch tokens channels"],
     *,
     token_grid: Grid,
     cluster_grid: Grid,
@@ -29,7 +30,7 @@ def cluster_tokens(
     iterations: int = 5,
     temperature: Temperature = 50.0,
     representative: Representative = "mean",
-) -> jax.Array:
+) -> Float[Array, "batch clusters channels"]:
     """Turns H*W tokens into h*w clusters.
 
     The centres s start as the adaptive average pooling of the tokens z. Each iteration computes, for every token p,
@@ -74,7 +75,7 @@ def cluster_tokens(
     z_tiles = tiling.split_tokens(z)
     centers = tiling.split_clusters(pool_tokens(z, token_grid=token_grid, cluster_grid=cluster_grid))
 
-    def iterate(_: int, centers: jax.Array) -> jax.Array:
+    def iterate(_: jax.Array | int, centers: jax.Array) -> jax.Array:
         # ||z||^2 is the same for all candidates of a token: the softmax does not need it.
         affinity = 2 * _products(z_tiles, centers) - jnp.sum(centers**2, axis=-1)[:, :, None]
         weights = tiling.softmax(affinity, tau)
@@ -91,7 +92,7 @@ def cluster_tokens(
     return tiling.merge_clusters(clusters)
 
 
-def auto_temperature(tokens: jax.Array, token_grid: Grid) -> jax.Array:
+def auto_temperature(tokens: Float[Array, "batch tokens channels"], token_grid: Grid) -> Float[Array, " batch"]:
     """0.05 times the mean squared distance between horizontally and vertically adjacent tokens, per image.
 
     The unit of the temperature is a squared feature distance, which differs between backbones, blocks and images;
@@ -110,14 +111,17 @@ def auto_temperature(tokens: jax.Array, token_grid: Grid) -> jax.Array:
     z = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
     z = (z - z.mean(axis=1, keepdims=True)).reshape(batch, height, width, channels)
     down, across = z[:, 1:] - z[:, :-1], z[:, :, 1:] - z[:, :, :-1]
-    squares = sum(jnp.einsum("bhwc,bhwc->b", step, step, precision="highest") for step in (down, across))
+    squares = jnp.einsum("bhwc,bhwc->b", down, down, precision="highest")
+    squares += jnp.einsum("bhwc,bhwc->b", across, across, precision="highest")
     pairs = (height - 1) * width + height * (width - 1)
     # Differences of tokens are not resolved below eps times their size.
     resolution = jnp.finfo(z.dtype).eps ** 2 * (1 + jnp.mean(tokens.astype(z.dtype) ** 2, axis=(1, 2)) * channels)
     return jnp.maximum(0.05 * squares / max(pairs, 1), resolution)
 
 
-def resolve_temperature(temperature: Temperature, tokens: jax.Array, token_grid: Grid | None) -> jax.Array:
+def resolve_temperature(
+    temperature: Temperature, tokens: Float[Array, "batch tokens channels"], token_grid: Grid | None
+) -> Float[Array, " batch"]:
     """The temperature of every image as an array [B]; raises ValueError for a bad one."""
     if isinstance(temperature, str):
         if temperature != "auto":
@@ -135,16 +139,22 @@ def resolve_temperature(temperature: Temperature, tokens: jax.Array, token_grid:
     return jnp.broadcast_to(jnp.asarray(temperature, dtype), tokens.shape[:1])
 
 
-def _products(z_tiles: jax.Array, centers: jax.Array) -> jax.Array:
+def _products(
+    z_tiles: Float[Array, "batch tiles span2 channels"], centers: Float[Array, "batch tiles side2 channels"]
+) -> Float[Array, "batch tiles span2 side2"]:
     return jnp.einsum("btpc,btic->btpi", z_tiles, centers, precision="highest")
 
 
 def _medoids(
-    tiling: Tiling, tokens: jax.Array, z_tiles: jax.Array, centers: jax.Array, clusters: jax.Array
-) -> jax.Array:
+    tiling: Tiling,
+    tokens: Float[Array, "batch tokens channels"],
+    z_tiles: Float[Array, "batch tiles span2 channels"],
+    centers: Float[Array, "batch tiles side2 channels"],
+    clusters: Float[Array, "batch tiles side2 channels"],
+) -> Float[Array, "batch tiles side2 channels"]:
     """Replaces every cluster by the token nearest to its centre whose candidate it is, if there is one."""
     distances = jnp.sum(z_tiles**2, axis=-1)[..., None] - 2 * _products(z_tiles, centers)
     nearest = jnp.argmin(jnp.where(tiling.is_candidate, distances, jnp.inf), axis=2)
     index = jnp.take_along_axis(jnp.asarray(tiling.positions)[None], nearest, axis=2)
     medoids = jnp.take_along_axis(tokens, index.reshape(len(tokens), -1, 1), axis=1).reshape(clusters.shape)
-    return jnp.where(tiling.is_candidate.any(axis=1)[..., None], medoids, clusters)
+    return jnp.where(np.any(tiling.is_candidate, axis=1)[..., None], medoids, clusters)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jaxtyping import Float32, Float64, Int64
 
 Grid = tuple[int, int]
 
@@ -26,7 +27,7 @@ def check_tokens(name: str, tokens: jax.Array, grid: Grid | None = None) -> None
         )
 
 
-def home_cells(tokens: int, cells: int) -> np.ndarray:
+def home_cells(tokens: int, cells: int) -> Int64[np.ndarray, " {tokens}"]:
     """The cell that each of `tokens` positions along one axis belongs to: PyTorch's nearest interpolation.
 
     floor(position * float32(cells / tokens)) in float32, as `torch.nn.functional.interpolate` computes it;
@@ -39,7 +40,9 @@ def home_cells(tokens: int, cells: int) -> np.ndarray:
     return np.minimum(scaled.astype(np.int64), cells - 1)
 
 
-def pooling_taps(tokens: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+def pooling_taps(
+    tokens: int, cells: int
+) -> tuple[Int64[np.ndarray, "taps {cells}"], Float64[np.ndarray, "taps {cells}"]]:
     """Adaptive average pooling along one axis: the positions that each cell averages, and their weights.
 
     Cell i averages positions floor(i * tokens / cells) .. ceil((i + 1) * tokens / cells) - 1
@@ -54,7 +57,7 @@ def pooling_taps(tokens: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(positions, tokens - 1), (positions < stop) / (stop - start)
 
 
-def grid_positions(grid: Grid, cells: Grid) -> np.ndarray:
+def grid_positions(grid: Grid, cells: Grid) -> Float32[np.ndarray, "cells 2"]:
     """Where the cells of a coarser grid lie on a grid that covers the same area.
 
     Args:
@@ -68,7 +71,7 @@ def grid_positions(grid: Grid, cells: Grid) -> np.ndarray:
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
-def pooled_positions(grid: Grid, cells: Grid) -> np.ndarray:
+def pooled_positions(grid: Grid, cells: Grid) -> Float32[np.ndarray, "cells 2"]:
     """The mean row and column of the positions that adaptive average pooling gives to every cell.
 
     Args:

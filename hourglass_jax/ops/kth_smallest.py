@@ -2,9 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
-def kth_smallest(values: jax.Array, k: int, low: jax.Array, high: jax.Array) -> jax.Array:
+def kth_smallest(
+    values: Float[Array, "batch among each"],
+    k: int,
+    low: Float[Array, "batch 1 each"],
+    high: Float[Array, "batch 1 each"],
+) -> Float[Array, "batch 1 each"]:
     """The k-th smallest value along the middle axis, or `high` where fewer than k values are within it.
 
     Non-negative floats are ordered as their bit patterns are, so that halving the bracket of patterns ends at the

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from hourglass_jax.ops.grids import Grid
 
@@ -24,14 +25,14 @@ class Matching(NamedTuple):
         place: [B, M], where every token is afterwards, 0 .. M - r - 1.
     """
 
-    stay: jax.Array
-    join: jax.Array
-    others: np.ndarray
-    partner: jax.Array
-    place: jax.Array
+    stay: Int[Array, "batch staying"]
+    join: Int[Array, "batch joining"]
+    others: Int[np.ndarray, " others"]
+    partner: Int[Array, "batch joining"]
+    place: Int[Array, "batch tokens"]
 
 
-def alternate(count: int, *, offset: int = 0) -> np.ndarray:
+def alternate(count: int, *, offset: int = 0) -> Bool[np.ndarray, " {count}"]:
     """The halves of `count` tokens of a sequence: every second token is of the second half.
 
     Args:
@@ -46,7 +47,7 @@ def alternate(count: int, *, offset: int = 0) -> np.ndarray:
     return (np.arange(count) + offset) % 2 == 1
 
 
-def checkerboard(grid: Grid) -> np.ndarray:
+def checkerboard(grid: Grid) -> Bool[np.ndarray, " tokens"]:
     """The halves of a grid (H, W) of tokens, row by row: neighbours in a row or column are of different halves.
 
     Where the columns are an odd number, this is `alternate`; where they are even, that would be stripes.
@@ -58,7 +59,13 @@ def checkerboard(grid: Grid) -> np.ndarray:
     return (rows + columns) % 2 == 1
 
 
-def match_tokens(metric: jax.Array, merged: int, *, second: np.ndarray, in_order: bool = True) -> Matching:
+def match_tokens(
+    metric: Float[Array, "batch tokens width"],
+    merged: int,
+    *,
+    second: Bool[np.ndarray, " tokens"],
+    in_order: bool = True,
+) -> Matching:
     """Of two halves of the tokens, the most similar pairs between them are to merge.
 
     Every token of the first half has one candidate: the token of the second half whose metric has the largest
@@ -103,8 +110,12 @@ def match_tokens(metric: jax.Array, merged: int, *, second: np.ndarray, in_order
 
 
 def merge_tokens(
-    tokens: jax.Array, sizes: jax.Array, matching: Matching, *, value: Literal["mean", "medoid"] = "mean"
-) -> tuple[jax.Array, jax.Array]:
+    tokens: Float[Array, "batch tokens channels"],
+    sizes: Float[Array, "batch tokens"],
+    matching: Matching,
+    *,
+    value: Literal["mean", "medoid"] = "mean",
+) -> tuple[Float[Array, "batch left channels"], Float[Array, "batch left"]]:
     """Tokens and their sizes after a matching.
 
     Args:
@@ -140,11 +151,17 @@ def merge_tokens(
     )
 
 
-def take(values: jax.Array, index: jax.Array) -> jax.Array:
+def take(
+    values: Shaped[Array, "batch rows *channels"], index: Int[Array, "batch taken"]
+) -> Shaped[Array, "batch taken *channels"]:
     """Rows of [B, M] or [B, M, C] at the places [B, K] of every image."""
     return jnp.take_along_axis(values, index.reshape(*index.shape, *(1,) * (values.ndim - 2)), axis=1)
 
 
-def _add(values: jax.Array, index: jax.Array, more: jax.Array) -> jax.Array:
+def _add(
+    values: Float[Array, "batch rows *channels"],
+    index: Int[Array, "batch added"],
+    more: Float[Array, "batch added *channels"],
+) -> Float[Array, "batch rows *channels"]:
     """Adds to the rows at the places [B, K] of every image."""
     return jax.vmap(lambda values, index, more: values.at[index].add(more))(values, index, more)

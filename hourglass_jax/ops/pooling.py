@@ -1,13 +1,17 @@
 """The parameter-free baselines that the paper compares with (Tables 4 and 5)."""
 
-import jax
+import functools
+
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from hourglass_jax.ops.grids import Grid, check_grid, check_tokens, pooling_taps
 from hourglass_jax.ops.resize import resize
 
 
-def pool_tokens(tokens: jax.Array, *, token_grid: Grid, cluster_grid: Grid) -> jax.Array:
+def pool_tokens(
+    tokens: Float[Array, "batch tokens channels"], *, token_grid: Grid, cluster_grid: Grid
+) -> Float[Array, "batch clusters channels"]:
     """Adaptive average pooling of a token grid; also the initial centres of `cluster_tokens`.
 
     Args:
@@ -30,16 +34,21 @@ def pool_tokens(tokens: jax.Array, *, token_grid: Grid, cluster_grid: Grid) -> j
     return pooled.reshape(batch, rows * columns, channels).astype(tokens.dtype)
 
 
-def _pool_axis(image: jax.Array, axis: int, cells: int) -> jax.Array:
+def _pool_axis(
+    image: Float[Array, "batch rows columns channels"], axis: int, cells: int
+) -> Float[Array, "batch pooled_rows pooled_columns channels"]:
     """A sum over the few positions of a cell: a matrix product takes five times as long, mostly to transpose."""
     following = (1,) * (image.ndim - axis - 1)
-    return sum(
+    terms = (
         jnp.take(image, positions, axis=axis, mode="clip") * weights.reshape(-1, *following).astype(image.dtype)
         for positions, weights in zip(*pooling_taps(image.shape[axis], cells), strict=True)
     )
+    return functools.reduce(jnp.add, terms)
 
 
-def upsample_tokens(clusters: jax.Array, *, cluster_grid: Grid, token_grid: Grid) -> jax.Array:
+def upsample_tokens(
+    clusters: Float[Array, "batch clusters channels"], *, cluster_grid: Grid, token_grid: Grid
+) -> Float[Array, "batch tokens channels"]:
     """Bilinear upsampling (half-pixel centres) of a cluster grid: the baseline for the reconstruction.
 
     Args:

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from hourglass_jax.ops.clustering import Temperature, resolve_temperature
 from hourglass_jax.ops.grids import Grid, check_tokens
@@ -12,15 +12,15 @@ from hourglass_jax.ops.kth_smallest import kth_smallest
 
 
 def reconstruct_tokens(
-    refined: jax.Array,
+    refined: Float[Array, "batch clusters refined_channels"],
     *,
-    tokens: jax.Array,
-    clusters: jax.Array,
+    tokens: Float[Array, "batch tokens channels"],
+    clusters: Float[Array, "batch clusters channels"],
     neighbors: int = 20,
     temperature: Temperature = 50.0,
     normalize: Literal["sum", "l2"] = "sum",
     token_grid: Grid | None = None,
-) -> jax.Array:
+) -> Float[Array, "batch tokens refined_channels"]:
     """Every token becomes a weighted mean of the refined clusters that were nearest to it before the refinement.
 
     The weights of token p are proportional to exp(-||z_p - s_i||^2 / temperature) over its `neighbors` nearest
@@ -63,7 +63,12 @@ def reconstruct_tokens(
     return (spread / scale[..., None]).astype(refined.dtype)
 
 
-def unpool_tokens(refined: jax.Array, *, tokens: jax.Array, clusters: jax.Array) -> jax.Array:
+def unpool_tokens(
+    refined: Float[Array, "batch clusters refined_channels"],
+    *,
+    tokens: Float[Array, "batch tokens channels"],
+    clusters: Float[Array, "batch clusters channels"],
+) -> Float[Array, "batch tokens refined_channels"]:
     """Every token becomes the refined cluster that was nearest to it: the hard baseline for the reconstruction.
 
     Args:
@@ -82,8 +87,11 @@ def unpool_tokens(refined: jax.Array, *, tokens: jax.Array, clusters: jax.Array)
 
 
 def _squared_distances(
-    refined: jax.Array, tokens: jax.Array, clusters: jax.Array, token_grid: Grid | None = None
-) -> jax.Array:
+    refined: Float[Array, "batch clusters refined_channels"],
+    tokens: Float[Array, "batch tokens channels"],
+    clusters: Float[Array, "batch clusters channels"],
+    token_grid: Grid | None = None,
+) -> Float[Array, "batch clusters tokens"]:
     """||z_p - s_i||^2 as [B, M, N], at least 0; raises ValueError where the three arrays do not fit."""
     check_tokens("refined", refined)
     check_tokens("tokens", tokens, token_grid)

@@ -2,27 +2,29 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float64
 
 ResizeMethod = Literal[
     "bilinear", "bicubic", "bicubic-antialias", "bilinear-align-corners", "bicubic-align-corners"
 ]
 
 
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+def _cubic(distance: Float64[np.ndarray, "*any"], a: float) -> Float64[np.ndarray, "*any"]:
     x = np.abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = a * (((x - 5) * x + 8) * x - 4)
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
-def _linear(distance: np.ndarray) -> np.ndarray:
+def _linear(distance: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
     return np.maximum(0.0, 1 - np.abs(distance))
 
 
-def resize_matrix(source: int, target: int, method: ResizeMethod, scale: float | None = None) -> np.ndarray:
+def resize_matrix(
+    source: int, target: int, method: ResizeMethod, scale: float | None = None
+) -> Float64[np.ndarray, "{target} {source}"]:
     """Interpolation along one axis as a matrix [target, source] whose rows sum to one.
 
     Args:
@@ -61,8 +63,12 @@ def resize_matrix(source: int, target: int, method: ResizeMethod, scale: float |
 
 
 def resize(
-    image: jax.Array, size: tuple[int, int], method: ResizeMethod, *, scale: tuple[float, float] | None = None
-) -> jax.Array:
+    image: Float[Array | np.ndarray, "batch _ _ channels"],
+    size: tuple[int, int],
+    method: ResizeMethod,
+    *,
+    scale: tuple[float, float] | None = None,
+) -> Float[Array, "batch {size[0]} {size[1]} channels"]:
     """Resizes the rows and columns of an image or feature map.
 
     Args:
@@ -74,6 +80,7 @@ def resize(
     Returns:
         [B, rows, columns, C] in the dtype of `image`; computed in float32 or wider.
     """
+    image = jnp.asarray(image)
     if image.shape[1:3] == tuple(size) and scale is None:
         return image
     row_scale, column_scale = scale or (None, None)
@@ -89,7 +96,9 @@ def resize(
     return resized.astype(image.dtype)
 
 
-def _interpolated(image: jax.Array, matrix: np.ndarray, axis: int) -> jax.Array:
+def _interpolated(
+    image: Float[Array, "batch _ _ channels"], matrix: Float64[np.ndarray, "target source"], axis: int
+) -> Float[Array, "batch _ _ channels"]:
     """An axis of an image times a matrix [target, source] with at most two weights in a row, without a product."""
     first = np.argmax(matrix != 0, axis=1)
     second = matrix.shape[1] - 1 - np.argmax(matrix[:, ::-1] != 0, axis=1)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from hourglass_jax.ops.grids import Grid, home_cells
 
@@ -40,11 +41,11 @@ class Axis(NamedTuple):
 
     side: int  # clusters in a tile
     span: int  # tokens in a tile
-    starts: np.ndarray  # [tiles] first token of every tile
-    tile: np.ndarray  # [tokens, window] the tile of every candidate of every token
-    cell: np.ndarray  # [tokens, window] its place inside the tile
-    place: np.ndarray  # [tokens, window] the token's own place inside that tile
-    exists: np.ndarray  # [tokens, window] false beyond the border of the grid
+    starts: Int[np.ndarray, " tiles"]  # first token of every tile
+    tile: Int[np.ndarray, "tokens window"]  # the tile of every candidate of every token
+    cell: Int[np.ndarray, "tokens window"]  # its place inside the tile
+    place: Int[np.ndarray, "tokens window"]  # the token's own place inside that tile
+    exists: Bool[np.ndarray, "tokens window"]  # false beyond the border of the grid
 
     @classmethod
     def build(cls, tokens: int, cells: int, window: int) -> "Axis":
@@ -70,11 +71,11 @@ class Tiling(NamedTuple):
     cluster_grid: Grid
     rows: Axis
     columns: Axis
-    slots: np.ndarray  # [H*W, window^2] the flat place of every candidate in [tiles, span^2, side^2]
-    exists: np.ndarray  # [H*W, window^2]
-    sources: np.ndarray  # [tiles, span^2, side^2] the inverse of slots; H*W*window^2 where nothing points
-    is_candidate: np.ndarray  # [tiles, span^2, side^2]
-    positions: np.ndarray  # [tiles, span^2] the tokens of every rectangle
+    slots: Int[np.ndarray, "tokens window2"]  # the flat place of every candidate in [tiles, span^2, side^2]
+    exists: Bool[np.ndarray, "tokens window2"]
+    sources: Int[np.ndarray, "tiles span2 side2"]  # the inverse of slots; H*W*window^2 where nothing points
+    is_candidate: Bool[np.ndarray, "tiles span2 side2"]
+    positions: Int[np.ndarray, "tiles span2"]  # the tokens of every rectangle
 
     @classmethod
     def build(cls, token_grid: Grid, cluster_grid: Grid, window: int) -> "Tiling":
@@ -103,11 +104,15 @@ class Tiling(NamedTuple):
         positions = (y * token_grid[1] + x).reshape(shape[:2])
         return cls(cluster_grid, rows, columns, slots, exists, sources, sources < slots.size, positions)
 
-    def split_tokens(self, tokens: jax.Array) -> jax.Array:
+    def split_tokens(
+        self, tokens: Float[Array, "batch tokens channels"]
+    ) -> Float[Array, "batch tiles span2 channels"]:
         """[B, H*W, C] -> [B, tiles, span^2, C]; the rectangles of neighbouring tiles overlap."""
         return jnp.take(tokens, self.positions, axis=1, mode="clip")
 
-    def split_clusters(self, clusters: jax.Array) -> jax.Array:
+    def split_clusters(
+        self, clusters: Float[Array, "batch clusters channels"]
+    ) -> Float[Array, "batch tiles side2 channels"]:
         """[B, h*w, C] -> [B, tiles, side^2, C], with zeros where the grid does not fill the last tiles."""
         batch, _, channels = clusters.shape
         down, across = len(self.rows.starts), len(self.columns.starts)
@@ -117,7 +122,9 @@ class Tiling(NamedTuple):
         image = image.reshape(batch, down, self.rows.side, across, self.columns.side, channels)
         return image.swapaxes(2, 3).reshape(batch, down * across, -1, channels)
 
-    def merge_clusters(self, tiles: jax.Array) -> jax.Array:
+    def merge_clusters(
+        self, tiles: Float[Array, "batch tiles side2 channels"]
+    ) -> Float[Array, "batch clusters channels"]:
         """The inverse of `split_clusters`."""
         batch, _, _, channels = tiles.shape
         down, across = len(self.rows.starts), len(self.columns.starts)
@@ -126,7 +133,9 @@ class Tiling(NamedTuple):
         height, width = self.cluster_grid
         return image[:, :height, :width].reshape(batch, height * width, channels)
 
-    def softmax(self, affinity: jax.Array, temperature: jax.Array) -> jax.Array:
+    def softmax(
+        self, affinity: Float[Array, "batch tiles span2 side2"], temperature: Float[Array, " batch"]
+    ) -> Float[Array, "batch tiles span2 side2"]:
         """Softmax of [B, tiles, span^2, side^2] over the candidates of every token, zero for all other pairs."""
         batch = affinity.shape[0]
         candidates = affinity.reshape(batch, -1)[:, self.slots]

@@ -1,8 +1,8 @@
 """Windows of a feature map as a batch of small images, shifted or not, and the bias of their relative positions."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int32, Int64, Shaped
 
 from hourglass_jax.ops.grids import Grid
 
@@ -12,7 +12,9 @@ def window_grid(grid: Grid, window: int) -> Grid:
     return -(-grid[0] // window), -(-grid[1] // window)
 
 
-def partition(image: jax.Array, window: int, shift: int = 0) -> jax.Array:
+def partition(
+    image: Float[Array, "batch rows columns channels"], window: int, shift: int = 0
+) -> Float[Array, "windows {window**2} channels"]:
     """Cuts a feature map into windows, which go into the batch.
 
     A map that is no multiple of the window is filled up with zeros below and on the right; then it is rolled up and
@@ -37,7 +39,9 @@ def partition(image: jax.Array, window: int, shift: int = 0) -> jax.Array:
     return windows.reshape(batch * down * across, window**2, channels)
 
 
-def merge(windows: jax.Array, grid: Grid, window: int, shift: int = 0) -> jax.Array:
+def merge(
+    windows: Shaped[Array, "windows {window**2} channels"], grid: Grid, window: int, shift: int = 0
+) -> Shaped[Array, "batch {grid[0]} {grid[1]} channels"]:
     """The inverse of `partition`: [B * windows, window^2, C] -> [B, H, W, C] with (H, W) = `grid`."""
     down, across = window_grid(grid, window)
     image = windows.reshape(-1, down, across, window, window, windows.shape[-1]).swapaxes(2, 3)
@@ -47,7 +51,7 @@ def merge(windows: jax.Array, grid: Grid, window: int, shift: int = 0) -> jax.Ar
     return image[:, : grid[0], : grid[1]]
 
 
-def shifted_regions(grid: Grid, window: int, shift: int) -> np.ndarray:
+def shifted_regions(grid: Grid, window: int, shift: int) -> Int32[np.ndarray, "windows {window**2}"]:
     """What belongs together in every window of a shifted map: tokens of different regions must not mix.
 
     The last window of a row or column holds tokens from both ends of the map.
@@ -65,7 +69,7 @@ def shifted_regions(grid: Grid, window: int, shift: int) -> np.ndarray:
     return (3 * rows + columns).reshape(down * across, window**2)
 
 
-def relative_positions(window: int) -> np.ndarray:
+def relative_positions(window: int) -> Int64[np.ndarray, "{window**2} {window**2}"]:
     """Where the offset of every pair of tokens of a window stands in a table of all offsets.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,12 @@ class Block(Protocol):
         predictor: DynamicViT's scores of tokens, [B, M, C] -> [B, M], or None if the block has none.
     """
 
-    predictor: Callable[[jax.Array], jax.Array] | None
+    @property
+    def predictor(self) -> Callable[[jax.Array], jax.Array] | None: ...
 
     def keys(self, x: jax.Array, *, mean: bool = False) -> jax.Array:
         """The keys of tokens [B, N, C]: of all heads side by side, [B, N, C], or their mean, [B, N, D]."""
+        ...
 
 
 class BackboneConfig(Protocol):
@@ -34,15 +36,21 @@ class BackboneConfig(Protocol):
         special_tokens: class, distillation and register tokens, the class token first.
     """
 
-    special_tokens: int
+    @property
+    def special_tokens(self) -> int: ...
 
 
 class Backbone(Protocol):
     """What plans use of a backbone, to say whether they fit it."""
 
-    config: BackboneConfig
-    depth: int
-    blocks: Sequence[Block]
+    @property
+    def config(self) -> BackboneConfig: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def blocks(self) -> Sequence[Block]: ...
 
 
 def _unchanged(values: jax.Array) -> jax.Array:
@@ -122,7 +130,7 @@ class Tokens:
         """The image's tokens alone."""
         return replace(self, sequence=self.values, special=0)
 
-    def with_values(self, values: jax.Array, **changes: object) -> Tokens:
+    def with_values(self, values: jax.Array, **changes: Any) -> Tokens:
         """The same special tokens before other tokens of the image, [B, M', C], with further fields changed."""
         sequence = jnp.concatenate([self.special_values, values], axis=1) if self.special else values
         return replace(self, sequence=sequence, **changes)
@@ -135,6 +143,7 @@ class Tokens:
         return whole.with_values(self.restore(self.values))
 
 
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Base class of all plans, and the plan that changes nothing. Subclasses override the hooks they need.
 

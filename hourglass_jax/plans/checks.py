@@ -36,7 +36,8 @@ def check_reconstruction(neighbors: int, temperature: float | str | jax.Array) -
     """Raises ValueError unless these are a k and a tau for eq. 4."""
     if isinstance(neighbors, bool) or not isinstance(neighbors, (int, np.integer)) or neighbors < 1:
         raise ValueError(f"neighbors must be an integer of at least 1, got {neighbors!r}")
-    number = isinstance(temperature, (int, float, np.number)) and not isinstance(temperature, bool)
-    traced = isinstance(temperature, jax.Array)
-    if not traced and temperature != "auto" and not (number and 0 < temperature < np.inf):
+    if isinstance(temperature, jax.Array) or temperature == "auto":
+        return
+    is_number = isinstance(temperature, (int, float, np.number)) and not isinstance(temperature, bool)
+    if not is_number or not 0 < float(temperature) < np.inf:
         raise ValueError(f"temperature must be a positive number or 'auto', got {temperature!r}")

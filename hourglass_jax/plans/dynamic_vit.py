@@ -70,6 +70,7 @@ class DynamicViT(Plan):
         count = self.counts(tokens.depth, tokens.grid)[index]
         if count == tokens.count:
             return tokens
+        assert block.predictor is not None, "see `check_backbone`"
         with jax.named_scope("clustering"):
             scores = block.predictor(tokens.values)
         kept, _ = select(tokens, scores, count, neighbors=self.neighbors, temperature=self.temperature)

@@ -2,14 +2,35 @@
 
 import logging
 import os
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from flax import nnx
 
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.files import load_plan
 
-Model = TypeVar("Model", bound=nnx.Module)
+
+class TakesPlan(Protocol):
+    """What `expedite` uses of a backbone."""
+
+    @property
+    def plan(self) -> Plan | None: ...
+
+    def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None: ...
+
+    def set_plan(self, plan: Plan | None) -> None: ...
+
+    def fit_plan(self, plan: Plan, size: tuple[int, int], made_for: tuple[int, int]) -> Plan: ...
+
+
+class Expeditable(Protocol):
+    """A model whose `backbone` takes a plan."""
+
+    @property
+    def backbone(self) -> TakesPlan: ...
+
+
+Model = TypeVar("Model", bound=Expeditable)
 
 
 def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:

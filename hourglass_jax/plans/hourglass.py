@@ -57,7 +57,7 @@ class Hourglass(Plan):
 
         def whole(field: str, least: int) -> bool:
             value = getattr(self, field)
-            return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+            return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
 
         require("alpha", whole("alpha", 0), "an integer of at least 0")
         require("beta", self.beta is None or whole("beta", 1), "None or an integer of at least 1")

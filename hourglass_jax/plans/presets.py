@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
+from typing import Any, Literal
 
 from hourglass_jax.plans.hourglass import Hourglass
 
@@ -25,7 +26,7 @@ def _published(
     iterations: int = 5,
     temperature: float,
     neighbors: int = 20,
-    reconstruct: str = "tokens",
+    reconstruct: Literal["tokens", "logits"] = "tokens",
     source: str,
 ) -> Preset:
     plan = Hourglass(
@@ -80,7 +81,7 @@ def _swin_rows() -> dict[str, Preset]:
     """
     paper, size = "paper, Tables 8 and 9", (1152, 1152)
 
-    def mask2former(alpha: int, row: str, **fields: int | float) -> Preset:
+    def mask2former(alpha: int, row: str, **fields: Any) -> Preset:
         return _published(alpha, 8, size, source=f"Expedit-Mask2Former, configs; README.md: {row}", **fields)
 
     found = {

@@ -97,11 +97,12 @@ class TokenMerging(Plan):
         return left
 
     def _merged(self, index: int, depth: int) -> int:
-        if isinstance(self.merged, tuple):
-            return self.merged[index] if index < len(self.merged) else 0
+        merged = self.merged or 0
+        if isinstance(merged, tuple):
+            return merged[index] if index < len(merged) else 0
         if self.schedule == "decreasing":
-            return int(2 * self.merged - 2 * self.merged / max(depth - 1, 1) * index)
-        return self.merged
+            return int(2 * merged - 2 * merged / max(depth - 1, 1) * index)
+        return merged
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +175,7 @@ class Ablation:
             "model": weights,
             "size": self.size,
             "photographs": {
-                name: hashlib.sha256(image).hexdigest()[:12]
+                name: hashlib.sha256(image.data).hexdigest()[:12]
                 for name, image in zip(photographs, images, strict=True)
             },
             "plan": json.loads(json.dumps(asdict(self.plan))),
@@ -193,7 +193,7 @@ class Ablation:
         for image, (features, kept) in zip(self._images(point.side or self.size), self._original, strict=True):
             found, found_at_block = _features(fast, image[None], self._grid, blocks)
             final.append(float(cosine_similarity(found, features)[0]))
-            if blocks:
+            if point.block is not None:
                 original = kept[point.block - self.plan.alpha + 1]
                 at_block.append(float(cosine_similarity(found_at_block[0], original)[0]))
         gflops = self._gflops(point.plan, point.side or self.size)
@@ -303,23 +303,22 @@ class Ablation:
 
     def _varied(self, field: str, values: Iterable[int], label: str = "{}") -> tuple[Point, ...]:
         """A point for each value of a field of the plan, and for the plan's own."""
-        points = (
-            Point(label.format(value), value, replace(self.plan, **{field: value}))
-            for value in sorted({*values, getattr(self.plan, field)})
-        )
-        return tuple(point for point in points if self._fits(point.plan))
+        values = sorted({*values, getattr(self.plan, field)})
+        plans = {value: replace(self.plan, **{field: value}) for value in values}
+        return tuple(Point(label.format(value), value, plan) for value, plan in plans.items() if self._fits(plan))
 
     def _clusters(self, plan: Hourglass, series: str = "") -> tuple[Point, ...]:
         """A third to four thirds of the plan's clusters along each side."""
         grids = dict.fromkeys(tuple(max(1, side * sixth // 6) for side in plan.clusters) for sixth in range(2, 9))
-        points = (
-            Point(f"{rows} x {columns}", rows * columns, replace(plan, clusters=(rows, columns)), series)
-            for rows, columns in grids
+        plans = (replace(plan, clusters=grid) for grid in grids)
+        return tuple(
+            Point(f"{each.clusters[0]} x {each.clusters[1]}", math.prod(each.clusters), each, series)
+            for each in plans
+            if self._fits(each)
         )
-        return tuple(point for point in points if self._fits(point.plan))
 
     def _temperatures(self) -> Study:
-        measured = [float(auto_temperature(kept[0], self._grid)[0]) for _, kept in self._original]
+        measured = [float(auto_temperature(jnp.asarray(kept[0]), self._grid)[0]) for _, kept in self._original]
         auto = float(np.mean(measured))
         centre = auto if self.plan.temperature == "auto" else self.plan.temperature
         values = {float(f"{factor * centre:.2g}") for factor in (0.1, 0.3, 1, 3, 10)}
@@ -385,7 +384,9 @@ def _features(
     model: Encoder, images: jax.Array, grid: Grid, blocks: tuple[int, ...] = ()
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """What the head reads, a map of all tokens being resized to `grid`, [B, N, C]; and tokens after some blocks."""
-    features = model.backbone(images, intermediates=blocks)
+    backbone = model.backbone
+    assert isinstance(backbone, ViT), "see `Ablation`"
+    features = backbone(images, intermediates=blocks)
     found = model.head_input(features)
     if found.shape[1] == math.prod(features.token_grid):
         found = upsample_tokens(found, cluster_grid=features.token_grid, token_grid=grid)
@@ -397,6 +398,6 @@ def _work(point: Point) -> tuple[object, ...]:
     return point.plan, point.block, point.side
 
 
-def _entry(line: dict[str, object]) -> tuple[tuple[str, str, str], Figures]:
+def _entry(line: dict[str, Any]) -> tuple[tuple[str, str, str], Figures]:
     """The study, series and label of a point, and its figures."""
     return (line.pop("study"), line.pop("series"), line.pop("label")), Figures(**line)

@@ -12,9 +12,10 @@ import hashlib
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, Self
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,9 @@ LEFT_ALONE = {"reconstruct"}
 """Fields that say what a head sees."""
 
 
+Kind = Literal["gflops", "speedup", "cosine"]
+
+
 @dataclass(frozen=True)
 class Target:
     """What is wanted.
@@ -85,7 +89,7 @@ class Target:
         ValueError: the value is out of range.
     """
 
-    kind: Literal["gflops", "speedup", "cosine"]
+    kind: Kind
     value: float
 
     def __post_init__(self) -> None:
@@ -116,6 +120,11 @@ class Candidate:
     def method(self) -> str:
         """The name of the plan's class."""
         return type(self.plan).__name__
+
+    @property
+    def speed(self) -> float:
+        """The speed-up as a number, 0 if it was not asked for."""
+        return self.speedup or 0.0
 
     @property
     def cosine(self) -> float:
@@ -177,13 +186,13 @@ class Tuner:
         *,
         weights: str,
         preprocessing: Preprocessing | None = None,
-        on_plan: Callable[[Plan], None] = lambda plan: None,
+        on_plan: Callable[[Plan], object] = lambda plan: None,
     ) -> None:
         if len(photographs) < 2:
             raise ValueError(f"expected at least 2 photographs, as some are held out; got {len(photographs)}")
         preprocessing = preprocessing or model.config.preprocessing
         preprocessing = preprocessing.at(preprocessing.side).whole_patches(model.config.backbone.patch_size)
-        self.model, self.size, self._on_plan = expedite(model, None), preprocessing.size, on_plan
+        self.model, self.size, self._on_plan = expedite(model, None), preprocessing.shape[0], on_plan
         self._images = {name: preprocessing(center_crop_square(each))[None] for name, each in photographs.items()}
         names = list(photographs)
         self.tuned_on, self.held_out = tuple(names[::2]), tuple(names[1::2])
@@ -191,7 +200,9 @@ class Tuner:
         header = {
             "model": weights,
             "size": self.size,
-            "photographs": {name: hashlib.sha256(image).hexdigest()[:12] for name, image in self._images.items()},
+            "photographs": {
+                name: hashlib.sha256(image.data).hexdigest()[:12] for name, image in self._images.items()
+            },
         }
         self._journal = Journal(journal, header, _entry, "of another search")
         self._known = dict(self._journal.entries)
@@ -202,8 +213,10 @@ class Tuner:
         self._journal.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._journal.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._journal.__exit__(kind, error, trace)
 
     def measure(self, plan: Plan, names: Sequence[str]) -> Candidate:
         """The cosines of a plan on some of the photographs; what is known is not measured again."""
@@ -262,7 +275,7 @@ class Tuner:
         refined = [self._refined(first[method], target) for method in kept]
         refined.sort(key=lambda pair: key(pair[0]))
         best = refined[0][0]
-        reached = {"gflops": 1.0, "speedup": best.speedup, "cosine": best.cosine}[target.kind]
+        reached = {"gflops": 1.0, "speedup": best.speed, "cosine": best.cosine}[target.kind]
         if target.kind != "gflops" and reached < target.value:
             raise NoPlan(
                 f"no plan meets the target: {target.kind} {target.value:g} was wanted, and the best is "
@@ -278,7 +291,7 @@ class Tuner:
         if target.kind == "cosine":
             return lambda each: (False, each.share) if each.cosine >= target.value else (True, -each.cosine)
         if target.kind == "speedup":
-            return lambda each: (False, -each.cosine) if each.speedup >= target.value else (True, -each.speedup)
+            return lambda each: (False, -each.cosine) if each.speed >= target.value else (True, -each.speed)
         return lambda each: (False, -each.cosine)
 
     @property
@@ -435,7 +448,7 @@ class Tuner:
         Returns:
             The best temperature on the way.
         """
-        start = plan.temperature
+        start = asdict(plan)["temperature"]
         if start == "auto":
             start = float(np.mean([self._auto_temperature(plan, name) for name in self.tuned_on]))
         optimizer = optax.adam(RATE)
@@ -450,7 +463,7 @@ class Tuner:
             if len(path) > 2 and path[-3][0] < path[-2][0] < path[-1][0]:
                 break  # with medoids the loss has steps that the gradient does not see
             update, state = optimizer.update(jnp.asarray(slope, position.dtype), state)
-            position = optax.apply_updates(position, update)
+            [position] = jax.tree.leaves(optax.apply_updates(position, update))
         return float(f"{np.exp(min(path)[1]):.4g}")
 
     def _slope(self, plan: Plan, position: float, name: str) -> list[float]:
@@ -510,7 +523,7 @@ class Tuner:
         return tuple(warnings)
 
 
-def _entry(line: dict[str, object]) -> tuple[str, list[float]]:
+def _entry(line: dict[str, Any]) -> tuple[str, list[float]]:
     return json.dumps(line["measured"]), [float(each) for each in line["found"]]
 
 

@@ -19,7 +19,7 @@ class Saliency:
 
     def postprocess(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
         """See `Task.postprocess`; `outputs` are saliency [1, rows, columns]."""
-        resized = Image.fromarray(only_view(outputs)).resize(size[::-1], Image.Resampling.BILINEAR)
+        resized = Image.fromarray(only_view(outputs)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         return np.clip(np.asarray(resized), 0, 1)
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def test_classifiers_of_microsoft(tmp_path: Path, version: int) -> None:
     assert (summary.family, sum(summary.dropped.values())) == ("swin", len(extra))
     backbone = SwinConfig(
         *(WIDTH, DEPTHS, 4, WINDOW, version),
-        pretrained_windows=units if version == 2 else None,
+        pretrained_windows=units if version == 2 else (),
         shrink_windows=True,
         stage_norms=False,
         mlp_ratio=2.0,

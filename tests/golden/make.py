@@ -76,7 +76,7 @@ IMAGES = {
 }
 """Their sizes in pixels: of 5 x 7, 4 x 6, 5 x 7, 6 x 4, 6 x 8, 5 x 3, 5 x 7, 6 x 4 and 5 x 7 tokens for ViTs."""
 LARGE = {"segmenter-masks", "dpt-depth", "dpt-hybrid", "depth-anything", "dpt-segmentation", "encoder-swin-v2"}
-"""Models whose parameters are stored in bfloat16."""
+"""Models whose kernels are stored in bfloat16."""
 HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
@@ -169,7 +169,7 @@ def build(name: str) -> nnx.Module:
             noise = 0.5 + noise**2
         elif parameter.ndim == 1:
             noise = 0.3 * noise + ("bias" not in kind_of and kind_of != "mean")
-        dtype = jax.numpy.bfloat16 if name in LARGE else np.float32
+        dtype = jax.numpy.bfloat16 if name in LARGE and kind_of == "kernel" else np.float32
         parameter.set_value(jax.numpy.asarray(noise, dtype))
     # Photographs show more than one label.
     if name == "segmenter-masks":

@@ -88,9 +88,10 @@ def test_the_plan_is_no_part_of_the_file(saved: Path, tmp_path: Path) -> None:
 
 def test_the_metadata_says_what_the_file_holds(saved: Path) -> None:
     metadata = metadata_of(saved)
-    assert metadata.keys() == {"format", "model", "config", "source"}
+    assert metadata.keys() == {"format", "format_version", "model", "config", "source"}
     assert (metadata["format"], metadata["model"], metadata["source"]) == ("hourglass_jax", "saliency", "a test")
     config = json.loads(metadata["config"])
+    assert config["backbone"]["kind"] == "ViTConfig"
     assert config["backbone"]["position_grid"] == [3, 2]
     assert config["preprocessing"]["mean"] == [0.5, 0.4, 0.3]
 
@@ -134,17 +135,22 @@ def test_parameters_that_do_not_fit(saved: Path, change: Callable[[Parameters], 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"model": "newer"}, "holds a model 'newer'; this version knows saliency"),
+        ({"model": "newer"}, "unknown model 'newer'; this version knows saliency"),
         ({"config": '{"scales": 3}'}, "SaliencyConfig has no field 'scales'; it knows backbone, decoder_widths"),
         ({"config": '{"backbone": {"experts": 3}}'}, "ViTConfig has no field 'experts'; it knows patch_size"),
         ({"config": '{"backbone": {"width": 10, "heads": 3}}'}, "got width 10 and 3 heads"),
         ({"config": '{"backbone": 3}'}, "no config of a saliency model"),
         ({"config": "{"}, "no config of a saliency model"),
+        (
+            {"config": '{"backbone": {"kind": "SwinConfig"}}'},
+            "backbone must be a config of ViTConfig, got 'SwinConfig'",
+        ),
+        ({"format_version": "3"}, "is of version 3 of the format, which a newer hourglass_jax wrote"),
     ],
 )
 def test_metadata_that_does_not_fit(saved: Path, metadata: dict[str, str], message: str) -> None:
     rewrite(saved, metadata=metadata)
-    with pytest.raises(ValueError, match=rf"model\.safetensors .*{message}"):
+    with pytest.raises(ValueError, match=rf"model\.safetensors.*{message}"):
         hj.load(saved)
 
 

@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,6 +34,6 @@ def test_groups_are_the_reference(hashes: int, bucket: float, scale: float, prot
 
 
 def test_a_row_for_every_query_is_attention() -> None:
-    query, key, value = (normal(2, 2, 16, 20, seed=seed) for seed in range(3))
+    query, key, value = (jnp.asarray(normal(2, 2, 16, 20, seed=seed)) for seed in range(3))
     shared = jax.jit(functools.partial(clustered_attention, prototypes=20, bucket=1e-3))(query, key, value)
     np.testing.assert_allclose(shared, attention(query, key, value), rtol=0, atol=1e-5)

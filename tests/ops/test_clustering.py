@@ -264,6 +264,7 @@ def test_auto_temperature_of_a_single_token_is_usable() -> None:
     np.testing.assert_allclose(clusters, token, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(
     ("wrong", "shown"),
     [
@@ -289,6 +290,7 @@ def test_bad_input_is_named(wrong: dict, shown: str) -> None:
         cluster_tokens(**(arguments | wrong))
 
 
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(
     ("tokens", "token_grid", "shown"),
     [

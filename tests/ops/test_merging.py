@@ -94,7 +94,7 @@ def test_on_an_odd_number_of_columns_the_halves_alternate(grid: tuple[int, int])
 
 def test_halves_of_a_grid_are_matched_as_the_reference_does() -> None:
     metric = normal(2, 24, 8)
-    found = match_tokens(metric, 7, second=checkerboard((4, 6)))
+    found = match_tokens(jnp.asarray(metric), 7, second=checkerboard((4, 6)))
     for image in range(2):
         groups = reference.match(metric[image], 7, columns=6)
         place = [next(new for new, group in enumerate(groups) if old in group) for old in range(24)]

@@ -151,6 +151,7 @@ def test_gradients_are_finite() -> None:
     assert np.any(gradient)
 
 
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(
     ("operator", "arrays", "options", "shown"),
     [
@@ -167,6 +168,7 @@ def test_bad_grid_is_named(operator: Callable, arrays: list, options: dict, show
         operator(*map(jnp.zeros, arrays), **options)
 
 
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(
     ("wrong", "shown"),
     [

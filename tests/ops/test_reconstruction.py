@@ -266,6 +266,7 @@ def test_a_large_common_offset_keeps_the_precision(temperature: float | str) -> 
     np.testing.assert_allclose(reconstructed, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(
     ("wrong", "shown"),
     [
