@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -299,7 +299,7 @@ def _official_shapes(tensors: Tensors) -> dict[str, np.ndarray]:
     return found
 
 
-def _shapes(tensors: Tensors, given: Given) -> dict[str, object]:
+def _shapes(tensors: Tensors, given: Given) -> dict[str, Any]:
     """The fields of a `Mask2FormerConfig` that show in the shapes of tensors of official names."""
     queries = next(
         (each for each in ("query_feat", "static_query") if f"{PREDICTOR}{each}.weight" in tensors), "query_feat"
@@ -335,7 +335,7 @@ def _count(tensors: Tensors, before: str, after: str) -> int:
     return sum(bool(re.fullmatch(rf"{re.escape(before)}\d+\.{re.escape(after)}", name)) for name in tensors)
 
 
-def _official(tensors: Tensors, given: Given) -> dict[str, object]:
+def _official(tensors: Tensors, given: Given) -> dict[str, Any]:
     shapes, model = _shapes(tensors, given), section(given.settings, "MODEL")
     if model:
         _check(shapes, model)
@@ -366,7 +366,7 @@ def _official(tensors: Tensors, given: Given) -> dict[str, object]:
     }
 
 
-def _transformers(tensors: Tensors, given: Given) -> dict[str, object]:
+def _transformers(tensors: Tensors, given: Given) -> dict[str, Any]:
     shapes, settings = _shapes(_official_shapes(tensors), given), given.settings
     if settings.get("model_type") not in (None, "mask2former"):
         raise ValueError(f"config.json must be of a mask2former, got {json.dumps(settings['model_type'])}")
@@ -393,7 +393,7 @@ def _transformers(tensors: Tensors, given: Given) -> dict[str, object]:
     return {**shapes, **fields, "preprocessing": _preprocessing(size)}
 
 
-def _purpose(shapes: Mapping[str, object], given: Given, dataset: str | None) -> dict[str, object]:
+def _purpose(shapes: Mapping[str, Any], given: Given, dataset: str | None) -> dict[str, Any]:
     """The data set, and what was published for it: tasks and sizes of images, or None where that is not known."""
     dataset = given.dataset or dataset
     if dataset is None:
@@ -411,7 +411,7 @@ def _purpose(shapes: Mapping[str, object], given: Given, dataset: str | None) ->
 
 def _test_set(settings: Settings) -> str | None:
     """The data set that detectron2's settings test on, if it is known here."""
-    sets = section(settings, "DATASETS").get("TEST")
+    sets: Any = section(settings, "DATASETS").get("TEST")
     names = [sets] if isinstance(sets, str) else list(sets or ())
     longest_first = sorted(REGISTERED, key=len, reverse=True)
     return next(
@@ -419,7 +419,7 @@ def _test_set(settings: Settings) -> str | None:
     )
 
 
-def _check(shapes: Mapping[str, object], model: Mapping[str, object]) -> None:
+def _check(shapes: Mapping[str, Any], model: Mapping[str, object]) -> None:
     """Raises ValueError if detectron2's settings are of another model."""
     head, former, backbone = (section(model, name) for name in ("SEM_SEG_HEAD", "MASK_FORMER", "SWIN"))
     expected = {
@@ -458,7 +458,7 @@ def _plain(name: str) -> str:
     return re.split(r"[,;]", name)[0].strip().casefold().replace("-merged", "").replace("-other", "")
 
 
-def _preprocessing(size: tuple[int, int]) -> dict[str, object]:
+def _preprocessing(size: tuple[int, int]) -> dict[str, Any]:
     return {"size": size[0], "longest": size[1], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 

@@ -282,8 +282,9 @@ class Published(NamedTuple):
     def classes(self) -> int:
         """Number of classes; 0 of a data set without any."""
         metric = self.metric
-        counted = SegmentationMetric | ClassificationMetric | PanopticMetric | InstanceMetric
-        return metric.classes if isinstance(metric, counted) else 0
+        if isinstance(metric, SegmentationMetric | ClassificationMetric | PanopticMetric | InstanceMetric):
+            return metric.classes
+        return 0
 
 
 def _ade20k(root: Path, split: str) -> Found:

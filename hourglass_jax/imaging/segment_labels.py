@@ -54,8 +54,9 @@ def segment_labels(
     if labels is not None and (dataset is not None or len(labels.names) != classes):
         raise ValueError(f"labels must name {classes} classes, of no known data set, got {len(labels.names)}")
     if dataset is None:
-        _check_things(things, classes)
         plain = labels or labels_of(None, classes)
+        classes = len(plain.names)
+        _check_things(things, classes)
         counted = range(classes) if things is None else things
         return SegmentLabels(plain.names, plain.colors, frozenset(counted), tuple(range(classes)))
     if dataset not in DATASETS:
@@ -74,7 +75,7 @@ def _check_things(things: Sequence[int] | None, classes: int) -> None:
 
 @cache
 def _read() -> dict[str, SegmentLabels]:
-    table = json.loads(resources.files(__package__).joinpath("segments.json").read_text("utf-8"))
+    table = json.loads(resources.files("hourglass_jax.imaging").joinpath("segments.json").read_text("utf-8"))
     found = {}
     for dataset, rows in table.items():
         names, colors, counted, ids = zip(*rows, strict=True)

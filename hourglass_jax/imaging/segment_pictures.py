@@ -50,21 +50,22 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     Returns:
         uint8 [rows, columns, 3]; the photograph lies at the top left, see `label_overlay`.
     """
-    numbers = np.zeros(photo.shape[:2], np.int32)
+    height, width = photo.shape[:2]
+    numbers = np.zeros((height, width), np.int32)
     for number, region in reversed([*enumerate(regions, start=1)]):
         numbers[region.mask] = number
     colors = [NOTHING, *_told_apart(numbers, regions)]
     picture = label_overlay(photo, numbers, ["nothing", *(region.text for region in regions)], colors)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, "RGBA")
-    size = max(11, min(numbers.shape) // 36)
+    size = max(11, min(height, width) // 36)
     for number, region in enumerate(regions, start=1):
         visible = numbers == number
         line = text_line(region.text, size, (255, 255, 255))
         if region.is_thing and visible.sum() >= 2 * line.width * line.height:
             row, column = _middle(visible)
-            left = min(max(0, column - line.width // 2), max(0, numbers.shape[1] - line.width))
-            top = min(max(0, row - line.height // 2), max(0, numbers.shape[0] - line.height))
+            left = min(max(0, column - line.width // 2), max(0, width - line.width))
+            top = min(max(0, row - line.height // 2), max(0, height - line.height))
             box = (left - 2, top, left + line.width + 1, top + line.height)
             draw.rectangle(box, fill=(0, 0, 0, 150))
             draw.text((left, top + line.height // 2), line.text, fill=line.color, font=line.font, anchor="lm")
@@ -75,7 +76,7 @@ def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
     """A colour for every region: its class's, unless a neighbour or another thing of its class has one like it."""
     neighbours = _neighbours(numbers, len(regions))
     palette = [
-        tuple(round(255 * part) for part in colorsys.hsv_to_rgb(step / 12, saturation, value))
+        _bytes(colorsys.hsv_to_rgb(step / 12, saturation, value))
         for saturation, value in ((0.85, 0.95), (0.55, 0.7))
         for step in range(12)
     ]
@@ -90,9 +91,15 @@ def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
         def distance(color: Color, near: Sequence[Color] = near) -> float:
             return min((float(np.linalg.norm(np.subtract(color, each))) for each in near), default=np.inf)
 
-        own = tuple(region.color)
-        chosen.append(own if distance(own) >= ALIKE else max(palette, key=distance))
+        chosen.append(
+            region.color if distance(region.color) >= ALIKE else max(palette, key=lambda each: distance(each))
+        )
     return chosen
+
+
+def _bytes(color: tuple[float, float, float]) -> Color:
+    red, green, blue = (round(255 * part) for part in color)
+    return red, green, blue
 
 
 def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:

@@ -117,7 +117,7 @@ class InstanceMetric(ImageMetric):
         from pycocotools.cocoeval import COCOeval
 
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO()
+            truth: Any = COCO()
             truth.dataset = _document(total, self.classes)
             truth.createIndex()
             detections = [
@@ -131,10 +131,9 @@ class InstanceMetric(ImageMetric):
         # [thresholds of the overlap, of recall, classes, areas (all, small, medium, large), most detections]
         precision = run.eval["precision"][..., -1]
         by_class = np.array([_mean(precision[:, :, label, 0]) for label in range(self.classes)])
-        whole = [_mean(precision[:, :, :, area]) for area in range(4)]
-        return AveragePrecision(
-            whole[0], _mean(precision[0, :, :, 0]), _mean(precision[5, :, :, 0]), *whole[1:], by_class
-        )
+        whole, small, medium, large = (_mean(precision[:, :, :, area]) for area in range(4))
+        at_50, at_75 = (_mean(precision[threshold, :, :, 0]) for threshold in (0, 5))
+        return AveragePrecision(whole, at_50, at_75, small, medium, large, by_class)
 
     def shown(self, scores: AveragePrecision) -> dict[str, str]:
         """See `Metric.shown`."""

@@ -164,7 +164,7 @@ class PanopticMetric(CountMetric):
             for chosen in (np.ones_like(is_thing), is_thing, ~is_thing)
             for values in (by_class, segmentation, recognition)
         ]
-        return Quality(*figures, by_class)
+        return Quality._make([*figures, by_class])
 
     def shown(self, scores: Quality) -> dict[str, str]:
         """See `Metric.shown`."""

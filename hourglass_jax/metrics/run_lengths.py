@@ -13,7 +13,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, object]:
     """A mask, bool [rows, columns], as COCO's {"size": [rows, columns], "counts": text}."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
-    return {"size": list(mask.shape), "counts": _text(np.diff([0, *changes, mask.size]).tolist())}
+    return {"size": list(mask.shape), "counts": _text(np.diff(changes, prepend=0, append=mask.size).tolist())}
 
 
 def _text(counts: list[int]) -> str:

@@ -84,6 +84,11 @@ def split(tokens: jax.Array, grids: tuple[Grid, ...]) -> list[jax.Array]:
     return jnp.split(tokens, ends.tolist(), axis=1)
 
 
+def _grid(maps: jax.Array) -> Grid:
+    """(rows, columns) of maps [B, H, W, C]."""
+    return maps.shape[1], maps.shape[2]
+
+
 class DeformableLayer(nnx.Module):
     """Deformable attention and a feed-forward, each followed by its norm."""
 
@@ -131,7 +136,7 @@ class PixelDecoder(nnx.Module):
         coarsest_first = [each.astype(jnp.float32) for each in maps[:0:-1]]
         projected = [project(each) for project, each in zip(self.projections, coarsest_first, strict=True)]
         tokens = [each.reshape(len(each), -1, each.shape[-1]) for each in projected]
-        return jnp.concatenate(tokens, axis=1), tuple(each.shape[1:3] for each in projected)
+        return jnp.concatenate(tokens, axis=1), tuple(_grid(each) for each in projected)
 
     def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, list[jax.Array]]:
         """Runs the decoder.
@@ -155,7 +160,7 @@ class PixelDecoder(nnx.Module):
                 x = layer(x, positions, grids)
             levels = [each.reshape(len(each), *grid, -1) for each, grid in zip(split(x, grids), grids, strict=True)]
             lateral = self.lateral(maps[0].astype(jnp.float32))
-            fused = self.fusion(lateral + resize(levels[-1], lateral.shape[1:3], "bilinear"))
+            fused = self.fusion(lateral + resize(levels[-1], _grid(lateral), "bilinear"))
             return self.mask_features(jax.nn.relu(fused)), levels
 
 
@@ -248,7 +253,7 @@ class MaskedDecoder(nnx.Module):
         a mask linear in the features of each: so the features are resized, once for each level.
         """
         with jax.named_scope("mask_decoder"):
-            grids = [level.shape[1:3] for level in levels]
+            grids = [_grid(level) for level in levels]
             features = [resize(mask_features, grid, "bilinear") for grid in grids]
             embeddings = self.level_embeddings[...]
             tokens = [
