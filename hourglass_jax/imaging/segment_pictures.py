@@ -50,7 +50,8 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     Returns:
         uint8 [rows, columns, 3]; the photograph lies at the top left, see `label_overlay`.
     """
-    numbers = np.zeros(photo.shape[:2], np.int32)
+    height, width = photo.shape[:2]
+    numbers = np.zeros((height, width), np.int32)
     for number, region in reversed([*enumerate(regions, start=1)]):
         numbers[region.mask] = number
     colors = [NOTHING, *_told_apart(numbers, regions)]
@@ -98,6 +99,11 @@ def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
         own = region.color
         chosen.append(own if distance(own) >= ALIKE else max(palette, key=distance))
     return chosen
+
+
+def _bytes(color: tuple[float, float, float]) -> Color:
+    red, green, blue = (round(255 * part) for part in color)
+    return red, green, blue
 
 
 def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:

@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32
+
+from hourglass_jax.ops.grids import Grid
 
 
-def sample_values(values: Sequence[jax.Array], locations: jax.Array, weights: jax.Array) -> jax.Array:
+def sample_values(
+    values: Sequence[Float[Array, "batch _ _ heads channels"]],
+    locations: Float[Array | np.ndarray, "batch queries heads levels points 2"],
+    weights: Float[Array | np.ndarray, "batch queries heads levels points"],
+) -> Float[Array, "batch queries heads channels"]:
     """Weighted sums of values at real-numbered places of several maps, for every head.
 
     A place (x, y) in 0..1 is x * W - 0.5 columns and y * H - 0.5 rows from the first position of a map. Its value
@@ -45,7 +52,9 @@ def sample_values(values: Sequence[jax.Array], locations: jax.Array, weights: ja
     return total.reshape(batch, heads, queries, -1).swapaxes(1, 2)
 
 
-def _corners(locations: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+def _corners(
+    locations: Float[Array | np.ndarray, "*places 2"], grid: Grid
+) -> tuple[Int32[Array, "*places 4"], Float[Array, "*places 4"]]:
     """The four positions around each place (x, y), row by row, and their shares, 0 outside; both [..., 4]."""
     height, width = grid
     x, y = locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5

@@ -3,11 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Float32
 
 from hourglass_jax.ops.grids import Grid
 
 
-def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array) -> jax.Array:
+def masked_attention(
+    query: Float[Array, "batch queries heads width"],
+    key: Float[Array, "batch keys heads width"],
+    value: Float[Array, "batch keys heads width"],
+    allowed: Bool[Array, "batch queries keys"],
+) -> Float[Array, "batch queries heads width"]:
     """softmax(query key^T / sqrt(D)) value over the keys that each query may read, for every head.
 
     One head at a time: the logits of all of them would be the largest array of a mask decoder.
@@ -23,7 +29,7 @@ def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, allowed
     width = query.shape[-1]
     bias = jnp.where(allowed | ~allowed.any(axis=-1, keepdims=True), 0, -jnp.inf)
 
-    def one_head(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    def one_head(inputs: tuple[Array, Array, Array]) -> Array:
         q, k, v = inputs
         logits = jnp.einsum("bnd,bmd->bnm", q * width**-0.5, k, preferred_element_type=jnp.float32) + bias
         weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -34,7 +40,7 @@ def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, allowed
     return jax.lax.map(one_head, by_head).transpose(1, 2, 0, 3)
 
 
-def sine_positions(grid: Grid, width: int) -> jax.Array:
+def sine_positions(grid: Grid, width: int) -> Float32[Array, "{grid[0]*grid[1]} {width}"]:
     """The sine encoding of the places of a map, float32 [H * W, width].
 
     The first half of the channels is the row's, the second the column's: counted from 1 and scaled so that the
@@ -49,7 +55,7 @@ def sine_positions(grid: Grid, width: int) -> jax.Array:
     return jnp.concatenate([rows, across], axis=-1).reshape(height * columns, width)
 
 
-def _sines(count: int, features: int) -> np.ndarray:
+def _sines(count: int, features: int) -> Float32[np.ndarray, "{count} {features}"]:
     places = np.arange(1, count + 1) / (count + 1e-6) * 2 * np.pi
     angles = places[:, None] / 10000 ** (2 * (np.arange(features) // 2) / features)
     return np.where(np.arange(features) % 2, np.cos(angles), np.sin(angles)).astype(np.float32)

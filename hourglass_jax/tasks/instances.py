@@ -110,8 +110,8 @@ class Instances:
             text=tuple(f"{result.scores[place]:6.1%}  {names[result.labels[place]]}" for place in shown),
         )
 
-    def detections_of(self, name: str | int, result: InstanceSet) -> list[dict[str, object]]:
-        """COCO's JSON of the instances of an image of this name or number."""
+    def detections_of(self, name: str, result: InstanceSet) -> list[dict[str, object]]:
+        """COCO's JSON of the instances of a photograph of this name."""
         return [
             {
                 "image_id": image_id(name) if isinstance(name, str) else name,
