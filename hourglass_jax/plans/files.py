@@ -83,7 +83,7 @@ def plan_of(fields: object) -> Plan:
     unknown = next((name for name in values if name not in known), None)
     if unknown is not None:
         raise ValueError(f"{method} has no field {unknown!r}; it has {', '.join(known)}")
-    missing = next((name for name, field in known.items() if _is_required(field) and name not in values), None)
+    missing = next((name for name, field in known.items() if is_required(field) and name not in values), None)
     if missing is not None:
         raise ValueError(f"{method} needs the field {missing!r}, which is missing")
     hints = typing.get_type_hints(cls)
@@ -100,7 +100,8 @@ def _is_known(cls: type) -> bool:
         return False
 
 
-def _is_required(field: dataclasses.Field) -> bool:
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether a field of a plan has no default."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
