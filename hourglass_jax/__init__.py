@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hourglass_jax.plans.pooling import Pooling as Pooling
     from hourglass_jax.plans.presets import PRESETS as PRESETS
     from hourglass_jax.plans.presets import preset as preset
+    from hourglass_jax.plans.registry import register_plan as register_plan
     from hourglass_jax.plans.staged_merging import StagedMerging as StagedMerging
     from hourglass_jax.plans.token_merging import TokenMerging as TokenMerging
     from hourglass_jax.predictor import Predictor as Predictor
@@ -58,6 +59,7 @@ _PUBLIC = {
     "save_plan": "plans.files",
     "PRESETS": "plans.presets",
     "preset": "plans.presets",
+    "register_plan": "plans.registry",
     "Predictor": "predictor",
     "load": "hub",
     "register_model": "models.registry",
@@ -88,6 +90,7 @@ __all__ = [
     "preset",
     "reconstruct_tokens",
     "register_model",
+    "register_plan",
     "save",
     "save_plan",
     "unpool_tokens",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 from rich.table import Table
 from tqdm import tqdm
 
-import hourglass_jax as hj
 from hourglass_jax.analysis.plots import COLORS, check_matplotlib, drawn, new_figure, scale_cosines
 from hourglass_jax.cli.options import (
     ModelOptions,
@@ -87,9 +86,7 @@ def ablate(
     found_photos = photos_of(photos, reading) if photos else []
     paths = {photo.name: photo.path for photo in found_photos} or photographs()
     images = {name: read_image(path) for name, path in paths.items()}
-    loaded, preprocessing, chosen = load_model(model, plan)
-    if not isinstance(chosen, hj.Hourglass):
-        raise ValueError(f"an ablation is of an Hourglass, got a plan of {type(chosen).__name__}")
+    loaded, preprocessing, chosen = load_model(model, plan, hourglass_for="an ablation is")
     ablation = Ablation(loaded, images, chosen, weights=weights_of(model), preprocessing=preprocessing)
     found: dict[str, list[tuple[Point, Figures]]] = {name: [] for name in ablation.studies if name in studies}
     picture = output / "ablation.png"

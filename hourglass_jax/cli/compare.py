@@ -15,6 +15,7 @@ from hourglass_jax.cli.options import (
     Photos,
     PlanOptions,
     Plans,
+    PlansBesideMethods,
     Reading,
     ReadingOptions,
     check_folder,
@@ -27,13 +28,14 @@ from hourglass_jax.cli.options import (
     print_json,
 )
 from hourglass_jax.plans.files import plan_fields
+from hourglass_jax.plans.registry import find_method
 
 
 def compare(
     photos: Photos,
     output: Output = Path("out"),
     model: Models = ModelOptions(),
-    plan: Plans = PlanOptions(),
+    plan: PlansBesideMethods = PlanOptions(),
     reading: Reading = ReadingOptions(),
     methods: Methods = (),
     budget: tuple[float, ...] = (),
@@ -46,6 +48,8 @@ def compare(
     and a plot shows fidelity over cost.
 
     Example: hourglass compare photo.jpg --alpha 4 --clusters 26 26
+
+    Example: hourglass compare photo.jpg --plan merging.json --keep 0.8
 
     Example: hourglass compare -o out/ --method TokenMerging --method StagedMerging --budget 0.5 0.6 0.75
 
@@ -65,6 +69,7 @@ def compare(
     found = photos_of(photos, reading) if photos or not methods else []
     check_folder(output)
     if methods:
+        methods = tuple(find_method(name).__name__ for name in methods)
         paths = {photo.name: photo.path for photo in found} or photographs()
         compare_methods(paths, output, model, plan, methods, budget, repeats)
         return

@@ -21,6 +21,7 @@ from hourglass_jax.cli.options import (
     load_model,
     print_json,
 )
+from hourglass_jax.cli.plan_options import is_given
 from hourglass_jax.plans.files import plan_fields
 
 if TYPE_CHECKING:
@@ -91,14 +92,14 @@ def compare_methods(
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     squares = {name: center_crop_square(read_image(path)) for name, path in photos.items()}
-    is_given = plan != PlanOptions()
-    loaded, preprocessing, chosen = load_model(model, plan, default_preset=is_given or not budgets)
+    plan_given = is_given(plan)
+    loaded, preprocessing, chosen = load_model(model, plan, default_preset=plan_given or not budgets)
     preprocessing = preprocessing.at(preprocessing.side).whole_patches(loaded.config.backbone.patch_size)
     prepared = []
     for name, square in squares.items():
         with error_context(name):
             prepared.append(preprocessing(square))
-    entries, left_out = _entries(loaded, preprocessing.shape, chosen, is_given, methods, budgets)
+    entries, left_out = _entries(loaded, preprocessing.shape, chosen, plan_given, methods, budgets)
     wanted = list(dict.fromkeys(each.budget for each in entries if each.budget is not None))
 
     found, pictures = [], []
@@ -167,7 +168,7 @@ def _entries(
     model: "Model",
     size: tuple[int, int],
     chosen: "Plan | None",
-    is_given: bool,
+    plan_given: bool,
     methods: Sequence[str],
     budgets: Sequence[float],
 ) -> tuple[list[Entry], list[str]]:
@@ -194,7 +195,7 @@ def _entries(
             bar.update()
     if not entries:
         raise ValueError("; ".join(dict.fromkeys(left_out)))
-    if is_given and chosen is not None:
+    if plan_given and chosen is not None:
         entries.insert(0, Entry("the plan given", chosen, None, costs(chosen)))
     return entries, left_out
 

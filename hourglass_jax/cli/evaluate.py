@@ -103,7 +103,7 @@ def eval(
         plans["expedited"] = chosen
     if not plans:
         raise ValueError(
-            "nothing is left to evaluate: expected a plan (--plan, or --alpha and --clusters), got none"
+            "nothing is left to evaluate: expected a plan (--plan, --method, or --alpha and --clusters), got none"
         )
     models = {name: hj.expedite(loaded, each) for name, each in plans.items()}
     size = input_size(loaded, data, model.size)

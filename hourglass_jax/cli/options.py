@@ -8,18 +8,20 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, overload
+from typing import TYPE_CHECKING, Annotated, overload
 
 import tyro
 from rich.console import Console
 
 from hourglass_jax.cli.photos import Photo, find_photos
+from hourglass_jax.cli.plan_options import PlanOptions, chosen_plan, plan_arguments, plan_arguments_without_method
 from hourglass_jax.io.files import file_hash
 
 if TYPE_CHECKING:
     from hourglass_jax.imaging.images import Preprocessing
     from hourglass_jax.models.base import Model
     from hourglass_jax.plans.base import Plan
+    from hourglass_jax.plans.hourglass import Hourglass
 
 DEFAULT_MODEL = "dinov2-vits14-saliency"
 
@@ -58,39 +60,7 @@ class ModelOptions:
     """Print machine-readable results."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PlanOptions:
-    """The plan: a file or a preset, its fields, or both (fields win)."""
-
-    plan: Annotated[str | None, tyro.conf.arg(aliases=["--preset"], metavar="FILE|PRESET")] = None
-    """A plan file, such as `hourglass tune` writes, or a preset; `hourglass models` lists them."""
-    strict_plan: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Refuse a photograph that the plan does not fit; by default the plan is fitted to it, and that is said."""
-    alpha: int | None = None
-    """Blocks before the clustering."""
-    beta: int | None = None
-    """Blocks on the clusters; by default all that remain."""
-    clusters: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
-    """Rows and columns of the cluster grid."""
-    window: int | None = None
-    """Side of the square of clusters that a token may join; odd."""
-    iterations: int | None = None
-    """k-means iterations (kappa)."""
-    temperature: float | Literal["auto"] | None = None
-    """tau, in units of squared feature distance, or auto."""
-    neighbors: int | None = None
-    """Clusters that a token is reconstructed from (k)."""
-    representative: Literal["mean", "medoid"] | None = None
-    """What stands for a cluster: its mean, or the real token nearest to it."""
-    reconstruct: Literal["tokens", "logits"] | None = None
-    """Where the full grid comes back: after the blocks, or in the head."""
-
-
-Method = Literal[
-    "Hourglass", "TokenMerging", "StagedMerging", "EViT", "DynamicViT", "ACT", "Pooling", "Downsampling"
-]
-"""The names of `plans.METHODS`, which is slow to import."""
-Methods = Annotated[tyro.conf.UseAppendAction[tuple[Method, ...]], tyro.conf.arg(name="method")]
+Methods = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="method", metavar="NAME")]
 Photos = tyro.conf.Positional[tuple[Path, ...]]
 
 
@@ -107,13 +77,21 @@ class ReadingOptions:
 Output = Annotated[Path, tyro.conf.arg(name="output", aliases=["-o"])]
 Models = tyro.conf.OmitArgPrefixes[ModelOptions]
 Reading = tyro.conf.OmitArgPrefixes[ReadingOptions]
-Plans = tyro.conf.OmitArgPrefixes[PlanOptions]
+Plans = Annotated[PlanOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor_factory=plan_arguments)]
+PlansBesideMethods = Annotated[
+    PlanOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor_factory=plan_arguments_without_method)
+]
+"""For a command whose own option --method names several."""
+
+
+@overload
+def load_model(model: ModelOptions, plan: PlanOptions) -> "tuple[Model, Preprocessing, Plan]": ...
 
 
 @overload
 def load_model(
-    model: ModelOptions, plan: PlanOptions, *, default_preset: Literal[True] = True
-) -> "tuple[Model, Preprocessing, Plan]": ...
+    model: ModelOptions, plan: PlanOptions, *, hourglass_for: str
+) -> "tuple[Model, Preprocessing, Hourglass]": ...
 
 
 @overload
@@ -123,14 +101,17 @@ def load_model(
 
 
 def load_model(
-    model: ModelOptions, plan: PlanOptions, *, default_preset: bool = True
+    model: ModelOptions, plan: PlanOptions, *, default_preset: bool = True, hourglass_for: str | None = None
 ) -> "tuple[Model, Preprocessing, Plan | None]":
-    """The unexpedited model, its preprocessing at the wanted size, and the plan (None only without a default)."""
+    """The unexpedited model, its preprocessing at the wanted size, and the plan (None only without a default).
+
+    `hourglass_for` is what takes an `Hourglass` only.
+    """
     from hourglass_jax.hub import load
 
     _keep_compilations()
     loaded = load(model.model)
-    chosen = _plan(plan, model.model if default_preset else None)
+    chosen = chosen_plan(plan, default_preset=model.model if default_preset else None, hourglass_for=hourglass_for)
     preprocessing = loaded.config.preprocessing
     if model.size is not None:
         preprocessing = preprocessing.at(model.size)
@@ -155,36 +136,6 @@ def _keep_compilations() -> None:
 def weights_of(model: ModelOptions) -> str:
     """What tells a model's weights from others: the hash of its file, or its name."""
     return file_hash(model.model) if Path(model.model).is_file() else model.model
-
-
-def _plan(options: PlanOptions, default_preset: str | None) -> "Plan | None":
-    from hourglass_jax.plans.files import load_plan
-    from hourglass_jax.plans.hourglass import Hourglass
-    from hourglass_jax.plans.presets import PRESETS, preset
-
-    given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    source = given.pop("plan", None)
-    del given["strict_plan"]
-    if source is None and "alpha" not in given and default_preset in PRESETS:
-        source = default_preset
-    if source is not None:
-        is_file = source not in PRESETS and (Path(source).is_file() or source.endswith(".json"))
-        return _changed(load_plan(source) if is_file else preset(source).plan, given)
-    if not given and default_preset is None:
-        return None
-    missing = [f"--{field}" for field in ("alpha", "clusters") if field not in given]
-    if missing:
-        raise ValueError(f"a plan needs --plan, or --alpha and --clusters: {' and '.join(missing)} missing")
-    return Hourglass(**given)
-
-
-def _changed(plan: "Plan", fields: dict[str, object]) -> "Plan":
-    """A plan with other fields; ValueError if its method has no such field."""
-    known = [field.name for field in dataclasses.fields(plan)]
-    for name in fields:
-        if name not in known:
-            raise ValueError(f"{type(plan).__name__} has no field {name!r}; it has {', '.join(known)}")
-    return dataclasses.replace(plan, **fields)
 
 
 def photos_of(photos: Sequence[Path], reading: ReadingOptions) -> list[Photo]:

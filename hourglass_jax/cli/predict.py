@@ -62,6 +62,8 @@ def predict(
 
     Example: hourglass predict photo.jpg -o out/ --preset dinov2-vits14-saliency
 
+    Example: hourglass predict photo.jpg -o out/ --method StagedMerging --keep 0.87
+
     Example: hourglass predict photos/ --recursive -o out/ --resume
 
     Args:

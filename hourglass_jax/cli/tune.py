@@ -3,14 +3,13 @@
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from tqdm import tqdm
 
 from hourglass_jax.analysis.plots import Place, check_matplotlib, pareto_plot
 from hourglass_jax.cli.options import (
-    Method,
     Methods,
     ModelOptions,
     Models,
@@ -28,6 +27,7 @@ from hourglass_jax.cli.options import (
 )
 from hourglass_jax.cli.photos import find_photos
 from hourglass_jax.plans.files import plan_fields, save_plan
+from hourglass_jax.plans.registry import all_methods, find_method
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +73,7 @@ def tune(
 
     check_matplotlib()
     check_folder(output)
+    names = [find_method(name).__name__ for name in methods or all_methods()]
     target = _target(gflops, speedup, min_cosine)
     if limit < 2:
         raise ValueError(f"limit must be at least 2, as some images are held out; got {limit}")
@@ -91,7 +92,7 @@ def tune(
         ) as tuner,
     ):
         try:
-            tuned = tuner.tune(target, tuple(dict.fromkeys(methods)) or get_args(Method))
+            tuned = tuner.tune(target, names)
         except NoPlan as problem:
             print(f"error: {problem}", file=sys.stderr)
             sys.exit(1)

@@ -75,9 +75,7 @@ def visualize(
     check_folder(output)
     if not all(0 <= share <= 1 for share in position):
         raise ValueError(f"position must be two numbers in 0..1, got {position[0]:g} {position[1]:g}")
-    loaded, preprocessing, chosen = load_model(model, plan)
-    if not isinstance(chosen, hj.Hourglass):
-        raise ValueError(f"clusters are drawn of an Hourglass, got a plan of {type(chosen).__name__}")
+    loaded, preprocessing, chosen = load_model(model, plan, hourglass_for="clusters are drawn")
     backbone = loaded.backbone
     if not isinstance(backbone, ViT):
         raise ValueError(f"attention is drawn of a ViT, got a {type(backbone).__name__}")

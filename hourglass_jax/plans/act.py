@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -70,3 +71,8 @@ class ACT(Plan):
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """Rows for a share of the tokens; see `Plan.scaled`."""
         return cls(max(1, round(share * token_grid[0] * token_grid[1])))
+
+    @classmethod
+    def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
+        """See `Plan.search_space`."""
+        return {"bucket": (1.0, 2.0, 4.0, 8.0, 16.0), "hashes": (8, 16, 24, 32)}

@@ -232,8 +232,22 @@ class Plan:
 
         Returns:
             A plan that fits this depth and grid.
+
+        Raises:
+            ValueError: plans of this kind are not made for a cost.
         """
-        raise NotImplementedError
+        raise ValueError(f"{cls.__name__} makes no plans for a cost: it does not override `scaled`")
+
+    @classmethod
+    def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
+        """Field -> what the tuner tries of it; numbers are in order, as the search climbs along them.
+
+        Fields whose type lists their values, and switches, are tried without this, and before.
+
+        Args:
+            depth: blocks of the backbone.
+        """
+        return {}
 
 
 NO_PLAN = Plan()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -16,7 +17,7 @@ from hourglass_jax.plans.checks import (
     check_share,
     scaled_blocks,
 )
-from hourglass_jax.plans.selection import select
+from hourglass_jax.plans.selection import NEIGHBORS, select
 
 STAGES = (3, 6, 9)
 """Of 12 blocks."""
@@ -89,3 +90,8 @@ class DynamicViT(Plan):
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """See `Plan.scaled`."""
         return cls(share)
+
+    @classmethod
+    def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
+        """See `Plan.search_space`."""
+        return {"neighbors": NEIGHBORS}

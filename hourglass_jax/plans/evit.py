@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -19,7 +20,7 @@ from hourglass_jax.plans.checks import (
     check_share,
     scaled_blocks,
 )
-from hourglass_jax.plans.selection import Restore, select
+from hourglass_jax.plans.selection import NEIGHBORS, Restore, select
 
 STAGES = (7, 13, 19)
 """Of 24 blocks."""
@@ -115,6 +116,11 @@ class EViT(Plan):
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """See `Plan.scaled`."""
         return cls(share)
+
+    @classmethod
+    def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
+        """See `Plan.search_space`."""
+        return {"neighbors": NEIGHBORS}
 
 
 def _class_attention(query: jax.Array, key: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
 
     Args:
         model: a model whose `backbone` takes a plan, or such a backbone itself.
-        plan: an `Hourglass` or another of `plans.METHODS`, or the path of a plan file; None for the unexpedited
+        plan: an `Hourglass` or another `Plan`, or the path of a plan file; None for the unexpedited
             model.
 
     Returns:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hourglass_jax.io.files import replacing
 from hourglass_jax.plans.base import Plan
-from hourglass_jax.plans.registry import METHODS
+from hourglass_jax.plans.registry import METHODS, find_method
 
 EXAMPLE = '{"method": "Hourglass", "alpha": 5, "clusters": [24, 24]}'
 
@@ -18,7 +18,7 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> Path:
     """Writes a plan to a JSON file that `load_plan` and the option --plan read.
 
     Args:
-        plan: an instance of one of `plans.METHODS`.
+        plan: of a kind that `find_method` knows.
         path: the target; missing folders are made.
 
     Returns:
@@ -27,8 +27,11 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: the plan is of none of these classes.
     """
-    if METHODS.get(type(plan).__name__) is not type(plan):
-        raise ValueError(f"expected a plan of {', '.join(METHODS)}, got {type(plan).__name__}")
+    if not _is_known(type(plan)):
+        raise ValueError(
+            f"expected a plan of {', '.join(METHODS)} or of a class that `register_plan` was given, "
+            f"got {type(plan).__name__}"
+        )
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(plan_fields(plan), indent=2) + "\n")
     return Path(path)
@@ -38,7 +41,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Reads a plan file.
 
     Args:
-        path: of a JSON object: the method, a name of `plans.METHODS`, and fields of its class.
+        path: of a JSON object: the method, a name that `find_method` knows, and fields of its class.
 
     Returns:
         The plan, for `expedite`.
@@ -74,14 +77,13 @@ def plan_of(fields: object) -> Plan:
         raise ValueError(f"a plan must name its method, as in {EXAMPLE}, got {fields!r}")
     values = dict(fields)
     method = values.pop("method")
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    cls = METHODS[method]
+    cls = find_method(method)
+    method = cls.__name__
     known = {field.name: field for field in dataclasses.fields(cls)}
     unknown = next((name for name in values if name not in known), None)
     if unknown is not None:
         raise ValueError(f"{method} has no field {unknown!r}; it has {', '.join(known)}")
-    missing = next((name for name, field in known.items() if _is_required(field) and name not in values), None)
+    missing = next((name for name, field in known.items() if is_required(field) and name not in values), None)
     if missing is not None:
         raise ValueError(f"{method} needs the field {missing!r}, which is missing")
     hints = typing.get_type_hints(cls)
@@ -91,7 +93,15 @@ def plan_of(fields: object) -> Plan:
     return cls(**{name: _as_tuples(value) for name, value in values.items()})
 
 
-def _is_required(field: dataclasses.Field) -> bool:
+def _is_known(cls: type) -> bool:
+    try:
+        return find_method(cls.__name__) is cls
+    except ValueError:
+        return False
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether a field of a plan has no default."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -123,6 +124,11 @@ class Hourglass(Plan):
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """Clusters for a share of the tokens after a third of the blocks; see `Plan.scaled`."""
         return cls(depth // 3, shrunk(token_grid, share))
+
+    @classmethod
+    def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
+        """See `Plan.search_space`."""
+        return {"alpha": range(depth), "iterations": (0, 1, 2, 3, 5, 8), "window": (3, 5, 7, 9)}
 
     def end(self, depth: int) -> int:
         """alpha + beta: the block before which the grid is restored, `depth` where beta is None."""

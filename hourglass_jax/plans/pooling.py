@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -68,6 +68,11 @@ class Pooling(Plan):
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """A share of the positions after a third of the blocks; see `Plan.scaled`."""
         return cls(depth // 3, shrunk(token_grid, share))
+
+    @classmethod
+    def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
+        """See `Plan.search_space`."""
+        return {"alpha": range(depth)}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from hourglass_jax.ops.reconstruction import reconstruct_tokens
 from hourglass_jax.plans.base import Tokens
 
 Restore = Literal["reconstruction", "reuse"]
+NEIGHBORS = (3, 5, 10, 20, 50)
+"""What the tuner tries of the k of the reconstruction."""
 
 
 def select(

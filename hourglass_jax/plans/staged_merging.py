@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -15,6 +16,8 @@ from hourglass_jax.plans.merging import merge
 
 STAGES = (0, 2, 4, 6)
 """Of 12 blocks."""
+TRIED = ((0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7), (0, 3, 6, 9), (1, 3, 5, 7), (0, 4))
+"""Other stages that the tuner tries, of 12 blocks."""
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,8 @@ class StagedMerging(Plan):
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """Every stage keeps between half and all of its tokens; see `Plan.scaled`."""
         return cls(keep=(1 + share) / 2)
+
+    @classmethod
+    def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
+        """See `Plan.search_space`."""
+        return {"stages": [scaled_blocks(stages, 12, depth) for stages in TRIED]}

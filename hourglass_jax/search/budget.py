@@ -9,7 +9,7 @@ from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.models.base import Encoder
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
-from hourglass_jax.plans.registry import METHODS
+from hourglass_jax.plans.registry import find_method
 
 FINENESS = 4096
 """Steps that a method's knob is turned in."""
@@ -51,31 +51,32 @@ class Costs:
         """A method's plan whose cost is nearest to a share, and not above it.
 
         Args:
-            method: a name of `plans.METHODS`.
+            method: a name that `find_method` knows.
             share: of the encoder's multiply-accumulates, in (0, 1].
             fields: what the plan has in place of what the method would choose.
 
         Returns:
-            A plan of the class of that name.
+            A plan of that kind.
 
         Raises:
             ValueError: an unknown method, a share out of range or below the method's cheapest plan, or `fields` do
                 not fit the method.
         """
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+        cls = find_method(method)
         if not 0 < share <= 1:
             raise ValueError(f"a budget must be a share in (0, 1], got {share}")
 
         @functools.cache
         def plan_at(step: int) -> Plan:
-            scaled = METHODS[method].scaled(step / FINENESS, self.depth, self.token_grid)
+            scaled = cls.scaled(step / FINENESS, self.depth, self.token_grid)
             return replace(scaled, **(fields or {}))
 
         step = _last(FINENESS, lambda step: self(plan_at(step)) - share, round(share * FINENESS) or 1)
         if step is None:
             cheapest = self(plan_at(1))
-            raise ValueError(f"{method} cannot do with {share:g} of the encoder's cost: at least {cheapest:.3f}")
+            raise ValueError(
+                f"{cls.__name__} cannot do with {share:g} of the encoder's cost: at least {cheapest:.3f}"
+            )
         return plan_at(step)
 
 
@@ -84,7 +85,7 @@ def at_budget(model: Encoder, method: str, share: float, size: tuple[int, int]) 
 
     Args:
         model: a model of this library, or a backbone itself.
-        method: a name of `plans.METHODS`.
+        method: a name that `find_method` knows.
         share: of the encoder's multiply-accumulates, in (0, 1].
         size: (rows, columns) of the image in pixels, multiples of the patch size.
 

@@ -32,7 +32,7 @@ from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.files import plan_fields
-from hourglass_jax.plans.registry import METHODS
+from hourglass_jax.plans.registry import METHODS, find_method
 from hourglass_jax.search.budget import Costs
 
 FEW = 4
@@ -48,25 +48,6 @@ AROUND = 0.12
 STEPS, RATE = 8, 0.3
 """Of Adam, on the logarithm of a temperature."""
 
-NUMBERS: dict[str, dict[str, Callable[[int], Sequence[object]]]] = {
-    "Hourglass": {
-        "alpha": lambda depth: range(depth),
-        "iterations": lambda depth: (0, 1, 2, 3, 5, 8),
-        "window": lambda depth: (3, 5, 7, 9),
-    },
-    "StagedMerging": {
-        "stages": lambda depth: [
-            tuple(sorted({block * depth // 12 for block in blocks}))
-            for blocks in ((0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7), (0, 3, 6, 9), (1, 3, 5, 7), (0, 4))
-        ],
-    },
-    "EViT": {"neighbors": lambda depth: (3, 5, 10, 20, 50)},
-    "DynamicViT": {"neighbors": lambda depth: (3, 5, 10, 20, 50)},
-    "ACT": {"bucket": lambda depth: (1.0, 2.0, 4.0, 8.0, 16.0), "hashes": lambda depth: (8, 16, 24, 32)},
-    "Pooling": {"alpha": lambda depth: range(depth)},
-}
-"""Method -> field -> what is tried of it, by the depth of the backbone. Numbers are in order: the search climbs
-along them. Fields whose type lists their values, and switches, come before and are found without this."""
 GAIN = 1e-4
 """Of the cosine, for a setting to be changed."""
 LEFT_ALONE = {"reconstruct"}
@@ -242,12 +223,12 @@ class Tuner:
         [found] = self._once({"plan": plan_fields(plan), "speedup": True}, lambda: [self._time(plan)])
         return found
 
-    def tune(self, target: Target, methods: Sequence[str] = tuple(METHODS)) -> Tuned:
+    def tune(self, target: Target, methods: Sequence[str] | None = None) -> Tuned:
         """Searches a plan.
 
         Args:
             target: what is wanted.
-            methods: names of `plans.METHODS`.
+            methods: names that `find_method` knows; by default all of `plans.METHODS`.
 
         Returns:
             The best plan that meets the target on the photographs that it was tuned on.
@@ -256,12 +237,12 @@ class Tuner:
             NoPlan: none meets it.
             ValueError: no method, or an unknown one.
         """
-        unknown = next((name for name in methods if name not in METHODS), None)
-        if unknown is not None or not methods:
-            raise ValueError(f"expected methods of {', '.join(METHODS)}, got {unknown or 'none'}")
+        wanted = dict.fromkeys(find_method(name).__name__ for name in (METHODS if methods is None else methods))
+        if not wanted:
+            raise ValueError(f"expected methods of {', '.join(METHODS)}, got none")
         first = {}
         reasons = []
-        for method in methods:
+        for method in wanted:
             try:
                 first[method] = self._first(method, target)
             except ValueError as problem:
@@ -396,7 +377,7 @@ class Tuner:
             improves("temperature", temperature)
         return best.plan, changed
 
-    def _settings(self, method: type) -> dict[str, Sequence[object]]:
+    def _settings(self, method: type[Plan]) -> dict[str, Sequence[object]]:
         """Field -> the values that are tried of it, for a class of plans."""
         hints = typing.get_type_hints(method)
         found = {}
@@ -405,8 +386,7 @@ class Tuner:
                 found[field.name] = (False, True)
             elif typing.get_origin(hints[field.name]) is Literal and field.name not in LEFT_ALONE:
                 found[field.name] = typing.get_args(hints[field.name])
-        numbers = NUMBERS.get(method.__name__, {})
-        return found | {name: values(self.costs.depth) for name, values in numbers.items()}
+        return found | method.search_space(self.costs.depth)
 
     def _cheapest(self, method: str, changed: Mapping[str, object], wanted: float, plan: Plan) -> Candidate:
         """The least cost, to a hundredth, at which a method's mean cosine is the wanted one."""

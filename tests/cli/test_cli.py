@@ -405,6 +405,78 @@ def test_a_plan_may_be_a_file_whose_fields_options_replace(run: Run, photo: Path
 
 
 @pytest.mark.parametrize(
+    ("options", "plan"),
+    [
+        ("--method StagedMerging --keep 0.87", hj.StagedMerging(0.87)),
+        ("--method staged --keep 0.87 --stages 0 1 --value medoid", hj.StagedMerging(0.87, (0, 1), "medoid")),
+        ("--method EViT --keep 0.7 --fuse --stages 1", hj.EViT(0.7, (1,), fuse=True)),
+        ("--method evit --keep 0.7 --no-fuse --restore reuse", hj.EViT(0.7, restore="reuse")),
+        ("--method tome --merged 2 --schedule decreasing", hj.TokenMerging(merged=2, schedule="decreasing")),
+        ("--method tome --merged 2 1 --no-proportional", hj.TokenMerging(merged=(2, 1), proportional=False)),
+        ("--method act --prototypes 9 --bucket 4", hj.ACT(9, bucket=4.0)),
+        ("--method pooling --alpha 1 --clusters 3 2", hj.Pooling(1, (3, 2))),
+        ("--method DOWNSAMPLING --keep 0.5", hj.Downsampling(0.5)),
+        ("--method hourglass --alpha 0 --clusters 3 2", hj.Hourglass(0, (3, 2))),
+    ],
+)
+def test_a_plan_of_any_method_is_given_by_its_fields(options: str, plan: hj.Plan, run: Run) -> None:
+    printed = json.loads(run("flops", *options.split(), "--json"))
+    assert plan_of(printed["plan"]) == plan
+
+
+def test_every_command_that_takes_a_plan_takes_a_method(run: Run, photo: Path, out: Path, tmp_path: Path) -> None:
+    merging = ["--method", "staged", "--keep", "0.8"]
+    saliency = {}
+    for name, plan in (("original", []), ("expedited", merging)):
+        run("predict", photo, "-o", out / name, *plan)
+        saliency[name] = (out / name / "photo_saliency.png").read_bytes()
+    assert saliency["original"] != saliency["expedited"]
+    run("features", photo, "-o", out, *merging)
+    assert json.loads(run("bench", *merging, "--repeats", 1, "--json"))["plan"]["method"] == "StagedMerging"
+    plan = ["--plan", hj.save_plan(hj.StagedMerging(0.9), tmp_path / "plan.json")]
+    compared = json.loads(run("compare", photo, "-o", out, *plan, "--keep", 0.7, "--repeats", 1, "--json"))
+    assert compared["plan"]["keep"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("flops --method Sandglass", "unknown method 'Sandglass'; known: Hourglass, TokenMerging"),
+        ("flops --method staged", "StagedMerging needs --keep: --keep missing"),
+        (
+            "flops --method staged --keep 0.8 --alpha 1",
+            "StagedMerging has no field 'alpha'; it has keep, stages",
+        ),
+        ("flops --method tome", "expected either keep or merged"),
+        ("flops --method staged --keep 2", "keep must be a number above 0 and up to 1, got 2"),
+        (
+            "flops --keep 0.8",
+            "a plan needs --plan, --method, or --alpha and --clusters: --alpha and",
+        ),
+        ("flops --plan @merging.json --method EViT", "is a plan of StagedMerging, and --method says EViT"),
+        ("flops --method dynamicvit --keep 0.7", "DynamicViT needs prediction modules"),
+        (
+            "visualize @photo.png --method staged --keep 0.7",
+            "clusters are drawn of an Hourglass, got a plan",
+        ),
+        (
+            "ablate @photo.png --method staged --keep 0.7",
+            "an ablation is of an Hourglass, got a plan",
+        ),
+        ("compare @photo.png --method Sandglass", "unknown method 'Sandglass'"),
+        ("tune --method Sandglass", "unknown method 'Sandglass'"),
+    ],
+)
+def test_a_wrong_method_or_field_is_one_line_and_exit_status_2(
+    line: str, message: str, run: Run, folder: Path, out: Path, capsys
+) -> None:
+    command, *options = line.replace("@", f"{folder}/").split()
+    output = [] if command == "flops" else ["-o", out]
+    fails(lambda: run(command, *output, *options), message, capsys)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--size abc", "--size"),
