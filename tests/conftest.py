@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jaxlib.version
 import numpy as np
 import pytest
 from flax import nnx
@@ -20,8 +19,6 @@ from hourglass_jax.imaging.images import Preprocessing  # noqa: E402
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig  # noqa: E402
 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests compile for themselves, and leave nothing in the user's cache
-if jaxlib.version.__version_info__ < (0, 12):  # an older code generator, which compiles a quarter faster
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 
 @pytest.fixture(scope="module")

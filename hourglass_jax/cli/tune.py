@@ -141,7 +141,7 @@ def _files(folder: Path | None, limit: int) -> dict[str, Path]:
     if folder is None:
         found = photographs()
     elif folder.is_dir():
-        found = {photo.name: photo.path for photo in find_photos([folder])}
+        found = {photo.path.name: photo.path for photo in find_photos([folder])}
     else:
         raise ValueError(f"{folder} must be a folder of images, and is none")
     if len(found) < 2:

@@ -1,5 +1,7 @@
 """Static geometry of token grids and cluster grids: plain NumPy, evaluated while tracing."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -7,7 +9,7 @@ from jaxtyping import Float32, Float64, Int64
 Grid = tuple[int, int]
 
 
-def check_grid(name: str, grid: Grid) -> Grid:
+def check_grid(name: str, grid: Any) -> Grid:
     """Returns `grid` as a pair of Python ints; raises ValueError unless it is two positive integers."""
     sides = tuple(grid) if isinstance(grid, (tuple, list)) else ()
     if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):

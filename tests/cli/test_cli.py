@@ -549,7 +549,7 @@ ON_ANY_MODEL = [
     ("--plan @merging.json", "StagedMerging has no field 'alpha'; it has keep"),
     ("--size 71", "size must be a positive multiple of 14, got 71"),
     ("--size 0", "size must be a positive multiple of 14, got 0"),
-    ("--size -70", "size must be a positive multiple of 14, got -70"),
+    ("--size -70", "size must be an integer in 0..1048576"),
     ("--model unheard-of", "unheard-of: no such file, and not one of the known models: dinov2-vits14-saliency"),
     ("--model @other", "no such file"),
     ("--model @photo.png", "not a readable safetensors file"),

@@ -57,7 +57,10 @@ def test_the_names_of_a_known_data_set_are_recognised(tmp_path: Path) -> None:
     """Its windows overlap, whoever else has 19 classes."""
     cityscapes = labels_of("cityscapes", 19)
     config = convert(saved(tmp_path, meta={"CLASSES": [name.title() for name in cityscapes.names]})).config
-    assert (config["dataset"], config["window"]) == ("cityscapes", {"size": 6, "stride": 4})
+    assert (config["dataset"], config["window"]) == (
+        "cityscapes",
+        {"kind": "SlidingWindow", "size": 6, "stride": 4},
+    )
 
 
 @pytest.mark.parametrize("meta", [{}, {"CLASSES": None}, {"CLASSES": ()}, {"epoch": 3}])

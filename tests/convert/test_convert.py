@@ -899,6 +899,7 @@ def test_the_metadata_says_where_it_comes_from(tmp_path: Path) -> None:
     assert json.loads(notes.pop("config")) == summary.config
     assert notes == {
         "format": "hourglass_jax",
+        "format_version": "2",
         "model": "encoder",
         "family": "dinov2",
         "source": "tiny.safetensors",

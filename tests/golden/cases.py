@@ -14,7 +14,6 @@ from pathlib import Path
 from unittest import mock
 
 import jax
-import jaxlib.version
 import numpy as np
 import safetensors
 from flax import nnx
@@ -95,9 +94,7 @@ def normalised(images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) - 128) / 64
 
 
-# Outputs were stored with this code generator; `tests/conftest.py` chooses the one that compiles faster.
-_GENERATOR = {"xla_cpu_use_fusion_emitters": True} if jaxlib.version.__version_info__ < (0, 12) else None
-run = jax.jit(lambda model, images: model(images), compiler_options=_GENERATOR)
+run = jax.jit(lambda model, images: model(images))
 
 
 def predict(model: nnx.Module, photo: np.ndarray) -> np.ndarray:

@@ -275,7 +275,7 @@ def test_the_command_exits_with_1_and_no_plan_if_none_meets_the_target(
         (["--limit", 1], "limit must be at least 2"),
         (["--images", "{}/photos/a.png"], "must be a folder of images, and is none"),
         (["--images", "{}/out"], "must be a folder of images, and is none"),
-        (["--images", "{}"], "expected at least 2 images in .*; got 0"),
+        (["--images", "{}"], "holds no photograph: expected files that end in"),
         (["--output", "{}/photos/a.png"], "a.png is a file"),
         (["--size", 71], "size must be a positive multiple of 14, got 71"),
     ],
