@@ -42,7 +42,11 @@ every_plan = pytest.mark.parametrize(("model", "plan"), cases_of(lambda plans: p
 with_and_without = pytest.mark.parametrize(("model", "plan"), cases_of(lambda plans: (cases.ORIGINAL, *plans)))
 predicted = pytest.mark.parametrize(
     ("model", "plan"),
-    [(model, plan) for model, plans in cases.PLANS.items() for plan in (cases.ORIGINAL, plans[0])],
+    [
+        pytest.param(model, plan, marks=[] if model in ("encoder", "saliency") else [pytest.mark.slow])
+        for model, plans in cases.PLANS.items()
+        for plan in (cases.ORIGINAL, plans[0])
+    ],
 )
 
 
