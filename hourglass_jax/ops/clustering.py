@@ -88,7 +88,8 @@ def cluster_tokens(
     centers = jax.lax.fori_loop(0, iterations, iterate, centers)
     clusters = (centers + offset[:, None]).astype(tokens.dtype)
     if representative == "medoid":
-        clusters = _medoids(tiling, tokens, z_tiles, centers, clusters)
+        squares = tiling.split_tokens(jnp.sum(z**2, axis=-1, keepdims=True))
+        clusters = _medoids(tiling, tokens, squares - 2 * _products(z_tiles, centers), clusters)
     return tiling.merge_clusters(clusters)
 
 
@@ -111,11 +112,11 @@ def auto_temperature(tokens: Float[Array, "batch tokens channels"], token_grid: 
     z = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
     z = (z - z.mean(axis=1, keepdims=True)).reshape(batch, height, width, channels)
     down, across = z[:, 1:] - z[:, :-1], z[:, :, 1:] - z[:, :, :-1]
-    squares = jnp.einsum("bhwc,bhwc->b", down, down, precision="highest")
-    squares += jnp.einsum("bhwc,bhwc->b", across, across, precision="highest")
+    # Rows of many channels first: XLA adds them with vectors on CPU, single numbers one after another.
+    squares = jnp.sum(down**2, axis=(1, 2)).sum(axis=-1) + jnp.sum(across**2, axis=(1, 2)).sum(axis=-1)
     pairs = (height - 1) * width + height * (width - 1)
     # Differences of tokens are not resolved below eps times their size.
-    resolution = jnp.finfo(z.dtype).eps ** 2 * (1 + jnp.mean(tokens.astype(z.dtype) ** 2, axis=(1, 2)) * channels)
+    resolution = jnp.finfo(z.dtype).eps ** 2 * (1 + jnp.mean(tokens.astype(z.dtype) ** 2, axis=1).sum(axis=-1))
     return jnp.maximum(0.05 * squares / max(pairs, 1), resolution)
 
 
@@ -148,12 +149,10 @@ def _products(
 def _medoids(
     tiling: Tiling,
     tokens: Float[Array, "batch tokens channels"],
-    z_tiles: Float[Array, "batch tiles span2 channels"],
-    centers: Float[Array, "batch tiles side2 channels"],
+    distances: Float[Array, "batch tiles span2 side2"],
     clusters: Float[Array, "batch tiles side2 channels"],
 ) -> Float[Array, "batch tiles side2 channels"]:
     """Replaces every cluster by the token nearest to its centre whose candidate it is, if there is one."""
-    distances = jnp.sum(z_tiles**2, axis=-1)[..., None] - 2 * _products(z_tiles, centers)
     nearest = jnp.argmin(jnp.where(tiling.is_candidate, distances, jnp.inf), axis=2)
     index = jnp.take_along_axis(jnp.asarray(tiling.positions)[None], nearest, axis=2)
     medoids = jnp.take_along_axis(tokens, index.reshape(len(tokens), -1, 1), axis=1).reshape(clusters.shape)
