@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from hourglass_jax.start import prepare_jax
 
 if TYPE_CHECKING:
+    from hourglass_jax.hub import from_state_dict as from_state_dict
     from hourglass_jax.hub import load as load
     from hourglass_jax.hub import save as save
     from hourglass_jax.models.registry import register_model as register_model
@@ -61,6 +62,7 @@ _PUBLIC = {
     "preset": "plans.presets",
     "register_plan": "plans.registry",
     "Predictor": "predictor",
+    "from_state_dict": "hub",
     "load": "hub",
     "register_model": "models.registry",
     "save": "hub",
@@ -84,6 +86,7 @@ __all__ = [
     "auto_temperature",
     "cluster_tokens",
     "expedite",
+    "from_state_dict",
     "load",
     "load_plan",
     "pool_tokens",

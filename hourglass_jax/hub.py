@@ -11,9 +11,13 @@ from importlib import metadata
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import platformdirs
 import safetensors
+import safetensors.numpy
+from numpy.typing import ArrayLike
 
+from checkpoints_convert.convert import convert
 from checkpoints_convert.pretrained import convert_pretrained
 from hourglass_jax.io.safetensors import read_safetensors, write_safetensors
 from hourglass_jax.models.base import Model
@@ -71,6 +75,53 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> M
         raise ValueError(f"{path} holds no config of a {name} model: {error}") from None
     fill(model, tensors, str(path))
     return model
+
+
+def from_state_dict(
+    tensors: Mapping[str, ArrayLike],
+    *,
+    config: Mapping[str, object] | None = None,
+    family: str | None = None,
+    dataset: str | None = None,
+    dtype: jnp.dtype = jnp.float32,
+) -> Model:
+    """The model whose weights somebody holds in memory, by the rules of `checkpoints_convert`.
+
+        hj.from_state_dict(peer.state_dict(), config=peer.config.to_dict())    # a model of transformers
+
+    Args:
+        tensors: name -> an array, or what NumPy can view, as the entries of PyTorch's `state_dict()` on the CPU.
+        config: the settings that no tensor shows, by the names of transformers' or timm's config.json.
+        family: which of the converter's families, where the tensors fit several.
+        dataset: whose classes the model tells apart, where nothing else names them.
+        dtype: of the computation.
+
+    Returns:
+        The model; it does not share memory with `tensors`.
+
+    Raises:
+        ValueError: NumPy cannot view a tensor, or the conversion refuses them.
+    """
+    arrays = {}
+    for name, tensor in tensors.items():
+        try:
+            arrays[name] = np.asarray(tensor, order="C")
+        except (TypeError, RuntimeError) as problem:
+            raise ValueError(
+                f"{name} must be an array that NumPy can view, got {type(tensor)}: {problem}"
+            ) from None
+    with tempfile.TemporaryDirectory(prefix="hourglass_jax-", ignore_cleanup_errors=True) as folder:
+        source, settings = Path(folder) / "state_dict.safetensors", Path(folder) / "settings.json"
+        safetensors.numpy.save_file(arrays, source)
+        if config is not None:
+            settings.write_text(json.dumps(dict(config), default=str))
+        summary = convert(
+            *(source, Path(folder) / "model.safetensors"),
+            settings=None if config is None else settings,
+            family=family,
+            dataset=dataset,
+        )
+        return load(summary.target, dtype=dtype)
 
 
 def save(model: Model, path: str | os.PathLike[str], *, notes: Mapping[str, str] | None = None) -> Path:

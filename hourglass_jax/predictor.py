@@ -64,6 +64,10 @@ class Predictor:
         self.batch_size = batch_size
         self.strict_plan = strict_plan
 
+    def __repr__(self) -> str:
+        """One line: the model, its task and the size of its input."""
+        return f"Predictor({self.model!r}, task={self.task.name!r}, size={self.preprocessing.shape})"
+
     def __call__(self, images: ImageSource | Sequence[ImageSource]) -> Any:
         """Predicts one image or several.
 

@@ -1,6 +1,7 @@
 """What plots share: how they are made into pictures, and axes of cosines."""
 
 import importlib.util
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -115,3 +116,39 @@ def _at_least(width: float, values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     room = max(0.05 * (high - low), (width - (high - low)) / 2)
     return low - room, high + room
+
+
+def tradeoff_plot(places: Mapping[str, Place]) -> np.ndarray:
+    """Fidelity over speed: every plan a bar from its worst photograph to the mean, with its name beside it.
+
+    Args:
+        places: plan -> its speed-up and cosines.
+
+    Returns:
+        uint8 [rows, columns, 3].
+    """
+    figure = new_figure(8, 4.5)
+    axes = figure.subplots()
+    speeds = [place.x for place in places.values()]
+    middle = (min(speeds) + max(speeds)) / 2
+    for (name, place), color in zip(places.items(), itertools.cycle(COLORS)):
+        axes.plot([place.x, place.x], [place.worst, place.cosine], color=color, linewidth=2, alpha=0.4)
+        axes.plot(place.x, place.worst, "v", color=color, markersize=7, alpha=0.6)
+        axes.plot(place.x, place.cosine, "o", color=color, markersize=10)
+        on_right = place.x <= middle
+        axes.annotate(
+            *(name, (place.x, place.cosine)),
+            xytext=(12 if on_right else -12, 0),
+            textcoords="offset points",
+            ha="left" if on_right else "right",
+            va="center",
+            color=color,
+        )
+    axes.set_xlim(*_at_least(0.3, [1.0, *speeds]))
+    scale_cosines(axes, min(each.worst for each in places.values()), max(each.cosine for each in places.values()))
+    axes.set_xlabel("times as fast as the original, measured")
+    axes.set_ylabel("cosine of the features")
+    axes.set_title("dots: mean of the photographs, triangles: the worst one", fontsize=10, color="0.4")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    return drawn(figure)

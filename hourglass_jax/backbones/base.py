@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, Self
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from hourglass_jax.ops.grids import Grid
@@ -36,6 +37,11 @@ class Backbone(nnx.Module):
     def depth(self) -> int:
         """Number of blocks."""
         raise NotImplementedError
+
+    @property
+    def windows(self) -> tuple[range, int] | None:
+        """The blocks of the longest stage and the side of its windows in tokens; None if attention is global."""
+        return None
 
     @property
     def channels(self) -> dict[str, int]:
@@ -99,10 +105,15 @@ def check_call(images: jax.Array, intermediates: Sequence[int], depth: int) -> G
     """The sides of normalised images in pixels, (rows, columns).
 
     Raises:
-        ValueError: `images` are not [B, rows, columns, 3], or `intermediates` are not among `depth` blocks.
+        ValueError: `images` are not floats [B, rows, columns, 3], or `intermediates` are not among `depth` blocks.
     """
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must have shape [batch, rows, columns, 3], got {images.shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be normalised floats, as a Predictor or model.config.preprocessing makes them, "
+            f"got {images.dtype}"
+        )
     if any(index not in range(depth) for index in intermediates):
         raise ValueError(f"intermediates must be blocks 0 to {depth - 1}, got {tuple(intermediates)}")
     return images.shape[1], images.shape[2]

@@ -296,6 +296,13 @@ class Swin(Backbone):
         return sum(self.config.depths)
 
     @property
+    def windows(self) -> tuple[range, int]:
+        """See `Backbone.windows`."""
+        longest = int(np.argmax(self.config.depths))
+        first = sum(self.config.depths[:longest])
+        return range(first, first + self.config.depths[longest]), self.config.window
+
+    @property
     def channels(self) -> dict[str, int]:
         """Channels of every stage; see `Backbone.channels`."""
         return {_map_name(stage): self.config.width * 2**stage for stage in range(len(self.stages))}

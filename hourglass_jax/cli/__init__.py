@@ -4,8 +4,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 
 import tyro
+
+FORMER = {"--gflops": "--share", "--budget": "--share", "--speedup": "--faster"}
+"""Options of the last version that have another name now; they work until the next one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -14,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Errors are one line on stderr. The exit status is 2 for what a user can mend, 1 if a command did only a part of
     its work, or nobody reads what it prints any more, and 130 after Ctrl-C.
     """
+    if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"hourglass_jax {metadata.version('hourglass-jax')}")
+        return
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another one
@@ -22,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {function.__name__: function for function in _commands()},
             prog="hourglass",
             description="Trained vision transformers, faster with the same weights.",
-            args=arguments,
+            args=[FORMER.get(each, each) for each in (sys.argv[1:] if arguments is None else arguments)],
             config=(tyro.conf.DisallowNone,),
         )
         sys.stdout.flush()
@@ -46,7 +53,8 @@ def _commands() -> tuple[Callable[..., None], ...]:
     from checkpoints_convert.command import convert
     from hourglass_jax.cli.ablate import ablate
     from hourglass_jax.cli.bench import bench
-    from hourglass_jax.cli.compare import compare, demo
+    from hourglass_jax.cli.compare import compare
+    from hourglass_jax.cli.demo import demo
     from hourglass_jax.cli.evaluate import eval
     from hourglass_jax.cli.features import features
     from hourglass_jax.cli.flops import flops

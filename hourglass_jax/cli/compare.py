@@ -1,4 +1,4 @@
-"""The commands `hourglass compare` and `hourglass demo`."""
+"""The command `hourglass compare`."""
 
 import dataclasses
 import sys
@@ -14,7 +14,6 @@ from hourglass_jax.cli.options import (
     Output,
     Photos,
     PlanOptions,
-    Plans,
     PlansBesideMethods,
     Reading,
     ReadingOptions,
@@ -38,7 +37,7 @@ def compare(
     plan: PlansBesideMethods = PlanOptions(),
     reading: Reading = ReadingOptions(),
     methods: Methods = (),
-    budget: tuple[float, ...] = (),
+    share: tuple[float, ...] = (),
     repeats: int = 5,
 ) -> None:
     """Runs the model with and without a plan: a table, and a picture for each photograph.
@@ -51,51 +50,30 @@ def compare(
 
     Example: hourglass compare photo.jpg --plan merging.json --keep 0.8
 
-    Example: hourglass compare -o out/ --method TokenMerging --method StagedMerging --budget 0.5 0.6 0.75
+    Example: hourglass compare -o out/ --method TokenMerging --method StagedMerging --share 0.5 0.6 0.75
 
     Args:
         photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
         methods: A method to compare; may be given several times.
-        budget: Shares of the encoder's multiply-accumulates, for the methods; by default what the plan costs.
+        share: Shares of the encoder's multiply-accumulates, for the methods, StagedMerging if none is named; by
+            default what the plan costs.
         repeats: Timed runs of each; the median counts.
     """
     from hourglass_jax.cli.compare_methods import compare_methods
     from hourglass_jax.imaging.images import read_image
     from hourglass_jax.imaging.photographs import photographs
 
-    if budget and not methods:
-        raise ValueError("--budget is for methods: expected --method, got none")
+    if share and not methods:
+        methods = ("StagedMerging",)
     found = photos_of(photos, reading) if photos or not methods else []
     check_folder(output)
     if methods:
         methods = tuple(find_method(name).__name__ for name in methods)
         paths = {photo.name: photo.path for photo in found} or photographs()
-        compare_methods(paths, output, model, plan, methods, budget, repeats)
+        compare_methods(paths, output, model, plan, methods, share, repeats)
         return
     _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, repeats)
-
-
-def demo(
-    output: Output = Path("demo"),
-    model: Models = ModelOptions(),
-    plan: Plans = PlanOptions(),
-    repeats: int = 5,
-) -> None:
-    """`hourglass compare` on photographs that come with scikit-image and scikit-learn, cropped to squares.
-
-    Example: hourglass demo -o demo/
-
-    Args:
-        output: Folder to write the pictures to.
-        repeats: Timed runs of each; the median counts.
-    """
-    from hourglass_jax.imaging.images import center_crop_square, read_image
-    from hourglass_jax.imaging.photographs import photographs
-
-    check_folder(output)
-    squares = {name: center_crop_square(read_image(path)) for name, path in photographs().items()}
-    _compare(squares, output, model, plan, repeats)
 
 
 def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repeats: int) -> None:

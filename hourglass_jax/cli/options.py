@@ -14,8 +14,18 @@ import tyro
 from rich.console import Console
 
 from hourglass_jax.cli.photos import Photo, find_photos
-from hourglass_jax.cli.plan_options import PlanOptions, chosen_plan, plan_arguments, plan_arguments_without_method
+from hourglass_jax.cli.plan_options import (
+    PlanOptions,
+    chosen_plan,
+    is_amount,
+    is_given,
+    plan_arguments,
+    plan_arguments_without_method,
+    plan_for,
+)
 from hourglass_jax.io.files import file_hash
+from hourglass_jax.plans.presets import PRESETS
+from hourglass_jax.plans.recommended import recommended
 
 if TYPE_CHECKING:
     from hourglass_jax.imaging.images import Preprocessing
@@ -105,17 +115,25 @@ def load_model(
 ) -> "tuple[Model, Preprocessing, Plan | None]":
     """The unexpedited model, its preprocessing at the wanted size, and the plan (None only without a default).
 
-    `hourglass_for` is what takes an `Hourglass` only.
+    Where nothing says which plan it is the model's preset for what takes an `Hourglass` only, `hourglass_for`, and
+    the recommended one otherwise.
     """
     from hourglass_jax.hub import load
 
     _keep_compilations()
     loaded = load(model.model)
-    chosen = chosen_plan(plan, default_preset=model.model if default_preset else None, hourglass_for=hourglass_for)
     preprocessing = loaded.config.preprocessing
     if model.size is not None:
         preprocessing = preprocessing.at(model.size)
-    return loaded, preprocessing, chosen
+    if is_amount(plan):
+        chosen = plan_for(plan, loaded, preprocessing.shape, hourglass_for=hourglass_for)
+        return loaded, preprocessing, chosen
+    if not is_given(plan) and hourglass_for is None:
+        return loaded, preprocessing, recommended(loaded.backbone) if default_preset else None
+    if plan.plan in PRESETS:
+        PRESETS[plan.plan].check(loaded.backbone)
+    default = model.model if default_preset else None
+    return loaded, preprocessing, chosen_plan(plan, default_preset=default, hourglass_for=hourglass_for)
 
 
 def _keep_compilations() -> None:

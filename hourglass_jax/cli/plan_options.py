@@ -9,7 +9,7 @@ import typing
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -17,13 +17,19 @@ from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.files import is_required, load_plan, plan_fields, plan_of
 from hourglass_jax.plans.hourglass import Hourglass
 from hourglass_jax.plans.presets import PRESETS, preset
+from hourglass_jax.plans.recommended import recommended
 from hourglass_jax.plans.registry import ALIASES, all_methods, find_method
+from hourglass_jax.plans.staged_merging import StagedMerging
+
+if TYPE_CHECKING:
+    from hourglass_jax.models.base import Model
 
 COMMANDS_OWN = frozenset(
     {
         *("help", "h", "model", "size", "json", "output", "o", "plan", "preset", "strict_plan", "method"),
-        *("photos", "recursive", "max_pixels", "whole", "task", "resume", "budget", "repeats", "batch"),
-        *("images", "gflops", "speedup", "min_cosine", "limit", "rows", "position", "block", "studies"),
+        *("fast", "share", "faster"),
+        *("photos", "recursive", "max_pixels", "whole", "task", "resume", "repeats", "batch"),
+        *("images", "min_cosine", "limit", "rows", "position", "block", "studies"),
         *("dataset", "data_dir", "split", "original", "hourglass", "crop", "cap", "distributed"),
     }
 )
@@ -31,9 +37,12 @@ COMMANDS_OWN = frozenset(
 
 
 class PlanOptions:
-    """A plan file, a preset or a method, its fields, or both (fields win).
+    """How much faster, or which plan: a file, a preset or a method, its fields, or both (fields win).
 
     Attributes:
+        fast: whether it is the plan that is recommended for the model.
+        share: of the encoder's multiply-accumulates that the plan may cost.
+        faster: by how much the whole model's multiply-accumulates are to fall.
         plan: a plan file or a preset.
         strict_plan: whether a photograph that the plan does not fit is refused.
         method: the kind of plan.
@@ -41,6 +50,9 @@ class PlanOptions:
     Further attributes are the fields that were given; those that are None were not.
     """
 
+    fast: bool = False
+    share: float | None = None
+    faster: float | None = None
     plan: str | None = None
     strict_plan: bool = False
     method: str | None = None
@@ -67,8 +79,20 @@ def _arguments(methods: tuple[type[Plan], ...], with_method: bool) -> type[PlanO
     strict = (
         "Refuse a photograph that the plan does not fit; by default the plan is fitted to it, and that is said."
     )
-    method = f"Kind of the plan, in upper or lower case: {names}; {short} for short. By default Hourglass."
+    method = (
+        f"Kind of the plan, in upper or lower case: {names}; {short} for short. By default StagedMerging for "
+        "--share and --faster, Hourglass for fields."
+    )
+    fast = "The plan that is recommended for the model."
+    share = "The plan of a method for this share of the encoder's multiply-accumulates, such as 0.6."
+    faster = "The plan of a method that divides the whole model's multiply-accumulates by this, such as 1.5."
+    amounts: list[tuple[str, Any, Any]] = [
+        ("share", _option(float | None, share, metavar="SHARE"), None),
+        ("faster", _option(float | None, faster, metavar="TIMES"), None),
+    ]
     options: list[tuple[str, Any, Any]] = [
+        ("fast", tyro.conf.FlagCreatePairsOff[_option(bool, fast)], False),
+        *(amounts if with_method else []),
         ("plan", _option(str | None, plan, aliases=["--preset"], metavar="FILE|PRESET"), None),
         ("strict_plan", tyro.conf.FlagCreatePairsOff[_option(bool, strict)], False),
     ]
@@ -116,7 +140,12 @@ def described_fields(cls: type) -> dict[str, str]:
 
 def is_given(options: PlanOptions) -> bool:
     """Whether options say anything about the plan."""
-    return bool(options.plan or options.method or _given_fields(options))
+    return bool(options.plan or options.method or is_amount(options) or _given_fields(options))
+
+
+def is_amount(options: PlanOptions) -> bool:
+    """Whether options say how much faster, and leave the plan to the model."""
+    return options.fast or options.share is not None or options.faster is not None
 
 
 def chosen_plan(
@@ -153,8 +182,40 @@ def chosen_plan(
     return plan_of(({"method": cls.__name__} if base is None else plan_fields(base)) | values)
 
 
+def plan_for(
+    options: PlanOptions, model: "Model", size: tuple[int, int], *, hourglass_for: str | None = None
+) -> Plan:
+    """The plan for options that say how much faster, `is_amount`.
+
+    Args:
+        options: what was given.
+        model: that the plan is for.
+        size: (rows, columns) of its images in pixels.
+        hourglass_for: what takes no other plan than an `Hourglass`, for a message.
+
+    Raises:
+        ValueError: they say more than one amount, or a plan file beside it, or no such plan fits the model.
+    """
+    from hourglass_jax.search.budget import Costs, share_for
+
+    amounts = {"--fast": options.fast or None, "--share": options.share, "--faster": options.faster}
+    given = [name for name, value in {**amounts, "--plan": options.plan}.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"expected one of --fast, --share, --faster and --plan, got {' and '.join(given)}")
+    fields = _given_fields(options)
+    if options.fast:
+        if hourglass_for is not None:
+            raise ValueError(f"{hourglass_for} of an Hourglass, which --fast does not promise")
+        if options.method or fields:
+            raise ValueError(f"--fast is a plan by itself, got {_as_options(fields or ['method'])} beside it")
+        return recommended(model.backbone)
+    default = StagedMerging if hourglass_for is None else Hourglass
+    share = share_for(model, options.faster, size) if options.faster is not None else options.share
+    return Costs(model, size).solve(options.method or default.__name__, share or 0, fields)
+
+
 def _given_fields(options: PlanOptions) -> dict[str, Any]:
-    own = ("plan", "strict_plan", "method")
+    own = ("fast", "share", "faster", "plan", "strict_plan", "method")
     return {name: value for name, value in vars(options).items() if name not in own and value is not None}
 
 

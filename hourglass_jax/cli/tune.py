@@ -41,8 +41,8 @@ def tune(
     images: Path | None = None,
     output: Output = Path("tuned"),
     model: Models = ModelOptions(),
-    gflops: float | None = None,
-    speedup: float | None = None,
+    share: float | None = None,
+    faster: float | None = None,
     min_cosine: float | None = None,
     methods: Methods = (),
     limit: int = 16,
@@ -54,16 +54,16 @@ def tune(
     touched. What is measured is kept: a run that was ended goes on when the same command is given again. The exit
     status is 1, and no plan is written, if none meets the target.
 
-    Example: hourglass tune --images photos/ --gflops 0.6 -o tuned/
+    Example: hourglass tune --images photos/ --share 0.6 -o tuned/
 
     Example: hourglass predict photo.jpg --plan tuned/plan.json
 
     Args:
         images: Folder of photographs; by default those of `hourglass demo`.
         output: Folder of plan.json, of tune.png and of tune.jsonl, which is appended to.
-        gflops: At most this share of the encoder's multiply-accumulates, at the best fidelity; 0.6 if no target is
+        share: At most this share of the encoder's multiply-accumulates, at the best fidelity; 0.6 if no target is
             given.
-        speedup: At least this speed-up, measured on this machine with one image, at the best fidelity.
+        faster: At least so many times as fast, measured on this machine with one image, at the best fidelity.
         min_cosine: At least this mean cosine, at the least multiply-accumulates.
         methods: A method to search in; may be given several times. By default all of them.
         limit: At most so many images, evenly spread over the folder.
@@ -74,7 +74,7 @@ def tune(
     check_matplotlib()
     check_folder(output)
     names = [find_method(name).__name__ for name in methods or all_methods()]
-    target = _target(gflops, speedup, min_cosine)
+    target = _target(share, faster, min_cosine)
     if limit < 2:
         raise ValueError(f"limit must be at least 2, as some images are held out; got {limit}")
     photographs = {name: read_image(path) for name, path in _files(images, limit).items()}
@@ -122,14 +122,14 @@ def tune(
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _target(gflops: float | None, speedup: float | None, min_cosine: float | None) -> "Target":
+def _target(share: float | None, faster: float | None, min_cosine: float | None) -> "Target":
     from hourglass_jax.search.tune import Target
 
-    options: dict[Kind, float | None] = {"gflops": gflops, "speedup": speedup, "cosine": min_cosine}
+    options: dict[Kind, float | None] = {"share": share, "speedup": faster, "cosine": min_cosine}
     given: dict[Kind, float] = {kind: value for kind, value in options.items() if value is not None}
-    given = given or {"gflops": 0.6}
+    given = given or {"share": 0.6}
     if len(given) > 1:
-        raise ValueError("expected one target, got several of --gflops, --speedup and --min-cosine")
+        raise ValueError("expected one target, got several of --share, --faster and --min-cosine")
     [(kind, value)] = given.items()
     return Target(kind, value)
 

@@ -1,5 +1,6 @@
 """Pictures of results: colour maps, overlays, cluster mosaics, and sheets that put them side by side."""
 
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -60,6 +61,27 @@ def overlay(photo: np.ndarray, values: np.ndarray, opacity: float = 0.6) -> np.n
     values = _check_map("values", values, photo.shape[:2])
     weight = opacity * np.clip(values, 0, 1)[..., None]
     return np.rint(photo * (1 - weight) + colorize(values) * weight).astype(np.uint8)
+
+
+def spotlight(photo: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A photograph that is lit where a map is high and dark elsewhere, with a line around values over one half.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        values: [H, W] in 0..1; what lies outside is clipped.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another type or shape, NaN or infinite values.
+    """
+    check_rgb("photo", photo)
+    light = np.clip(_check_map("values", values, photo.shape[:2]), 0, 1)[..., None]
+    grey = photo.mean(axis=-1, keepdims=True)
+    picture = photo * light + 0.35 * grey * (1 - light)
+    outline(picture, (light[..., 0] >= 0.5).astype(int))
+    return np.rint(picture).astype(np.uint8)
 
 
 def principal_components(features: np.ndarray, *, of: np.ndarray | None = None) -> np.ndarray:
@@ -137,6 +159,31 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
     picture = photo * (1 - fill) + means[labels] * fill
 
     outline(picture, labels)
+    return np.rint(picture).astype(np.uint8)
+
+
+def group_mosaic(photo: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Groups of tokens on their photograph: those of several in their mean colour and outlined.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        groups: int [rows, columns], the group of every token; equal numbers are one, also where it lies in pieces.
+            Tokens that are alone stay as they are.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    check_rgb("photo", photo)
+    labels = _stretched_labels("groups", groups, photo.shape[:2])
+    alone = (np.unique(groups, return_counts=True)[1] == 1)[labels]
+    flat = labels.ravel()
+    sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
+    means = np.stack(sums, axis=-1) / np.maximum(1, np.bincount(flat))[:, None]
+    picture = np.where(alone[..., None], photo, means[labels])
+    outline(picture, np.where(alone, -1, labels))
     return np.rint(picture).astype(np.uint8)
 
 
@@ -277,6 +324,72 @@ def comparison_picture(
             ]
         ]
     )
+
+
+def plan_picture(
+    photo: np.ndarray,
+    original: np.ndarray,
+    expedited: np.ndarray,
+    difference: np.ndarray,
+    groups: np.ndarray,
+    lines: Sequence[str],
+) -> np.ndarray:
+    """What a plan does to a photograph, in two rows: the results, and what differs, what became one, and figures.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        original: uint8 [any, any, 3], a picture of the unexpedited model's result.
+        expedited: likewise, of the expedited model's.
+        difference: of the two results, [rows, columns] in 0..1; left out if it is no map, but a number.
+        groups: int [rows, columns], the group of every token.
+        lines: of text, the first one a heading.
+
+    Returns:
+        uint8 [rows, columns, 3].
+
+    Raises:
+        ValueError: see `colorize` and `group_mosaic`.
+    """
+    small = np.asarray(_scaled("photo", photo, 360))
+    left = len(np.unique(groups))
+    second = [(f"Tokens\n{left} of {np.size(groups)} are left where they are fewest", group_mosaic(small, groups))]
+    if np.ndim(difference) > 0:
+        values = stretched(_check_map("difference", difference), small.shape[:2])
+        second.insert(
+            0, ("Difference\n0 to 0.25, from dark to light", with_bar(colorize(values / 0.25, "viridis")))
+        )
+    return sheet(
+        [
+            [("Photograph", small), ("Original", original), ("Faster, same weights", expedited)],
+            [*second, ("", text_panel(lines, small.shape[:2]))],
+        ]
+    )
+
+
+def with_bar(picture: np.ndarray) -> np.ndarray:
+    """A picture of `colorize(..., "viridis")` with its colours, from 0 to the largest, along the lower edge."""
+    rows, columns = picture.shape[:2]
+    height = max(4, rows // 40)
+    bar = np.broadcast_to(np.linspace(0, 1, columns), (height, columns))
+    picture = picture.copy()
+    picture[-height - 2 : -height] = 255
+    picture[-height:] = colorize(bar, "viridis")
+    return picture
+
+
+def text_panel(lines: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+    """Lines of text on white, the first one large, long ones wrapped: a picture of `size` = (rows, columns)."""
+    rows, columns = size
+    canvas = Image.new("RGB", (columns, rows), "white")
+    draw, top = ImageDraw.Draw(canvas), rows // 20
+    for number, text in enumerate(lines):
+        letters, color = (max(12, rows // 16), (30, 30, 30)) if number == 0 else (max(10, rows // 22), (80, 80, 80))
+        width = max(8, int(columns / (0.55 * letters)))
+        for part in textwrap.wrap(text, width) or [""]:
+            line = text_line(part, letters, color)
+            draw.text((0, top), line.text, fill=line.color, font=line.font)
+            top += round(1.25 * line.height)
+    return np.array(canvas)
 
 
 class TextLine(NamedTuple):

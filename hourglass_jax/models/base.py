@@ -158,6 +158,12 @@ class VisionModel(nnx.Module):
         """See `Model.decode`."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        """One line: the class, the backbone, parameters, the plan."""
+        count = sum(each.size for each in jax.tree.leaves(nnx.state(self, nnx.Param)))
+        backbone = f"{type(self.backbone).__name__} of {self.backbone.depth} blocks"
+        return f"{type(self).__name__}({backbone}, {count:,} parameters, plan={self.backbone.plan})"
+
     def __call__(self, images: jax.Array) -> Any:
         """Normalised images [B, rows, columns, 3] -> the outputs, maps at the size of the images."""
         return self.decode(self.features(images), (images.shape[1], images.shape[2]))

@@ -2,12 +2,15 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 from flax import nnx
 
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.files import load_plan
+from hourglass_jax.plans.presets import PRESETS, Preset, preset
+from hourglass_jax.plans.recommended import recommended
 
 
 class TakesPlan(Protocol):
@@ -15,6 +18,18 @@ class TakesPlan(Protocol):
 
     @property
     def plan(self) -> Plan | None: ...
+
+    @property
+    def windows(self) -> tuple[range, int] | None: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def channels(self) -> Mapping[str, int]: ...
+
+    @property
+    def strides(self) -> Mapping[str, int]: ...
 
     def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None: ...
 
@@ -33,7 +48,7 @@ class Expeditable(Protocol):
 Model = TypeVar("Model", bound=Expeditable)
 
 
-def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
+def expedite(model: Model, plan: Plan | Preset | str | os.PathLike[str] | None) -> Model:
     """The same model under another plan: every parameter array is shared, none is copied or changed.
 
     What a plan derives from the parameters, the position bias of a Swin's clusters, is computed here and not in the
@@ -41,14 +56,15 @@ def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
 
     Args:
         model: a model whose `backbone` takes a plan, or such a backbone itself.
-        plan: an `Hourglass` or another `Plan`, or the path of a plan file; None for the unexpedited
-            model.
+        plan: an `Hourglass` or another `Plan`, a preset or its name, the path of a plan file, or "recommended", the
+            plan to begin with (`plans.recommended`); None for the unexpedited model.
 
     Returns:
         A new model of the same class; `model` itself stays as it is.
 
     Raises:
-        ValueError: the plan does not fit the backbone, or the model has no backbone that takes one.
+        ValueError: the plan does not fit the backbone, a preset is another model's, there is none of that name and
+            no such file, or the model has no backbone that takes a plan.
     """
     fast = nnx.clone(model, variables=False)
     try:
@@ -56,11 +72,21 @@ def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
     except AttributeError:
         raise ValueError(f"expected a model whose backbone takes a plan, got {type(model).__name__}") from None
     if isinstance(plan, str | os.PathLike):
-        plan = load_plan(plan)
+        plan = _named(str(plan), fast.backbone)
+    if isinstance(plan, Preset):
+        plan.check(fast.backbone)
+        plan = plan.plan
     if plan is not None:
         check(plan)
     change(plan)
     return fast
+
+
+def _named(name: str, backbone: TakesPlan) -> Plan | Preset:
+    if name == "recommended":
+        return recommended(backbone)
+    is_file = name not in PRESETS and (os.path.exists(name) or name.endswith(".json"))
+    return load_plan(name) if is_file else preset(name)
 
 
 def fit_plan(model: Model, size: tuple[int, int], made_for: tuple[int, int]) -> Model:

@@ -1,23 +1,69 @@
 """Plans by name: the published ones (arXiv 2210.01035, Tables 8 and 9) and those found with this library."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 from hourglass_jax.plans.hourglass import Hourglass
 
 
+class Shape(NamedTuple):
+    """What tells backbones apart: blocks, channels of the last map, and its stride in pixels."""
+
+    depth: int
+    channels: int
+    stride: int
+
+
+VIT_S14, VIT_L16, VIT_H14 = Shape(12, 384, 14), Shape(24, 1024, 16), Shape(32, 1280, 14)
+VIT_B16, SWIN_L = Shape(12, 768, 16), Shape(24, 1536, 32)
+
+
+class Backbone(Protocol):
+    """What is asked of a backbone."""
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def channels(self) -> Mapping[str, int]: ...
+
+    @property
+    def strides(self) -> Mapping[str, int]: ...
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A plan, the image it was chosen for as (rows, columns) in pixels, and where it comes from."""
+    """A plan that was chosen for one model.
+
+    Attributes:
+        plan: the plan.
+        size: of the images that it was chosen for, (rows, columns) in pixels.
+        source: where it comes from.
+        shape: of the model's backbone.
+    """
 
     plan: Hourglass
     size: tuple[int, int]
     source: str
+    shape: Shape
+
+    def check(self, backbone: Backbone) -> None:
+        """Raises ValueError if a backbone is not the one that the plan was chosen for."""
+        *_, channels = backbone.channels.values()
+        *_, stride = backbone.strides.values()
+        found = Shape(backbone.depth, channels, stride)
+        if found != self.shape:
+            raise ValueError(
+                "the preset is for a backbone of {} blocks, {} channels and stride {}, ".format(*self.shape)
+                + "got one of {} blocks, {} channels and stride {}".format(*found)
+            )
 
 
 def _published(
+    shape: Shape,
     alpha: int,
     clusters: int,
     size: tuple[int, int],
@@ -38,11 +84,11 @@ def _published(
         neighbors=neighbors,
         reconstruct=reconstruct,
     )
-    return Preset(plan, size, source)
+    return Preset(plan, size, source, shape)
 
 
 def _segmenter(alpha: int, clusters: int, side: int, source: str = "paper, Tables 8 and 9") -> Preset:
-    return _published(alpha, clusters, (side, side), temperature=50.0, reconstruct="logits", source=source)
+    return _published(VIT_L16, alpha, clusters, (side, side), temperature=50.0, reconstruct="logits", source=source)
 
 
 def _segmenter_rows() -> dict[str, Preset]:
@@ -63,10 +109,14 @@ def _segmenter_rows() -> dict[str, Preset]:
 
 def _swag_rows() -> dict[str, Preset]:
     """The further rows of Expedit-SWAG's README, named likewise; windows and tau are those of the paper's plans."""
+    shapes = {"h14": VIT_H14, "l16": VIT_L16}
     rows = {("h14", 518, 7): [(10, 26), (4, 25), (8, 18)], ("l16", 512, 9): [(12, 23), (6, 23), (8, 16)]}
     return {
         f"swag-vit-{model}-in1k-a{alpha}-{clusters}": _published(
-            alpha, clusters, (side, side), window=window, temperature=1.0, source="Expedit-SWAG, README.md"
+            *(shapes[model], alpha, clusters, (side, side)),
+            window=window,
+            temperature=1.0,
+            source="Expedit-SWAG, README.md",
         )
         for (model, side, window), plans in rows.items()
         for alpha, clusters in plans
@@ -82,7 +132,9 @@ def _swin_rows() -> dict[str, Preset]:
     paper, size = "paper, Tables 8 and 9", (1152, 1152)
 
     def mask2former(alpha: int, row: str, **fields: Any) -> Preset:
-        return _published(alpha, 8, size, source=f"Expedit-Mask2Former, configs; README.md: {row}", **fields)
+        return _published(
+            SWIN_L, alpha, 8, size, source=f"Expedit-Mask2Former, configs; README.md: {row}", **fields
+        )
 
     found = {
         "mask2former-swin-l-coco-panoptic": mask2former(
@@ -95,7 +147,7 @@ def _swin_rows() -> dict[str, Preset]:
         "mask2former-swin-l-ade20k-panoptic": mask2former(
             14, "alpha 14, PQ 47.6", window=7, iterations=4, temperature=100.0, neighbors=49
         ),
-        "swinv2-l-htc-coco": _published(12, 23, (1024, 1024), temperature=33.0, source=paper),
+        "swinv2-l-htc-coco": _published(SWIN_L, 12, 23, (1024, 1024), temperature=33.0, source=paper),
     }
     rows = {
         "dino-swin-l-coco": [(16, 9), (14, 8), (10, 8)],
@@ -105,7 +157,7 @@ def _swin_rows() -> dict[str, Preset]:
     for name, plans in rows.items():
         for alpha, clusters in plans:
             found[f"{name}-a{alpha}-{clusters}"] = _published(
-                *(alpha, clusters, size),
+                *(SWIN_L, alpha, clusters, size),
                 iterations=3,
                 temperature=100.0,
                 neighbors=25,
@@ -113,7 +165,7 @@ def _swin_rows() -> dict[str, Preset]:
             )
     for alpha, clusters in [(8, 10), (10, 8), (8, 8)]:
         found[f"oneformer-swin-l-ade20k-a{alpha}-{clusters}"] = _published(
-            *(alpha, clusters, (1280, 1280)),
+            *(SWIN_L, alpha, clusters, (1280, 1280)),
             window=7,
             iterations=4,
             temperature=100.0,
@@ -131,7 +183,7 @@ def _dpt_rows() -> dict[str, Preset]:
     rows = {("kitti", (352, 1216)): [(6, 28), (4, 20), (4, 16)], ("nyu", (480, 640)): [(6, 24), (4, 16), (2, 14)]}
     return {
         f"dpt-hybrid-{dataset}-a{last + 1}-{clusters}": _published(
-            last + 1, clusters, size, temperature=1.0, source="Expedit-DPT, README.md"
+            *(VIT_B16, last + 1, clusters, size), temperature=1.0, source="Expedit-DPT, README.md"
         )
         for (dataset, size), plans in rows.items()
         for last, clusters in plans
@@ -141,22 +193,25 @@ def _dpt_rows() -> dict[str, Preset]:
 PRESETS = MappingProxyType(
     {
         "dinov2-vits14-saliency": Preset(
-            Hourglass(5, (24, 24), iterations=2, representative="medoid"), (518, 518), "benchmarks/fidelity.py"
+            *(Hourglass(5, (24, 24), iterations=2, representative="medoid"), (518, 518)),
+            *("benchmarks/fidelity.py", VIT_S14),
         ),
         "segmenter-vit-l16-ade20k": _segmenter(10, 28, 640),
         "segmenter-vit-l16-cityscapes": _segmenter(12, 32, 768),
         "segmenter-vit-l16-pascal-context": _segmenter(14, 15, 480),
         **_segmenter_rows(),
-        "dpt-hybrid-kitti": _published(2, 28, (352, 1216), temperature=5.0, source="paper, Tables 8 and 9"),
+        "dpt-hybrid-kitti": _published(
+            VIT_B16, 2, 28, (352, 1216), temperature=5.0, source="paper, Tables 8 and 9"
+        ),
         "dpt-hybrid-nyu": _published(
-            3, 16, (480, 640), window=7, temperature=5.0, neighbors=50, source="paper, Tables 8 and 9"
+            *(VIT_B16, 3, 16, (480, 640)), window=7, temperature=5.0, neighbors=50, source="paper, Tables 8 and 9"
         ),
         **_dpt_rows(),
         "swag-vit-h14-in1k": _published(
-            8, 25, (518, 518), window=7, temperature=1.0, source="paper, Tables 8 and 9"
+            *(VIT_H14, 8, 25, (518, 518)), window=7, temperature=1.0, source="paper, Tables 8 and 9"
         ),
         "swag-vit-l16-in1k": _published(
-            8, 22, (512, 512), window=9, temperature=1.0, source="paper, Tables 8 and 9"
+            *(VIT_L16, 8, 22, (512, 512)), window=9, temperature=1.0, source="paper, Tables 8 and 9"
         ),
         **_swag_rows(),
         **_swin_rows(),

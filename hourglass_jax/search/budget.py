@@ -4,9 +4,9 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from hourglass_jax.analysis.flops import count_encoder_macs
+from hourglass_jax.analysis.flops import count_encoder_macs, count_macs
 from hourglass_jax.backbones.vit import ViT
-from hourglass_jax.models.base import Encoder
+from hourglass_jax.models.base import Encoder, Model
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.registry import find_method
@@ -78,6 +78,29 @@ class Costs:
                 f"{cls.__name__} cannot do with {share:g} of the encoder's cost: at least {cheapest:.3f}"
             )
         return plan_at(step)
+
+
+def share_for(model: Model, faster: float, size: tuple[int, int]) -> float:
+    """The share of the encoder's multiply-accumulates at which the whole model has so many times fewer.
+
+    Args:
+        model: whose head stays as it is.
+        faster: by how much its multiply-accumulates are to fall; at least 1.
+        size: (rows, columns) of the image in pixels.
+
+    Raises:
+        ValueError: `faster` is below 1, or more than the model without its encoder would give.
+    """
+    if not faster >= 1:
+        raise ValueError(f"a model is made at least 1 times as fast, got {faster}")
+    model = expedite(model, None)
+    whole, encoder = count_macs(model, size)["total"], count_encoder_macs(model, size)
+    share = 1 - (whole - whole / faster) / encoder
+    if share <= 0:
+        raise ValueError(
+            f"a plan makes the encoder faster, {encoder / whole:.0%} of this model: not {faster:g} times in all"
+        )
+    return share
 
 
 def at_budget(model: Encoder, method: str, share: float, size: tuple[int, int]) -> Plan:

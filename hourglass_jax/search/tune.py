@@ -54,7 +54,7 @@ LEFT_ALONE = {"reconstruct"}
 """Fields that say what a head sees."""
 
 
-Kind = Literal["gflops", "speedup", "cosine"]
+Kind = Literal["share", "speedup", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Target:
     """What is wanted.
 
     Attributes:
-        kind: "gflops": at most this share of the encoder's multiply-accumulates, at the best cosine; "speedup": at
+        kind: "share": at most this share of the encoder's multiply-accumulates, at the best cosine; "speedup": at
             least this one, measured, at the best cosine; "cosine": at least this mean cosine, at the least cost.
         value: the share, the speed-up or the cosine.
 
@@ -77,7 +77,7 @@ class Target:
         if self.kind == "speedup" and not 1 < self.value < np.inf:
             raise ValueError(f"a wanted speed-up must be more than 1, got {self.value:g}")
         if self.kind != "speedup" and not 0 < self.value < 1:
-            what = "share of the multiply-accumulates" if self.kind == "gflops" else "cosine"
+            what = "share of the multiply-accumulates" if self.kind == "share" else "cosine"
             raise ValueError(f"a wanted {what} must be between 0 and 1, got {self.value:g}")
 
 
@@ -256,8 +256,8 @@ class Tuner:
         refined = [self._refined(first[method], target) for method in kept]
         refined.sort(key=lambda pair: key(pair[0]))
         best = refined[0][0]
-        reached = {"gflops": 1.0, "speedup": best.speed, "cosine": best.cosine}[target.kind]
-        if target.kind != "gflops" and reached < target.value:
+        reached = {"share": 1.0, "speedup": best.speed, "cosine": best.cosine}[target.kind]
+        if target.kind != "share" and reached < target.value:
             raise NoPlan(
                 f"no plan meets the target: {target.kind} {target.value:g} was wanted, and the best is "
                 f"{reached:.4f}, of {best.method} at {best.share:.2f} of the encoder's multiply-accumulates"
@@ -281,7 +281,7 @@ class Tuner:
 
     def _first(self, method: str, target: Target) -> Candidate:
         """A method's own plan that meets the target, on few photographs, or its nearest."""
-        if target.kind == "gflops":
+        if target.kind == "share":
             return self.measure(self.costs.solve(method, target.value), self._few)
         if target.kind == "speedup":
             return self._fast_enough(method, {}, target.value, self._few)
@@ -330,9 +330,9 @@ class Tuner:
 
     def _refined(self, start: Candidate, target: Target) -> tuple[Candidate, dict[str, object]]:
         """A method's best plan for the target, on all photographs that are tuned on, and its settings."""
-        share = target.value if target.kind == "gflops" else start.share
+        share = target.value if target.kind == "share" else start.share
         plan, changed = self._polished(start, share)
-        if target.kind == "gflops":
+        if target.kind == "share":
             # What is better on few photographs need not be so on all.
             own, polished = (self.measure(each, self.tuned_on) for each in (start.plan, plan))
             return (polished, changed) if polished.cosine >= own.cosine else (own, {})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hourglass_jax.imaging.pictures import overlay
+from hourglass_jax.imaging.pictures import spotlight
 from hourglass_jax.imaging.windows import Layout
 from hourglass_jax.metrics.base import Metric
 from hourglass_jax.tasks.base import Rendering, only_view
@@ -31,8 +31,8 @@ class Saliency:
         return float(np.mean((a >= 0.5) == (b >= 0.5)))
 
     def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:
-        """The saliency in 0..255, and its overlay."""
-        return Rendering({"saliency": np.round(result * 255).astype(np.uint8), "overlay": overlay(photo, result)})
+        """The saliency in 0..255, and the photograph lit by it."""
+        return Rendering({"saliency": np.round(result * 255).astype(np.uint8), "overlay": spotlight(photo, result)})
 
     def check_dataset(self, name: str, classes: int) -> None:
         """See `Task.check_dataset`: no data set of saliency is known."""

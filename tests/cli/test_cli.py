@@ -308,7 +308,7 @@ def test_compare_prints_a_table(run: Run, photo: Path, out: Path) -> None:
 
 def test_compare_puts_methods_side_by_side(run: Run, photo: Path, out: Path) -> None:
     methods = ["--method", "StagedMerging", "--method", "Pooling", "--method", "DynamicViT"]
-    methods += ["--budget", 0.7, 0.9, "--repeats", 1]
+    methods += ["--share", 0.7, 0.9, "--repeats", 1]
     printed = json.loads(run("compare", photo, "-o", out, *PLAN, *methods, "--json"))
     rows = printed["methods"]
     named = [(row["method"], row["budget"]) for row in rows]
@@ -356,21 +356,50 @@ def test_bench_measures(run: Run) -> None:
     assert all(word in table for word in ["latency_ms", "original", "expedited", "speed-up", "batch 1"])
 
 
-def test_demo_writes_a_picture_for_every_photograph(run: Run, out: Path) -> None:
-    printed = run("demo", "-o", out, *PLAN, "--repeats", 1)
-    assert {path.name for path in out.iterdir()} == {f"{name}_comparison.png" for name in photographs()}
-    assert all(name in printed for name in photographs())
+def test_demo_writes_a_picture_for_every_photograph(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = dict(list(photographs().items())[:2])
+    monkeypatch.setattr("hourglass_jax.imaging.photographs.photographs", lambda: paths)
+    printed = run("demo", "-o", out, "--repeats", 1)
+    assert {path.name for path in out.iterdir()} == {*(f"{name}.png" for name in paths), "summary.png"}
+    for word in [*paths, "times as fast", "merging, 0.6 of the cost", "the paper's hourglass", "a smaller image"]:
+        assert word in printed
+    assert max(map(len, printed.splitlines())) <= 110
 
 
-def test_fields_win_over_the_preset(run: Run) -> None:
-    options = ["--preset", "dpt-hybrid-nyu", "--alpha", "1", "--clusters", "2", "3", "--temperature", "auto"]
-    plan = json.loads(run("flops", *options, "--json"))["plan"]
-    chosen = {"alpha": 1, "clusters": [2, 3], "temperature": "auto"}
-    assert plan == {**chosen, "beta": None, "window": 7, "iterations": 5, "neighbors": 50} | {
-        "method": "Hourglass",
-        "representative": "mean",
-        "reconstruct": "tokens",
-    }
+def test_another_models_preset_is_refused(run: Run, capsys) -> None:
+    message = (
+        "for a backbone of 12 blocks, 768 channels and stride 16, got one of 3 blocks, 32 channels and stride 14"
+    )
+    fails(lambda: run("flops", "--preset", "dpt-hybrid-nyu", "--alpha", "1"), message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "share"),
+    [
+        ("--fast", "StagedMerging", 1),
+        ("--share 0.7", "StagedMerging", 0.7),
+        ("--budget 0.7", "StagedMerging", 0.7),
+        ("--share 0.8 --method hourglass --iterations 1", "Hourglass", 0.8),
+        ("--faster 1.1", "StagedMerging", 1),
+    ],
+)
+def test_one_number_says_how_much_faster(options: str, method: str, share: float, run: Run) -> None:
+    printed = json.loads(run("flops", *options.split(), "--json"))
+    assert printed["plan"]["method"] == method
+    encoder = [
+        sum(each[part] for part in ("embedding", "blocks", "clustering", "reconstruction"))
+        for each in (printed["original"], printed["expedited"])
+    ]
+    assert 0.9 * share < encoder[1] / encoder[0] + 0.4 * (share == 1) and encoder[1] <= share * encoder[0]
+    if "--faster" in options:
+        assert printed["original"]["total"] / printed["expedited"]["total"] == pytest.approx(1.1, rel=0.05)
+    if "--iterations" in options:
+        assert printed["plan"]["iterations"] == 1
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("hourglass_jax 0.")
 
 
 def test_every_field_of_the_plan_is_an_option(run: Run) -> None:
@@ -567,14 +596,16 @@ WRONG = [
         "photo: clusters must not outnumber the image's tokens",
     ),
     ("compare @photo.png --repeats 0", "repeats must be at least 1, got 0"),
-    ("compare @photo.png --budget 0.6", "--budget is for methods: expected --method, got none"),
-    ("compare @photo.png --method Pooling --budget 0", "a budget must be a share in (0, 1], got 0"),
-    ("compare @photo.png --method Pooling --budget 0.01", "Pooling cannot do with 0.01 of the encoder's cost"),
+    ("compare @photo.png --method Pooling --share 0", "a budget must be a share in (0, 1], got 0"),
+    ("compare @photo.png --method Pooling --share 0.01", "Pooling cannot do with 0.01 of the encoder's cost"),
     ("compare @photo.png --method Pooling --repeats 0", "repeats must be at least 1, got 0"),
     ("compare @small.png --method Pooling", "small: image must be at least 14 x 14 pixels"),
     ("demo --repeats 0", "repeats must be at least 1, got 0"),
     ("demo --output @page.jpg", "page.jpg"),
-    ("demo --clusters 6 6", "6 x 6 clusters for 5 x 5 tokens"),
+    ("flops --fast --share 0.5", "expected one of --fast, --share, --faster and --plan, got --fast and --share"),
+    ("flops --share 0.01", "StagedMerging cannot do with 0.01 of the encoder's cost"),
+    ("flops --faster 0.5", "a model is made at least 1 times as fast, got 0.5"),
+    ("flops --faster 100", "not 100 times in all"),
     ("bench --batch 0", "batch and repeats must be at least 1, got 0"),
     ("bench --repeats 0", "batch and repeats must be at least 1"),
     ("bench --clusters 6 6", "6 x 6 clusters for 5 x 5 tokens"),
@@ -586,8 +617,9 @@ def test_wrong_input_is_one_line_and_exit_status_2(line: str, message: str, run:
     command, *options = line.replace("@", f"{folder}/").split()
     # Where an option is given twice, the last one counts.
     output = ["--output", out] if command in ("predict", "compare", "demo") else []
+    plan = [] if command == "demo" or {"--fast", "--share", "--faster"} & {*options} else PLAN
     before = sorted(folder.rglob("*"))
-    fails(lambda: run(command, *PLAN, *output, *options), message, capsys)
+    fails(lambda: run(command, *plan, *output, *options), message, capsys)
     assert sorted(folder.rglob("*")) == before
 
 

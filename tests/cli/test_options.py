@@ -31,7 +31,7 @@ def test_a_size_that_is_none_is_named(wrong: str, capsys: pytest.CaptureFixture[
 def test_every_field_of_every_method_is_an_option_with_a_help_text() -> None:
     options = {field.name for field in dataclasses.fields(plan_arguments())}
     fields = {field.name for cls in METHODS.values() for field in dataclasses.fields(cls)}
-    assert options == {"plan", "strict_plan", "method", *fields}
+    assert options == {"fast", "share", "faster", "plan", "strict_plan", "method", *fields}
     for name, cls in METHODS.items():
         assert described_fields(cls).keys() >= {field.name for field in dataclasses.fields(cls)}, name
 

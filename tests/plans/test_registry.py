@@ -174,7 +174,7 @@ def test_the_tuner_refuses_unknown_methods_and_none(tiny_model: Saliency, tmp_pa
         ((), "expected methods of .* got none"),
     ):
         with pytest.raises(ValueError, match=message):
-            tuner.tune(Target("gflops", 0.8), methods)
+            tuner.tune(Target("share", 0.8), methods)
 
 
 def test_what_the_tuner_tries_are_fields_of_the_plan() -> None:

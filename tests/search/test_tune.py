@@ -128,7 +128,7 @@ METHODS = ("Pooling", "Hourglass")
 
 
 def test_the_best_settings_at_a_cost_are_found(tuner: Tuner, cosines: Cosines) -> None:
-    found = tuner.tune(Target("gflops", 0.8), METHODS)
+    found = tuner.tune(Target("share", 0.8), METHODS)
     plan = found.best.plan
     assert (plan.iterations, plan.representative, plan.window) == (3, "medoid", 7)
     assert 0.7 < found.best.share <= 0.8
@@ -156,7 +156,7 @@ def test_the_wanted_cosine_costs_as_little_as_it_can(tuner: Tuner, cosines: Cosi
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (Target("gflops", 0.05), "no plan meets the target: Pooling cannot do with 0.05 of the encoder's cost"),
+        (Target("share", 0.05), "no plan meets the target: Pooling cannot do with 0.05 of the encoder's cost"),
         (Target("cosine", 0.99), "no plan meets the target: cosine 0.99 was wanted, and the best is 0.8"),
         (Target("speedup", 50), "no plan meets the target: "),
     ],
@@ -174,7 +174,7 @@ def test_it_warns_where_images_differ(tuner: Tuner, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Tuner, "measure", measure)
     monkeypatch.setattr(Tuner, "_cosines", lambda self, plan, names: measure(self, plan, names).cosines)
-    [warning] = tuner.tune(Target("gflops", 0.8), ["Pooling"]).warnings
+    [warning] = tuner.tune(Target("share", 0.8), ["Pooling"]).warnings
     assert warning.startswith("fidelity differs much between images: the cosine is 0.7000 on d, and 0.9175")
     first, second = tuner.tune(Target("cosine", 0.9), ["Pooling"]).warnings
     assert first == warning
@@ -182,7 +182,7 @@ def test_it_warns_where_images_differ(tuner: Tuner, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_goes_on_from_its_journal(tiny_model: Saliency, photographs, tmp_path: Path) -> None:
-    path, target = tmp_path / "tune.jsonl", Target("gflops", 0.8)
+    path, target = tmp_path / "tune.jsonl", Target("share", 0.8)
 
     def run(name: Path) -> module.Tuned:
         with Tuner(tiny_model, photographs, name, weights="random") as tuner:
@@ -212,8 +212,8 @@ def test_weights_are_never_touched(tuner: Tuner, tiny_model: Saliency, tiny_plan
     [
         ("speedup", 1, "a wanted speed-up must be more than 1, got 1"),
         ("speedup", float("nan"), "a wanted speed-up must be more than 1, got nan"),
-        ("gflops", 0, "a wanted share of the multiply-accumulates must be between 0 and 1, got 0"),
-        ("gflops", 1, "a wanted share of the multiply-accumulates must be between 0 and 1, got 1"),
+        ("share", 0, "a wanted share of the multiply-accumulates must be between 0 and 1, got 0"),
+        ("share", 1, "a wanted share of the multiply-accumulates must be between 0 and 1, got 1"),
         ("cosine", 1.5, "a wanted cosine must be between 0 and 1, got 1.5"),
     ],
 )
@@ -242,15 +242,15 @@ def run(tiny_file: Path, tmp_path: Path, photographs, capsys: pytest.CaptureFixt
 
 
 def test_the_command_writes_a_plan_that_the_others_take(run: Run, cosines: Cosines, tmp_path: Path) -> None:
-    options = ["--gflops", 0.8, "--method", "Hourglass", "--method", "Pooling"]
+    options = ["--share", 0.8, "--method", "Hourglass", "--method", "Pooling"]
     printed = run(*options)
-    for word in ["gflops 0.8", "Hourglass, 2 images held out", "Pooling", "--plan", "clusters after block"]:
+    for word in ["share 0.8", "Hourglass, 2 images held out", "Pooling", "--plan", "clusters after block"]:
         assert word in printed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["plan.json", "tune.jsonl", "tune.png"]
     result = json.loads(run(*options, "--json"))
     assert hj.load_plan(tmp_path / "out" / "plan.json") == plan_of(result["plan"])
     assert result["tuned_on"].keys() == {"a.png", "c.png"} and result["held_out"].keys() == {"b.png", "d.png"}
-    assert result["target"] == {"gflops": 0.8} and result["share"] <= 0.8
+    assert result["target"] == {"share": 0.8} and result["share"] <= 0.8
     assert [each["plan"]["method"] for each in result["finalists"]] == ["Hourglass", "Pooling"]
     with Image.open(tmp_path / "out" / "tune.png") as picture:
         assert picture.width > 500 and np.asarray(picture).std() > 5
@@ -270,7 +270,7 @@ def test_the_command_exits_with_1_and_no_plan_if_none_meets_the_target(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--gflops", 0.5, "--speedup", 2], "expected one target, got several of --gflops, --speedup"),
+        (["--share", 0.5, "--faster", 2], "expected one target, got several of --share, --faster"),
         (["--gflops", 1.5], "share of the multiply-accumulates must be between 0 and 1, got 1.5"),
         (["--limit", 1], "limit must be at least 2"),
         (["--images", "{}/photos/a.png"], "must be a folder of images, and is none"),
