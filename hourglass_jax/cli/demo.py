@@ -128,7 +128,7 @@ def _meaning(figures: "Sequence[Figures]") -> str:
     before, after = (_mean(figures, field) for field in ("latency_ms", "latency_ms_expedited"))
     decided = "" if figures[0].agreement is None else f", and {_mean(figures, 'agreement'):.1%} of the pixels"
     return (
-        f"{before / after:.2f} times as fast with the same weights: {before:.0f} to {after:.0f} ms a photograph. "
+        f"{before / after:.2f} times as fast with the same weights: {before:.0f} to {after:.0f} ms a photograph.\n"
         f"The features keep a cosine of {_mean(figures, 'cosine'):.3f}{decided} stay as they were."
     )
 
