@@ -138,6 +138,6 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     console().print(
         f"GMACs (10^9 multiply-accumulates): {mean['gflops']:.1f} to {mean['gflops_expedited']:.1f}. "
         f"First calls, with compilation: {first:.1f} s and {first_expedited:.1f} s.\n"
-        "features: cosine of the encoder's final features with the original's; MAE: of the results; pixels: decided "
+        "features: cosine of the final features with the original's; MAE: of the results; pixels: decided "
         f"the same. Pictures: {output}/"
     )

@@ -155,7 +155,7 @@ def compare_methods(
     for problem in left_out:
         console().print(f"left out: {problem}")
     console().print(
-        "GMACs are 10^9 multiply-accumulates of the whole model; the encoder's are a share of what it costs without "
+        "GMACs are 10^9 multiply-accumulates of the whole model, encoder: share of what it costs without "
         "a plan. features: cosine of the encoder's final features with the original's, mean and worst photograph; "
         f"pixels: decided the same. Plot and pictures: {output}/"
     )
