@@ -21,7 +21,16 @@ from checkpoints_convert.errors import CheckpointError, in_one_sentence, printab
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
 from checkpoints_convert.folders import Checkpoint, find_checkpoint
-from checkpoints_convert.rules import Family, Given, Settings, Tensors, closeness, dropped, made, recipes
+from checkpoints_convert.rules import (
+    Family,
+    Given,
+    Settings,
+    Tensors,
+    build_parameter,
+    closeness,
+    find_unused,
+    recipes,
+)
 from checkpoints_convert.settings import KNOWN, read_settings
 from checkpoints_convert.wrappers import StateDict, prefixes, state_dict, without_prefix
 from hourglass_jax.checks import MOST
@@ -129,7 +138,7 @@ def convert(
             for name, each in flat_parameters(model).items()
         }
         found = recipes(chosen, tensors, wanted, model.config)
-        superfluous = dropped(chosen, tensors, found)
+        superfluous = find_unused(chosen, tensors, found)
         notes = {"source": checkpoint.name, "source_sha256": tree.sha256, "family": chosen.name}
         total, done = sum(each.size * each.dtype.itemsize for each in wanted.values()), 0
         nonfinite: Counter[str] = Counter()
@@ -138,7 +147,7 @@ def convert(
             nonlocal done
             on_progress(done, total)
             done += wanted[name].size * wanted[name].dtype.itemsize
-            made_tensor = made(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
+            made_tensor = build_parameter(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
             count = made_tensor.size - int(np.isfinite(made_tensor).sum())
             if count and not allow_nonfinite:
                 raise ValueError(_nonfinite(found[name].sources, tensors, name, count, made_tensor.size))
@@ -316,7 +325,7 @@ def _lack(family: Family, tensors: Tensors, given: Given) -> str:
     """Why these tensors do not fit a family."""
     try:
         model = abstract_model(family.model, family.configure(tensors, given))
-        dropped(family, tensors, recipes(family, tensors, flat_parameters(model), model.config))
+        find_unused(family, tensors, recipes(family, tensors, flat_parameters(model), model.config))
     except ValueError as error:
         return str(error)
     return "its tensors belong to another family"

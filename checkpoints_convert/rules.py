@@ -232,7 +232,7 @@ def recipes(
     return found
 
 
-def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> dict[str, str]:
+def find_unused(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> dict[str, str]:
     """The tensors that no recipe uses, each with the reason why it is dropped.
 
     Raises:
@@ -257,7 +257,7 @@ def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> di
     return reasons
 
 
-def made(name: str, recipe: Recipe, tensors: Tensors) -> np.ndarray:
+def build_parameter(name: str, recipe: Recipe, tensors: Tensors) -> np.ndarray:
     """Makes the parameter `name`.
 
     Raises:

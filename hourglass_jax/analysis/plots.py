@@ -36,7 +36,7 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def drawn(figure: "Figure") -> np.ndarray:
+def render_figure(figure: "Figure") -> np.ndarray:
     """The picture of a figure, uint8 [rows, columns, 3]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -107,7 +107,7 @@ def pareto_plot(
     handles, labels = grid[0].get_legend_handles_labels()
     columns = min(len(labels), 4 * len(panels))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    return drawn(figure)
+    return render_figure(figure)
 
 
 def _at_least(width: float, values: Sequence[float]) -> tuple[float, float]:

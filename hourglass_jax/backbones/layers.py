@@ -124,12 +124,12 @@ class Block(nnx.Module):
 
     def attend(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
         """The tokens [B, N, C] with what attention mixed for them, [B, N, heads, D]."""
-        return x + _scaled(self.attention.combine(mixed), self.scale1)
+        return x + _scale(self.attention.combine(mixed), self.scale1)
 
     def feed_forward(self, x: jax.Array) -> jax.Array:
         """The second half of the block, [B, N, C] -> [B, N, C]."""
-        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
+        return x + _scale(self.mlp(self.norm2(x)), self.scale2)
 
 
-def _scaled(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
+def _scale(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
     return x if scale is None else x * scale[...].astype(x.dtype)

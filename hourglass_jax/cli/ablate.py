@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.analysis.plots import COLORS, check_matplotlib, drawn, new_figure, scale_cosines
+from hourglass_jax.analysis.plots import COLORS, check_matplotlib, new_figure, render_figure, scale_cosines
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -149,7 +149,7 @@ def plots(studies: Mapping[str, "Study"], found: Mapping[str, Points], plan: "Ho
         axes.set_title(studies[name].title, fontsize=11, fontweight="bold")
     for axes in grid.flat[len(found) :]:
         axes.set_axis_off()
-    return drawn(figure)
+    return render_figure(figure)
 
 
 def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass") -> None:

@@ -112,7 +112,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     loaded, preprocessing, chosen = load_model(model, plan)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
     prepared, plans = [], []
-    photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
+    photos = {name: preprocessing.crop_to_view(photo) for name, photo in photos.items()}
     for name, photo in photos.items():
         with error_context(name):
             prepared.append(preprocessing(photo))

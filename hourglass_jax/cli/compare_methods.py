@@ -226,7 +226,7 @@ def _picture(model: "Model", photo: "np.ndarray", shown: Sequence[tuple[Entry, "
     """A column for every plan: what it made one, the model's result under it, and what differs."""
     import numpy as np
 
-    from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretched
+    from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretch
     from hourglass_jax.models.base import find_task
 
     task, (_, first) = find_task(model, None), shown[0]
@@ -234,19 +234,19 @@ def _picture(model: "Model", photo: "np.ndarray", shown: Sequence[tuple[Entry, "
     photo = resize_photo(photo, (HEIGHT, HEIGHT))
     size = photo.shape[:2]
 
-    def drawn(result: object) -> np.ndarray:
+    def draw(result: object) -> np.ndarray:
         return task.render(original, result).overview
 
     groups = [("Photograph", photo)]
-    results = [("Original\nall tokens", drawn(first.result))]
+    results = [("Original\nall tokens", draw(first.result))]
     differences = [("Difference\nblack: 0, lightest: 0.25 or more", np.full((*size, 3), 255, np.uint8))]
     for entry, each in shown:
         left = f"{len(np.unique(each.groups))} of {each.groups.size} tokens"
         title = f"{entry.method}\n{entry.share:.2f} of the encoder, {left}"
         groups.append((title, group_overlay(photo, each.groups)))
-        results.append((f"speed-up {each.figures.speedup:.2f}", drawn(each.result_expedited)))
+        results.append((f"speed-up {each.figures.speedup:.2f}", draw(each.result_expedited)))
         if each.difference.ndim:
-            shade = colorize(stretched(np.asarray(each.difference, np.float32), size) / 0.25)
+            shade = colorize(stretch(np.asarray(each.difference, np.float32), size) / 0.25)
             differences.append((f"cosine {each.figures.cosine:.4f}", shade))
     return sheet([groups, results, differences] if first.difference.ndim else [groups, results], height=HEIGHT)
 

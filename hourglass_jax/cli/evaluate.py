@@ -89,11 +89,11 @@ def eval(
     """
     import jax
 
-    from hourglass_jax.evaluation.datasets import measured, open_dataset
+    from hourglass_jax.evaluation.datasets import open_dataset, restrict_depth
     from hourglass_jax.evaluation.evaluate import check_fit, evaluate, input_size
 
     check_folder(output)
-    data = measured(open_dataset(dataset, data_dir, split), crop, cap)
+    data = restrict_depth(open_dataset(dataset, data_dir, split), crop, cap)
     if distributed:
         jax.distributed.initialize()
     loaded, _, chosen = load_model(model, plan, default_preset=False)

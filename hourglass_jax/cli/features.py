@@ -63,7 +63,7 @@ def features(
         model = expedited if plan.strict_plan else fit_plan(expedited, images.shape[1:3], preprocessing.shape)
         found = run(model.backbone, images)
         maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
-        return lambda: _write(photo, preprocessing.seen(image), maps, output)
+        return lambda: _write(photo, preprocessing.crop_to_view(image), maps, output)
 
     rows, status = process(found, work)
     if model.json:
@@ -79,13 +79,13 @@ def _write(photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", out
     import numpy as np
 
     from hourglass_jax.imaging.images import write_image
-    from hourglass_jax.imaging.pictures import principal_components, sheet, stretched
+    from hourglass_jax.imaging.pictures import principal_components, sheet, stretch
     from hourglass_jax.io.files import replacing
 
     arrays, picture = output / f"{photo.name}.npz", output / f"{photo.name}_features.png"
     with replacing(arrays) as temporary, temporary.open("wb") as file:
         np.savez(file, **maps)  # pyright: ignore[reportArgumentType]  no map is called allow_pickle
-    colors = {name: stretched(principal_components(each), image.shape[:2]) for name, each in maps.items()}
+    colors = {name: stretch(principal_components(each), image.shape[:2]) for name, each in maps.items()}
     panels = [(f"{name}\n{format_size(maps[name].shape)}", color) for name, color in colors.items()]
     write_image(picture, sheet([[("Photograph", image), *panels]]))
     shapes = {name: each.shape for name, each in maps.items()}

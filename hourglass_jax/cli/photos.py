@@ -45,7 +45,7 @@ def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Pho
     for source in sources:
         for photo in _photos_of(source, recursive):
             photos.setdefault(photo.path.absolute(), photo)
-    return _told_apart(list(photos.values()))
+    return _disambiguate(list(photos.values()))
 
 
 def _photos_of(source: Path, recursive: bool) -> list[Photo]:
@@ -61,7 +61,7 @@ def _photos_of(source: Path, recursive: bool) -> list[Photo]:
     found = [path for path in paths if _is_photo(path, root)]
     if not found:
         raise ValueError(f"{source} holds no photograph: expected files that end in {', '.join(SUFFIXES)}")
-    found.sort(key=lambda path: _natural(path.relative_to(root)))
+    found.sort(key=lambda path: _natural_key(path.relative_to(root)))
     return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in found]
 
 
@@ -75,7 +75,7 @@ def _is_photo(path: Path, root: Path) -> bool:
     )
 
 
-def _natural(path: Path) -> list[list[tuple[bool, int, str]]]:
+def _natural_key(path: Path) -> list[list[tuple[bool, int, str]]]:
     """A key by which numbers are ordered as numbers, part by part."""
     return [
         [(not piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", part)]
@@ -83,7 +83,7 @@ def _natural(path: Path) -> list[list[tuple[bool, int, str]]]:
     ]
 
 
-def _told_apart(photos: Sequence[Photo]) -> list[Photo]:
+def _disambiguate(photos: Sequence[Photo]) -> list[Photo]:
     """Photographs of one name are named with their suffix too, and where that is equal, with their folders."""
     for rename in (_with_suffix, _with_folders):
         by_name = _by_name(photos)

@@ -69,7 +69,7 @@ def visualize(
         block: Whose attention is drawn, counted from 1; by default the first one on clusters.
     """
     from hourglass_jax.backbones.vit import ViT
-    from hourglass_jax.ops.grids import shrunk
+    from hourglass_jax.ops.grids import shrink_grid
 
     found = photos_of(photos, reading)
     check_folder(output)
@@ -88,10 +88,10 @@ def visualize(
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
 
     def work(photo: Photo, picture: "np.ndarray") -> Callable[[], dict[str, Any]]:
-        picture = preprocessing.seen(picture)
+        picture = preprocessing.crop_to_view(picture)
         image = preprocessing(picture)[None]
         grid = backbone.token_grid(*image.shape[1:3])
-        grids = [_grid(count, grid) for count in rows] or [shrunk(grid, share) for share in SHARES]
+        grids = [_grid(count, grid) for count in rows] or [shrink_grid(grid, share) for share in SHARES]
         for clusters in (chosen.clusters, *grids):
             dataclasses.replace(chosen, clusters=clusters).check(depth, grid)
         small = _small(picture)
@@ -136,16 +136,16 @@ def _predictions(model, plan: hj.Hourglass, grids: "list[Grid]", photo: "np.ndar
     size, task = image.shape[1:3], find_task(model, None)
     photo = resize_photo(photo, size)
 
-    def drawn(outputs: object) -> np.ndarray:
+    def draw(outputs: object) -> np.ndarray:
         return task.render(photo, result_at_input(task, outputs, size)).overview
 
     features, outputs = run_model(model, image)
-    panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", drawn(outputs))]
+    panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", draw(outputs))]
     for clusters in grids:
         fast = hj.expedite(model, dataclasses.replace(plan, clusters=clusters))
         fast_features, outputs = run_model(fast, image)
         cosine = float(cosine_similarity(fast_features, features)[0])
-        panels.append((f"{format_size(clusters)} clusters\ncosine {cosine:.3f}", drawn(outputs)))
+        panels.append((f"{format_size(clusters)} clusters\ncosine {cosine:.3f}", draw(outputs)))
     return sheet([panels], height=HEIGHT)
 
 
@@ -161,7 +161,7 @@ def _inside(
     import numpy as np
 
     from hourglass_jax.analysis.inspection import inspect_block
-    from hourglass_jax.imaging.pictures import colorize, principal_components, sheet, stretched
+    from hourglass_jax.imaging.pictures import colorize, principal_components, sheet, stretch
 
     grid, clusters = backbone.token_grid(*image.shape[1:3]), plan.clusters
     places = _neighbours(position, grid)
@@ -171,14 +171,14 @@ def _inside(
         plan: inspect_block(backbone, image, plan=plan, block=block - 1, positions=indices),
     }
 
-    def arranged(values, shape: "Grid") -> np.ndarray:
+    def arrange(values, shape: "Grid") -> np.ndarray:
         return np.asarray(values, np.float32).reshape(*shape, -1)
 
     def components(values, shape: "Grid", of: np.ndarray) -> np.ndarray:
-        colors = principal_components(arranged(values, shape), of=of)
-        return stretched(colors, photo.shape[:2])
+        colors = principal_components(arrange(values, shape), of=of)
+        return stretch(colors, photo.shape[:2])
 
-    before, after = (arranged(each, grid) for each in (seen[None].entering, seen[None].leaving))
+    before, after = (arrange(each, grid) for each in (seen[None].entering, seen[None].leaving))
     count = f"{format_size(grid)} tokens", f"{format_size(clusters)} clusters"
     features = [
         [
@@ -204,7 +204,7 @@ def _inside(
             strict=True,
         ):
             values = np.asarray(weights[number]).reshape(shape)
-            picture = stretched(colorize(values / values.max()), photo.shape[:2])
+            picture = stretch(colorize(values / values.max()), photo.shape[:2])
             row.append((f"{name}\nblock {block}, {what}", picture))
     return {"features": sheet(features, height=HEIGHT), "attention": sheet(attention, height=HEIGHT)}
 

@@ -152,7 +152,7 @@ class Preprocessing:
         """The same with an input of whole patches, also for a model that fills them up itself; never as it is."""
         return replace(self.at(self.size), multiple=math.lcm(self.multiple, patch_size))
 
-    def seen(self, image: np.ndarray) -> np.ndarray:
+    def crop_to_view(self, image: np.ndarray) -> np.ndarray:
         """The part of an image, uint8 [H, W, 3], that the model sees."""
         return center_crop_square(image) if self.resize == "crop" else image
 
@@ -179,10 +179,10 @@ class Preprocessing:
             height, width = (self.shape[0] * side // min(rows, columns) for side in (rows, columns))
         check_enlargement((rows, columns), (height, width))
         if self.interpolation == "cubic":
-            resized = resampled(image.astype(np.float32), (height, width), "bicubic")
+            resized = resample(image.astype(np.float32), (height, width), "bicubic")
         else:
-            resample = Image.Resampling[self.interpolation.upper()]
-            resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
+            method = Image.Resampling[self.interpolation.upper()]
+            resized = np.asarray(Image.fromarray(image).resize((width, height), method), np.float32)
         top, left = (round((side - kept) / 2) for side, kept in zip((height, width), target, strict=True))
         resized = resized[top : top + target[0], left : left + target[1]]
         return (resized / 255 - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
@@ -197,7 +197,7 @@ def check_enlargement(size: tuple[int, int], target: tuple[int, int]) -> None:
         )
 
 
-def resampled(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
+def resample(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
     """Resizes an image or a map of any size without a compiled function for each.
 
     Args:

@@ -92,7 +92,7 @@ def principal_components(features: np.ndarray, *, of: np.ndarray | None = None) 
     return np.rint(255 * shares).astype(np.uint8)
 
 
-def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def stretch(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map at another size: numbers [H, W] bilinearly; labels [H, W] and features [H, W, C] by the nearest.
 
     What has fewer axes is no map and stays as it is.
@@ -129,7 +129,7 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
         ValueError: another type or shape.
     """
     check_rgb("photo", photo)
-    labels = _stretched_labels("assignment", assignment, photo.shape[:2])
+    labels = _stretch_labels("assignment", assignment, photo.shape[:2])
 
     flat = labels.ravel()
     sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
@@ -155,7 +155,7 @@ def group_overlay(photo: np.ndarray, groups: np.ndarray, opacity: float = 0.6) -
         ValueError: another type or shape.
     """
     check_rgb("photo", photo)
-    labels = _stretched_labels("groups", groups, photo.shape[:2])
+    labels = _stretch_labels("groups", groups, photo.shape[:2])
     alone = np.unique(groups, return_counts=True)[1] == 1
     # Steps of the golden ratio keep neighbouring numbers apart on the circle of hues.
     hues = np.arange(len(alone)) * 0.6180339887 % 1
@@ -166,12 +166,12 @@ def group_overlay(photo: np.ndarray, groups: np.ndarray, opacity: float = 0.6) -
     return np.rint(picture).astype(np.uint8)
 
 
-def _stretched_labels(name: str, labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _stretch_labels(name: str, labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Labels of tokens, from 0, as those of pixels; ValueError unless they are integers [rows, columns]."""
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{name} must be integers [rows, columns], got {labels.dtype} {list(labels.shape)}")
-    return stretched(np.unique(labels, return_inverse=True)[1].reshape(labels.shape), size)
+    return stretch(np.unique(labels, return_inverse=True)[1].reshape(labels.shape), size)
 
 
 def outline(picture: np.ndarray, labels: np.ndarray) -> None:
@@ -208,7 +208,7 @@ def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 3
     if not panels or not all(panels):
         raise ValueError(f"panels must be rows of at least one (title, picture), got {[*map(len, panels)]} of them")
     margin, gap = max(8, height // 15), max(6, height // 24)
-    pictures = [[_scaled(title, picture, height) for title, picture in row] for row in panels]
+    pictures = [[_scale_picture(title, picture, height) for title, picture in row] for row in panels]
     titles = [[_title_lines(title, height) for title, _ in row] for row in panels]
     widths = [0] * max(map(len, panels))
     for row, headers in zip(pictures, titles, strict=True):
@@ -260,11 +260,11 @@ def comparison_picture(
         ValueError: see `colorize` and `cluster_borders`.
     """
     rows, columns = photo.shape[:2]
-    small = np.asarray(_scaled("photo", photo, 360))
+    small = np.asarray(_scale_picture("photo", photo, 360))
     clusters = len(np.unique(assignment))
     differs = []
     if np.ndim(difference) > 0:
-        values = stretched(_check_map("difference", difference), small.shape[:2]) / 0.25
+        values = stretch(_check_map("difference", difference), small.shape[:2]) / 0.25
         differs = [("Difference\nblack: 0, lightest: 0.25 or more", colorize(values))]
     return sheet(
         [
@@ -317,7 +317,7 @@ def _title_lines(title: str, height: int) -> list[TextLine]:
     ]
 
 
-def _scaled(title: str, picture: np.ndarray, height: int) -> Image.Image:
+def _scale_picture(title: str, picture: np.ndarray, height: int) -> Image.Image:
     check_rgb(f"picture {title!r}", picture)
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
     return Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hourglass_jax.checks import check_config
-from hourglass_jax.imaging.images import check_enlargement, resampled
+from hourglass_jax.imaging.images import check_enlargement, resample
 from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
 TILE = 256
@@ -65,7 +65,7 @@ class SlidingWindow:
         Returns:
             The windows, [n, size, size, channels], row by row, and their layout.
         """
-        image = _enlarged(image, self.size)
+        image = _enlarge(image, self.size)
         tops, lefts = (self._anchors(length) for length in image.shape[:2])
         windows = [image[y : y + self.size, x : x + self.size] for y in tops for x in lefts]
         return np.stack(windows), Layout(image.shape[:2], (self.size, self.size), tops, lefts)
@@ -151,11 +151,11 @@ def _weights(
     return resized.astype(np.float32)
 
 
-def _enlarged(image: np.ndarray, least: int) -> np.ndarray:
+def _enlarge(image: np.ndarray, least: int) -> np.ndarray:
     rows, columns = image.shape[:2]
     shorter = min(rows, columns)
     if shorter >= least:
         return image
     height, width = (int(side / shorter * least) if side != shorter else least for side in (rows, columns))
     check_enlargement((rows, columns), (height, width))
-    return resampled(image, (height, width), "bilinear")
+    return resample(image, (height, width), "bilinear")

@@ -93,7 +93,7 @@ class DepthMetric(CountMetric):
             )
         if not np.isfinite(result).all():
             raise ValueError("result must be finite, got NaN or infinity")
-        counted = self._counted(truth)
+        counted = self._counted_pixels(truth)
         (rows, columns), left = result.shape, (truth.shape[1] - result.shape[1]) // 2
         seen = np.s_[truth.shape[0] - rows :, left : left + columns]
         counted, truth = counted[seen], truth[seen]
@@ -101,7 +101,7 @@ class DepthMetric(CountMetric):
             return self.zeros()
         true, found = truth[counted].astype(np.float64), result[counted].astype(np.float64)
         if self.is_relative:
-            found = _aligned(found, true, self.cap)
+            found = _align(found, true, self.cap)
         found = np.clip(found, NEAREST, self.cap)
         return np.concatenate([[1.0], figures(found, true)])
 
@@ -115,7 +115,7 @@ class DepthMetric(CountMetric):
         names = ("d1", "d2", "d3", "AbsRel", "SqRel", "RMSE", "RMSElog", "SILog", "log10")
         return {name: f"{value:.3f}" for name, value in zip(names, scores, strict=True)}
 
-    def _counted(self, truth: np.ndarray) -> np.ndarray:
+    def _counted_pixels(self, truth: np.ndarray) -> np.ndarray:
         counted = (truth > NEAREST) & (truth < self.cap)
         if self.crop is not None:
             sides = (truth.shape[0], truth.shape[0], truth.shape[1], truth.shape[1])
@@ -145,7 +145,7 @@ def figures(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     )
 
 
-def _aligned(found: np.ndarray, true: np.ndarray, cap: float) -> np.ndarray:
+def _align(found: np.ndarray, true: np.ndarray, cap: float) -> np.ndarray:
     """Relative inverse depth as depth in metres, at most `cap`; by scale and shift of its own image."""
     terms = np.stack([found, np.ones_like(found)], axis=1)
     solution, *_ = np.linalg.lstsq(terms, 1 / true)

@@ -156,13 +156,13 @@ class Reassemble(nnx.Module):
         """Features on a grid of H x W tokens -> [B, factor * H, factor * W, outputs]."""
         tokens = features.tokens
         if self.readout is not None:
-            tokens = gelu(_joined(self.readout, tokens, features.special[:, :1]))
+            tokens = gelu(_join_readout(self.readout, tokens, features.special[:, :1]))
         x = self.projection(tokens).reshape(len(tokens), *grid, -1)
         if self.factor > 1:
-            return self._upsampled(x)
+            return self._upsample(x)
         return self.downsampling(x) if self.factor < 1 else x
 
-    def _upsampled(self, x: jax.Array) -> jax.Array:
+    def _upsample(self, x: jax.Array) -> jax.Array:
         """A transposed convolution whose stride is its kernel's side: every position becomes a tile of its own."""
         side = int(self.factor)
         batch, rows, columns, width = x.shape
@@ -170,7 +170,7 @@ class Reassemble(nnx.Module):
         return tiles.reshape(batch, side * rows, side * columns, width) + self.upsampling_bias[...].astype(x.dtype)
 
 
-def _joined(readout: nnx.Linear, tokens: jax.Array, class_token: jax.Array) -> jax.Array:
+def _join_readout(readout: nnx.Linear, tokens: jax.Array, class_token: jax.Array) -> jax.Array:
     """The readout of every token side by side with the class token, whose share is the same for all."""
     kernel, bias = kernel_and_bias(readout, tokens.dtype)
     of_tokens, of_class = jnp.split(kernel, 2)

@@ -87,7 +87,7 @@ def pooled_positions(grid: Grid, cells: Grid) -> Float32[np.ndarray, "cells 2"]:
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
-def shrunk(grid: Grid, share: float) -> Grid:
+def shrink_grid(grid: Grid, share: float) -> Grid:
     """The grid with nearly this share of the positions and nearly the same aspect ratio; at least 1 x 1."""
     rows, columns = (max(1, round(side * share**0.5)) for side in grid)
     return rows, columns

@@ -61,7 +61,7 @@ def checkerboard(grid: Grid) -> Bool[np.ndarray, " tokens"]:
 
 def match_tokens(
     metric: Float[Array, "batch tokens width"],
-    merged: int,
+    count: int,
     *,
     second: Bool[np.ndarray, " tokens"],
     in_order: bool = True,
@@ -73,7 +73,7 @@ def match_tokens(
 
     Args:
         metric: [B, M, D], what is compared; cosines are computed in float32 or wider.
-        merged: r, the number of tokens that join another: from one to as many as the first half has.
+        count: r, the number of tokens that join another: from one to as many as the first half has.
         second: bool [M], which tokens are of the second half (`alternate`, `checkerboard`).
         in_order: whether tokens of the first half that stay keep their order; otherwise the least similar to their
             candidates come last.
@@ -91,13 +91,13 @@ def match_tokens(
 
     order = jnp.argsort(-best, axis=-1)
     rank = jnp.argsort(order, axis=-1)
-    join, stay = order[:, :merged], order[:, merged:]
-    staying = len(first) - merged
-    position = rank - merged
+    join, stay = order[:, :count], order[:, count:]
+    staying = len(first) - count
+    position = rank - count
     if in_order:
         stay = jnp.sort(stay, axis=-1)
-        position = jnp.cumsum(rank >= merged, axis=-1) - 1
-    place_first = jnp.where(rank < merged, staying + candidate, position)
+        position = jnp.cumsum(rank >= count, axis=-1) - 1
+    place_first = jnp.where(rank < count, staying + candidate, position)
     place_second = jnp.broadcast_to(staying + np.arange(len(second)), (len(metric), len(second)))
     in_sequence = np.argsort(np.concatenate([first, second]))
     return Matching(

@@ -89,14 +89,14 @@ def resize(
     columns = resize_matrix(image.shape[2], size[1], method, column_scale)
     if method.startswith("bilinear"):
         # On CPU nine times as fast as the products at 192 x 192 to 384 x 384 positions of a DPT's maps.
-        resized = _interpolated(_interpolated(image.astype(dtype), rows, 1), columns, 2)
+        resized = _interpolate(_interpolate(image.astype(dtype), rows, 1), columns, 2)
     else:
         resized = jnp.einsum("yh,bhwc->bywc", jnp.asarray(rows, dtype), image, precision="highest")
         resized = jnp.einsum("xw,bywc->byxc", jnp.asarray(columns, dtype), resized, precision="highest")
     return resized.astype(image.dtype)
 
 
-def _interpolated(
+def _interpolate(
     image: Float[Array, "batch _ _ channels"], matrix: Float64[np.ndarray, "target source"], axis: int
 ) -> Float[Array, "batch _ _ channels"]:
     """An axis of an image times a matrix [target, source] with at most two weights in a row, without a product."""

@@ -73,7 +73,7 @@ class EViT(Plan):
 
     def after_attention(self, index: int, tokens: Tokens, query: jax.Array, key: jax.Array) -> Tokens:
         """See `Plan.after_attention`."""
-        before, after = self._left(tokens.depth, tokens.grid)[index : index + 2]
+        before, after = self._block_counts(tokens.depth, tokens.grid)[index : index + 2]
         if after == before:
             return tokens
         scores = _class_attention(query, key)[:, tokens.special :]
@@ -100,10 +100,10 @@ class EViT(Plan):
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
-        left = self._left(depth, token_grid)
+        left = self._block_counts(depth, token_grid)
         return [*left[:-1], left[0]]
 
-    def _left(self, depth: int, token_grid: Grid) -> list[int]:
+    def _block_counts(self, depth: int, token_grid: Grid) -> list[int]:
         """How many tokens enter each block, and how many leave the last one."""
         stages = scaled_blocks(STAGES, 24, depth) if self.stages is None else self.stages
         left = [token_grid[0] * token_grid[1]]

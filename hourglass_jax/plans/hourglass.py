@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
-from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrunk
+from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrink_grid
 from hourglass_jax.ops.reconstruction import reconstruct_tokens
 from hourglass_jax.plans.base import Block, Plan, Tokens
 from hourglass_jax.plans.checks import check_reconstruction
@@ -118,12 +118,12 @@ class Hourglass(Plan):
     def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
         """See `Plan.fitted`."""
         share = min(1.0, math.prod(self.clusters) / math.prod(made_for))
-        return replace(self, clusters=shrunk(token_grid, share))
+        return replace(self, clusters=shrink_grid(token_grid, share))
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """Clusters for a share of the tokens after a third of the blocks; see `Plan.scaled`."""
-        return cls(depth // 3, shrunk(token_grid, share))
+        return cls(depth // 3, shrink_grid(token_grid, share))
 
     @classmethod
     def search_space(cls, depth: int) -> dict[str, Sequence[object]]:

@@ -10,7 +10,7 @@ from typing import Self
 import jax
 import numpy as np
 
-from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrunk
+from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrink_grid
 from hourglass_jax.ops.pooling import pool_tokens, upsample_tokens
 from hourglass_jax.ops.resize import resize
 from hourglass_jax.plans.base import Block, Plan, Tokens
@@ -62,12 +62,12 @@ class Pooling(Plan):
     def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
         """See `Plan.fitted`."""
         share = min(1.0, math.prod(self.clusters) / math.prod(made_for))
-        return replace(self, clusters=shrunk(token_grid, share))
+        return replace(self, clusters=shrink_grid(token_grid, share))
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
         """A share of the positions after a third of the blocks; see `Plan.scaled`."""
-        return cls(depth // 3, shrunk(token_grid, share))
+        return cls(depth // 3, shrink_grid(token_grid, share))
 
     @classmethod
     def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
@@ -95,18 +95,18 @@ class Downsampling(Plan):
 
     def before_embedding(self, pixels: jax.Array, side: int) -> jax.Array:
         """See `Plan.before_embedding`."""
-        rows, columns = shrunk((pixels.shape[1] // side, pixels.shape[2] // side), self.keep)
+        rows, columns = shrink_grid((pixels.shape[1] // side, pixels.shape[2] // side), self.keep)
         return resize(pixels, (rows * side, columns * side), "bicubic-antialias")
 
     def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
         """See `Plan.before_block`."""
         if index:
             return tokens
-        return replace(tokens, restore=_upsampling(shrunk(tokens.grid, self.keep), tokens.grid))
+        return replace(tokens, restore=_upsampling(shrink_grid(tokens.grid, self.keep), tokens.grid))
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
-        rows, columns = shrunk(token_grid, self.keep)
+        rows, columns = shrink_grid(token_grid, self.keep)
         return [rows * columns] * depth + [token_grid[0] * token_grid[1]]
 
     @classmethod

@@ -70,7 +70,7 @@ class TokenMerging(Plan):
 
     def after_attention(self, index: int, tokens: Tokens, query: jax.Array, key: jax.Array) -> Tokens:
         """See `Plan.after_attention`."""
-        before, after = self._left(tokens.depth, tokens.grid)[index : index + 2]
+        before, after = self._block_counts(tokens.depth, tokens.grid)[index : index + 2]
         if after == before:
             return tokens
         special = tokens.special
@@ -84,19 +84,19 @@ class TokenMerging(Plan):
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
-        left = self._left(depth, token_grid)
+        left = self._block_counts(depth, token_grid)
         return [*left[:-1], left[0]]
 
-    def _left(self, depth: int, token_grid: Grid) -> list[int]:
+    def _block_counts(self, depth: int, token_grid: Grid) -> list[int]:
         """How many tokens enter each block, and how many leave the last one."""
         left = [token_grid[0] * token_grid[1]]
         for index in range(depth):
             before = left[-1]
-            wanted = round(before * (1 - self.keep)) if self.keep is not None else self._merged(index, depth)
+            wanted = round(before * (1 - self.keep)) if self.keep is not None else self._merges(index, depth)
             left.append(before - min(wanted, before // 2))
         return left
 
-    def _merged(self, index: int, depth: int) -> int:
+    def _merges(self, index: int, depth: int) -> int:
         merged = self.merged or 0
         if isinstance(merged, tuple):
             return merged[index] if index < len(merged) else 0

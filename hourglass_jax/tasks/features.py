@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hourglass_jax.imaging.pictures import principal_components, stretched
+from hourglass_jax.imaging.pictures import principal_components, stretch
 from hourglass_jax.imaging.windows import Layout
 from hourglass_jax.metrics.base import Metric
 from hourglass_jax.tasks.base import Rendering, only_view
@@ -30,7 +30,7 @@ class Features:
 
     def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:
         """The first three principal components of the features as red, green and blue, and their overlay."""
-        features = stretched(principal_components(result), photo.shape[:2])
+        features = stretch(principal_components(result), photo.shape[:2])
         return Rendering({"features": features, "overlay": photo // 2 + features // 2})
 
     def check_dataset(self, name: str, classes: int) -> None:
