@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from hourglass_jax.plans.hourglass import Hourglass
-    from hourglass_jax.search.ablation import Figures, Point, Study
+    from hourglass_jax.search.ablation import Measurement, Point, Study
 
 COST = "#8a8a8a"
 
@@ -51,7 +51,7 @@ Name = Literal[
     "layers",
     "downsampling",
 ]
-Points = Sequence[tuple["Point", "Figures"]]
+Points = Sequence[tuple["Point", "Measurement"]]
 
 
 def ablate(
@@ -88,7 +88,7 @@ def ablate(
     images = {name: read_image(path) for name, path in paths.items()}
     loaded, preprocessing, chosen = load_model(model, plan, hourglass_for="an ablation is")
     ablation = Ablation(loaded, images, chosen, weights=weights_of(model), preprocessing=preprocessing)
-    found: dict[str, list[tuple[Point, Figures]]] = {name: [] for name in ablation.studies if name in studies}
+    found: dict[str, list[tuple[Point, Measurement]]] = {name: [] for name in ablation.studies if name in studies}
     picture = output / "ablation.png"
     total = sum(len(ablation.studies[name].points) for name in found)
     with interruptible(output, "measured"), tqdm(total=total, desc="points", disable=hide_progress()) as bar:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.analysis.plots import Place, check_matplotlib, pareto_plot
+from hourglass_jax.analysis.plots import PlotPoint, check_matplotlib, pareto_plot
 from hourglass_jax.cli.options import (
     ModelOptions,
     PlanOptions,
@@ -258,5 +258,5 @@ def _plot(entries: Sequence[Entry], rows: Sequence[Row]) -> "np.ndarray":
             ("multiply-accumulates of the encoder, share", entry.share),
             ("speed-up of the whole model, measured", row.speedup),
         ):
-            panels[axis][entry.method].append(Place(x, row.cosine, row.worst))
+            panels[axis][entry.method].append(PlotPoint(x, row.cosine, row.worst))
     return pareto_plot(panels)

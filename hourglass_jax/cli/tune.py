@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.analysis.plots import Place, check_matplotlib, pareto_plot
+from hourglass_jax.analysis.plots import PlotPoint, check_matplotlib, pareto_plot
 from hourglass_jax.cli.options import (
     Methods,
     ModelOptions,
@@ -188,6 +188,6 @@ def _plot(candidates: "list[Candidate]", best: "Candidate | None") -> "np.ndarra
     axis = "multiply-accumulates of the encoder, share"
     series = defaultdict(list)
     for each in candidates:
-        series[each.method].append(Place(each.share, each.cosine, each.worst))
-    marked = None if best is None else {axis: Place(best.share, best.cosine, best.worst)}
+        series[each.method].append(PlotPoint(each.share, each.cosine, each.worst))
+    marked = None if best is None else {axis: PlotPoint(best.share, best.cosine, best.worst)}
     return pareto_plot({axis: series}, marked)
