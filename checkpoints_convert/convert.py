@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 
 from checkpoints_convert import dpt, mask2former, saliency, segmenter, swag, swin, vit
-from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
+from checkpoints_convert.errors import CheckpointError, in_one_sentence
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
 from checkpoints_convert.folders import Checkpoint, find_checkpoint
@@ -37,6 +37,7 @@ from hourglass_jax.checks import MOST
 from hourglass_jax.imaging.labels import DATASETS
 from hourglass_jax.imaging.segment_labels import DATASETS as SEGMENTS
 from hourglass_jax.io.safetensors import write_safetensors
+from hourglass_jax.io.text import printable
 from hourglass_jax.models.registry import FORMAT, abstract_model, flat_parameters, header
 from hourglass_jax.ops.grids import Grid
 
