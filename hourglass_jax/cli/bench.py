@@ -25,13 +25,13 @@ def bench(
     batch: int = 1,
     repeats: int = 10,
 ) -> None:
-    """Measures the latency with and without the hourglass on noise of the model's input size.
+    """Measures the latency with and without a plan, on noise of the model's input size.
 
     Example: hourglass bench --alpha 4 --clusters 26 26 --size 518
 
     Args:
-        batch: Images at once.
-        repeats: Timed runs of each, in turn; the median counts.
+        batch: Number of images per call.
+        repeats: Number of timed runs of each model, alternating; the median counts.
     """
     import jax
     import numpy as np

@@ -41,11 +41,11 @@ def compare(
     budget: tuple[float, ...] = (),
     repeats: int = 5,
 ) -> None:
-    """Runs the model with and without a plan: a table, and a picture for each photograph.
+    """Compares the model with and without a plan: a table, and a picture for each photograph.
 
-    With --method it is several plans side by side: each method's own at a common cost, and the plan where one is
-    given. Then the largest square in the middle of each photograph counts, by default of those of `hourglass demo`,
-    and a plot shows fidelity over cost.
+    With --method, several plans are compared: one of each method at the same cost, and the plan if one is given.
+    Then the largest centred square of each photograph is used, by default of those of `hourglass demo`, and a plot
+    shows fidelity over cost.
 
     Example: hourglass compare photo.jpg --alpha 4 --clusters 26 26
 
@@ -57,8 +57,9 @@ def compare(
         photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
         methods: A method to compare; may be given several times.
-        budget: Shares of the encoder's multiply-accumulates, for the methods; by default what the plan costs.
-        repeats: Timed runs of each; the median counts.
+        budget: Cost of the methods' plans, as shares of the encoder's multiply-accumulates; by default the cost of
+            the plan.
+        repeats: Number of timed runs of each model; the median counts.
     """
     from hourglass_jax.cli.compare_methods import compare_methods
     from hourglass_jax.imaging.images import read_image
@@ -88,7 +89,7 @@ def demo(
 
     Args:
         output: Folder to write the pictures to.
-        repeats: Timed runs of each; the median counts.
+        repeats: Number of timed runs of each model; the median counts.
     """
     from hourglass_jax.imaging.images import center_crop_square, read_image
     from hourglass_jax.imaging.photographs import photographs

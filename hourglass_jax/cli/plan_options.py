@@ -1,4 +1,4 @@
-"""The options that say which plan: they are made from the fields of all known kinds of plans."""
+"""The command-line options of plans, derived from the fields of all known kinds of plans."""
 
 import dataclasses
 import functools
@@ -27,18 +27,18 @@ COMMANDS_OWN = frozenset(
         *("dataset", "data_dir", "split", "original", "hourglass", "crop", "cap", "distributed"),
     }
 )
-"""Options of the commands: a field of such a name is given in a plan file only."""
+"""Names of the commands' options: a field of such a name can be set in a plan file only."""
 
 
 class PlanOptions:
-    """A plan file, a preset or a method, its fields, or both (fields win).
+    """A plan file, a preset or a method, and fields that override it.
 
     Attributes:
         plan: a plan file or a preset.
-        strict_plan: whether a photograph that the plan does not fit is refused.
+        strict_plan: whether a photograph that the plan does not fit is an error.
         method: the kind of plan.
 
-    Further attributes are the fields that were given; those that are None were not.
+    Further attributes are the fields of plans; None if they were not given.
     """
 
     plan: str | None = None
@@ -50,12 +50,12 @@ class PlanOptions:
 
 
 def plan_arguments() -> type[PlanOptions]:
-    """What `PlanOptions` is read from, by tyro."""
+    """The dataclass from which tyro makes the options of a plan."""
     return _arguments(tuple(all_methods().values()), with_method=True)
 
 
 def plan_arguments_without_method() -> type[PlanOptions]:
-    """The same for a command that has an option --method of its own."""
+    """The same without --method, for a command that has an option of that name."""
     return _arguments(tuple(all_methods().values()), with_method=False)
 
 
@@ -86,7 +86,7 @@ def _option(hint: Any, text: str, **settings: Any) -> Any:
 
 
 def _fields(methods: tuple[type[Plan], ...]) -> dict[str, tuple[Any, str]]:
-    """Field -> its type, of all methods that have it, and what their docstrings say."""
+    """Field -> the union of its types in all methods, and its descriptions in their docstrings."""
     hints: dict[str, list[Any]] = defaultdict(list)
     texts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for cls in methods:
@@ -104,7 +104,7 @@ def _fields(methods: tuple[type[Plan], ...]) -> dict[str, tuple[Any, str]]:
 
 
 def described_fields(cls: type) -> dict[str, str]:
-    """What the part "Attributes" of a class's docstring, and of those of its bases, says of each name."""
+    """Field -> its description in the section "Attributes" of the docstrings of a class and its bases."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
         _, _, section = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")
@@ -115,25 +115,25 @@ def described_fields(cls: type) -> dict[str, str]:
 
 
 def is_given(options: PlanOptions) -> bool:
-    """Whether options say anything about the plan."""
+    """Whether any option of a plan was given."""
     return bool(options.plan or options.method or _given_fields(options))
 
 
 def chosen_plan(
     options: PlanOptions, *, default_preset: str | None = None, hourglass_for: str | None = None
 ) -> Plan | None:
-    """The plan that options say.
+    """Builds the plan that was chosen.
 
     Args:
-        options: what was given.
-        default_preset: the preset that is meant where no other plan is; a name that is none means none.
-        hourglass_for: what takes no other plan than an `Hourglass`, for a message.
+        options: the options.
+        default_preset: the preset to use if no plan is given; ignored if there is no preset of this name.
+        hourglass_for: for a message, what requires an `Hourglass`; None accepts every plan.
 
     Returns:
-        The plan; None if nothing was given and `default_preset` is None.
+        The plan; None if no option was given and `default_preset` is None.
 
     Raises:
-        ValueError: they say no plan, or none of the kind that is needed.
+        ValueError: the options do not make a plan, or not an `Hourglass` where it is required.
     """
     source, fields = options.plan, _given_fields(options)
     if source is None and default_preset is None and not is_given(options):
@@ -177,5 +177,5 @@ def _as_options(names: Iterable[str]) -> str:
 
 
 def _as_lists(value: object) -> object:
-    """As plan files have it."""
+    """Converts tuples to lists, as in plan files."""
     return list(map(_as_lists, value)) if isinstance(value, tuple) else value

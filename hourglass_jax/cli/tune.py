@@ -47,12 +47,12 @@ def tune(
     methods: Methods = (),
     limit: int = 16,
 ) -> None:
-    """Searches the plan that is best for a model and for images like these; no labels are needed.
+    """Searches the best plan for a model on images of your own; no labels are needed.
 
-    What counts is how close the final features stay to the original's, on the largest square in the middle of each
-    image. Half of the images are tuned on, the others are held out and have the last word. The weights are never
-    touched. What is measured is kept: a run that was ended goes on when the same command is given again. The exit
-    status is 1, and no plan is written, if none meets the target.
+    Plans are ranked by the fidelity of the final features to those of the original model, on the largest centred
+    square of each image. Half of the images are used for tuning, the others are held out for the final figure. The
+    weights never change. Measurements are kept: the same command resumes an interrupted run. If no plan meets the
+    target, none is written and the exit status is 1.
 
     Example: hourglass tune --images photos/ --gflops 0.6 -o tuned/
 
@@ -60,13 +60,13 @@ def tune(
 
     Args:
         images: Folder of photographs; by default those of `hourglass demo`.
-        output: Folder of plan.json, of tune.png and of tune.jsonl, which is appended to.
+        output: Folder for plan.json, tune.png and tune.jsonl, to which measurements are appended.
         gflops: At most this share of the encoder's multiply-accumulates, at the best fidelity; 0.6 if no target is
             given.
         speedup: At least this speed-up, measured on this machine with one image, at the best fidelity.
         min_cosine: At least this mean cosine, at the least multiply-accumulates.
-        methods: A method to search in; may be given several times. By default all of them.
-        limit: At most so many images, evenly spread over the folder.
+        methods: A method to search; may be given several times. By default all methods.
+        limit: Maximum number of images, evenly spread over the folder.
     """
     from hourglass_jax.imaging.images import read_image, write_image
     from hourglass_jax.search.tune import NoPlan, Tuner
@@ -135,20 +135,20 @@ def _target(gflops: float | None, speedup: float | None, min_cosine: float | Non
 
 
 def _files(folder: Path | None, limit: int) -> dict[str, Path]:
-    """Images by name, evenly spread if there are more than the limit."""
+    """Name -> path of the images, evenly spread if there are more than the limit."""
     from hourglass_jax.imaging.photographs import photographs
 
     if folder is None:
-        found = photographs()
+        paths = photographs()
     elif folder.is_dir():
-        found = {photo.path.name: photo.path for photo in find_photos([folder])}
+        paths = {photo.path.name: photo.path for photo in find_photos([folder])}
     else:
         raise ValueError(f"{folder} must be a folder of images, and is none")
-    if len(found) < 2:
-        raise ValueError(f"expected at least 2 images in {folder}, as some are held out; got {len(found)}")
-    names = list(found)
+    if len(paths) < 2:
+        raise ValueError(f"expected at least 2 images in {folder}, as some are held out; got {len(paths)}")
+    names = list(paths)
     count = min(limit, len(names))
-    return {names[index * len(names) // count]: found[names[index * len(names) // count]] for index in range(count)}
+    return {name: paths[name] for name in (names[index * len(names) // count] for index in range(count))}
 
 
 def _figures(candidate: "Candidate") -> dict[str, object]:
@@ -184,7 +184,7 @@ def _print(tuned: "Tuned", target: "Target", result: dict[str, Any]) -> None:
 
 
 def _plot(candidates: "list[Candidate]", best: "Candidate | None") -> "np.ndarray":
-    """Every plan that was measured, on whatever images it was measured on."""
+    """Plots every measured plan, each on the images that it was measured on."""
     axis = "multiply-accumulates of the encoder, share"
     series = defaultdict(list)
     for each in candidates:

@@ -16,17 +16,17 @@ from hourglass_jax.plans.base import Plan
 
 @dataclass(frozen=True)
 class ACT(Plan):
-    """In every block, each head groups its queries by hashing and attends once for a group.
+    """In every block, each head groups its queries by hashing and computes one row of attention per group.
 
-    All tokens stay; only the rows of the attention are fewer, so the rest of a block costs what it did. Here the
-    number of rows is fixed, where the official algorithm has as many as there are hash codes: with fewer codes some
-    rows are idle, with more, neighbouring codes share a row. The random directions of the hashes are fixed too.
+    The number of tokens does not change, only that of the rows of attention: the rest of a block costs as much as
+    before. The number of rows is fixed, while the official algorithm has one row per hash code: with fewer codes
+    some rows are unused, with more, neighbouring codes share a row. The random directions are fixed, too.
 
     Attributes:
-        prototypes: rows of attention of every head.
-        hashes: rounds of hashing, up to 32; fewer make larger groups.
+        prototypes: number of groups of queries per head.
+        hashes: number of hashes, up to 32; fewer hashes make larger groups.
         bucket: width of a hash's buckets, in units of queries divided by sqrt(D).
-        seed: of the hashes' random directions.
+        seed: seed of the hashes' random directions.
 
     Raises:
         ValueError: a field is out of range.
@@ -69,7 +69,7 @@ class ACT(Plan):
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
-        """Rows for a share of the tokens; see `Plan.scaled`."""
+        """As many groups as a share of the tokens; see `Plan.scaled`."""
         return cls(max(1, round(share * token_grid[0] * token_grid[1])))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What the fields of plans are checked for."""
+"""Checks of the fields of plans."""
 
 from itertools import pairwise
 
@@ -13,12 +13,12 @@ def check_share(name: str, share: float) -> None:
 
 
 def scaled_blocks(blocks: tuple[int, ...], of: int, depth: int) -> tuple[int, ...]:
-    """Places among `of` blocks as places among `depth` blocks, without repetition."""
+    """Scales block indices from a backbone of `of` blocks to one of `depth` blocks, without repetition."""
     return tuple(sorted({block * depth // of for block in blocks}))
 
 
 def check_blocks(name: str, blocks: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns places among blocks as a tuple; raises ValueError unless they are increasing integers from 0 on."""
+    """Returns block indices as a tuple; raises ValueError unless they are increasing integers of at least 0."""
     places = tuple(blocks)
     whole = all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) and each >= 0 for each in places)
     if not places or not whole or any(a >= b for a, b in pairwise(places)):
@@ -27,7 +27,7 @@ def check_blocks(name: str, blocks: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_among_blocks(name: str, blocks: tuple[int, ...], depth: int) -> None:
-    """Raises ValueError if a place is past the last of `depth` blocks."""
+    """Raises ValueError if an index is not below `depth`."""
     if any(block >= depth for block in blocks):
         raise ValueError(f"{name} must be among the backbone's blocks 0 to {depth - 1}, got {blocks}")
 

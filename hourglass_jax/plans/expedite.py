@@ -11,7 +11,7 @@ from hourglass_jax.plans.files import load_plan
 
 
 class TakesPlan(Protocol):
-    """What `expedite` uses of a backbone."""
+    """The part of a backbone that `expedite` uses."""
 
     @property
     def plan(self) -> Plan | None: ...
@@ -34,21 +34,20 @@ Model = TypeVar("Model", bound=Expeditable)
 
 
 def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
-    """The same model under another plan: every parameter array is shared, none is copied or changed.
+    """Puts a model under a plan: the new model shares every parameter array, none is copied or changed.
 
-    What a plan derives from the parameters, the position bias of a Swin's clusters, is computed here and not in the
-    calls.
+    Values that a plan derives from the parameters, such as the position bias of a Swin's clusters, are computed
+    here and not in the calls.
 
     Args:
         model: a model whose `backbone` takes a plan, or such a backbone itself.
-        plan: an `Hourglass` or another `Plan`, or the path of a plan file; None for the unexpedited
-            model.
+        plan: an `Hourglass` or another `Plan`, or the path of a plan file; None for the model without a plan.
 
     Returns:
-        A new model of the same class; `model` itself stays as it is.
+        A new model of the same class; `model` itself does not change.
 
     Raises:
-        ValueError: the plan does not fit the backbone, or the model has no backbone that takes one.
+        ValueError: the plan does not fit the backbone, or the model has no backbone that takes a plan.
     """
     fast = nnx.clone(model, variables=False)
     try:
@@ -64,15 +63,15 @@ def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
 
 
 def fit_plan(model: Model, size: tuple[int, int], made_for: tuple[int, int]) -> Model:
-    """The same model, its plan fitted to images of another size than it was made for, if it does not fit them.
+    """Adapts a model's plan to images of another size, if it does not fit them.
 
     Args:
-        model: under any plan.
+        model: a model under any plan.
         size: (rows, columns) of the images in pixels.
-        made_for: the size of the images that the plan was made for.
+        made_for: (rows, columns) of the images that the plan was made for.
 
     Returns:
-        `model` itself if its plan fits; otherwise under `Plan.fitted`, with a warning in the log.
+        `model` itself if its plan fits; otherwise the model under `Plan.fitted`, with a warning in the log.
 
     Raises:
         ValueError: the plan cannot be made to fit.

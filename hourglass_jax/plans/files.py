@@ -1,4 +1,4 @@
-"""Plan files: a plan as JSON, its method and its fields."""
+"""Plan files: the method and the fields of a plan as JSON."""
 
 import dataclasses
 import json
@@ -18,14 +18,14 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> Path:
     """Writes a plan to a JSON file that `load_plan` and the option --plan read.
 
     Args:
-        plan: of a kind that `find_method` knows.
-        path: the target; missing folders are made.
+        plan: a plan of a kind that `find_method` knows.
+        path: path of the file; missing folders are created.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: the plan is of none of these classes.
+        ValueError: the plan is of an unknown class.
     """
     if not _is_known(type(plan)):
         raise ValueError(
@@ -41,13 +41,13 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Reads a plan file.
 
     Args:
-        path: of a JSON object: the method, a name that `find_method` knows, and fields of its class.
+        path: path of a JSON object with the method, a name that `find_method` knows, and fields of its class.
 
     Returns:
         The plan, for `expedite`.
 
     Raises:
-        ValueError: there is no such file, it is no such object, or a method, a field or a value is unknown.
+        ValueError: the file does not exist or holds no such object, or a method, a field or a value is unknown.
     """
     path = Path(path)
     try:
@@ -63,12 +63,12 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
 
 
 def plan_fields(plan: Plan) -> dict[str, object]:
-    """The method and the fields of a plan, as a plan file has them."""
+    """The method and the fields of a plan, as in a plan file."""
     return {"method": type(plan).__name__, **json.loads(json.dumps(dataclasses.asdict(plan)))}
 
 
 def plan_of(fields: object) -> Plan:
-    """The plan that `plan_fields` made these of.
+    """Builds a plan from its method and fields; the inverse of `plan_fields`.
 
     Raises:
         ValueError: a method, a field or a value is unknown, or one is missing.
@@ -106,7 +106,7 @@ def is_required(field: dataclasses.Field) -> bool:
 
 
 def _is_of(value: object, hint: object) -> bool:
-    """Whether a value of JSON is one of a type, lists standing for tuples."""
+    """Whether a JSON value has a type, where lists count as tuples."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_is_of(value, each) for each in arguments)

@@ -28,7 +28,7 @@ class Hourglass(Plan):
         window: side of the square of clusters that a token may join (lambda = window^2); odd.
         iterations: kappa, the number of k-means iterations.
         temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`). Within
-            a compiled function it may be one of its arrays, to differentiate by; such a plan has no hash.
+            a compiled function it may be an array, to compute gradients; such a plan has no hash.
         neighbors: k, the number of clusters that a token is reconstructed from.
         representative: "mean" (the paper's) or "medoid"; see `ops.cluster_tokens`.
         reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits"
@@ -71,7 +71,7 @@ class Hourglass(Plan):
             raise ValueError(f"reconstruct='logits' needs beta=None: clusters reach the head; got beta={self.beta}")
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
-        """Raises ValueError if this plan fits no backbone of `depth` blocks, or not this grid of tokens."""
+        """See `Plan.check`."""
         if self.alpha >= depth:
             raise ValueError(f"alpha must be less than the backbone's {depth} blocks, got {self.alpha}")
         if self.beta is not None and self.alpha + self.beta > depth:
@@ -122,7 +122,7 @@ class Hourglass(Plan):
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
-        """Clusters for a share of the tokens after a third of the blocks; see `Plan.scaled`."""
+        """As many clusters as a share of the tokens, after a third of the blocks; see `Plan.scaled`."""
         return cls(depth // 3, shrink_grid(token_grid, share))
 
     @classmethod

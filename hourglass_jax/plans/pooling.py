@@ -23,7 +23,7 @@ class Pooling(Plan):
 
     Attributes:
         alpha: blocks that run on all tokens before the pooling.
-        clusters: (h, w), the grid that is left.
+        clusters: (h, w), the pooled grid.
 
     Raises:
         ValueError: a field is out of range.
@@ -66,7 +66,7 @@ class Pooling(Plan):
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
-        """A share of the positions after a third of the blocks; see `Plan.scaled`."""
+        """A grid with a share of the tokens, after a third of the blocks; see `Plan.scaled`."""
         return cls(depth // 3, shrink_grid(token_grid, share))
 
     @classmethod
@@ -77,12 +77,12 @@ class Pooling(Plan):
 
 @dataclass(frozen=True)
 class Downsampling(Plan):
-    """A smaller image, bicubic with antialiasing; its features are upsampled bilinearly in the end.
+    """Downsamples the image (bicubic, antialiased), and upsamples the final features bilinearly.
 
-    A hybrid's convolutional stem still sees the whole image; its features are made smaller.
+    In a hybrid, the feature map of the convolutional stem is downsampled instead of the image.
 
     Attributes:
-        keep: share of the image's tokens that the smaller image has, nearly: its sides are whole numbers of tokens.
+        keep: approximate share of the tokens that are kept: the sides of the image become whole numbers of tokens.
 
     Raises:
         ValueError: a field is out of range.

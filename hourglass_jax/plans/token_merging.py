@@ -18,19 +18,19 @@ from hourglass_jax.plans.merging import merge
 
 @dataclass(frozen=True)
 class TokenMerging(Plan):
-    """Every block merges its most similar tokens, by the mean of their keys over the heads.
+    """Every block merges its most similar tokens, compared by the mean of their keys over the heads.
 
     Class and register tokens take part in the alternating split, as in the official code, but never merge. No block
     merges more than half of its tokens. In the end every token of the grid gets the value of its group.
 
     Attributes:
-        keep: share of its tokens that every block keeps; None if `merged` says how many it merges.
-        merged: r, tokens that every block merges, or one number for each block (further blocks merge none).
+        keep: share of its tokens that every block keeps; None if `merged` is given instead.
+        merged: r, number of tokens that every block merges, or one number per block (further blocks merge none).
         schedule: "constant", or "decreasing": from twice `merged` in the first block to none in the last.
-        proportional: whether attention counts a token as often as it has tokens in it.
+        proportional: whether attention weights a merged token by the number of its members.
 
     Raises:
-        ValueError: a field is out of range, or both or none of `keep` and `merged` are given.
+        ValueError: a field is out of range, or both or neither of `keep` and `merged` are given.
 
     Source: facebookresearch/ToMe, tome/patch/timm.py and tome/utils.py (`parse_r`).
     """
@@ -88,7 +88,7 @@ class TokenMerging(Plan):
         return [*left[:-1], left[0]]
 
     def _block_counts(self, depth: int, token_grid: Grid) -> list[int]:
-        """How many tokens enter each block, and how many leave the last one."""
+        """Number of tokens before every block, and after the last one."""
         left = [token_grid[0] * token_grid[1]]
         for index in range(depth):
             before = left[-1]
