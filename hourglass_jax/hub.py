@@ -39,6 +39,14 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> M
 
     Raises:
         ValueError: there is no such file or name, or the file is not a complete converted model.
+
+    >>> from flax import nnx
+    >>> from hourglass_jax.backbones.vit import ViTConfig
+    >>> from hourglass_jax.models.encoder import Encoder, EncoderConfig
+    >>> config = EncoderConfig(ViTConfig(width=8, depth=1, heads=1))
+    >>> path = save(Encoder(config, rngs=nnx.Rngs(0)), "tiny.safetensors")
+    >>> load(path).config == config
+    True
     """
     path = _pretrained(str(source)) if str(source) in PRETRAINED else Path(source)
     if not path.is_file():

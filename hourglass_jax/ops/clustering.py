@@ -55,6 +55,16 @@ def cluster_tokens(
         ValueError: an option is out of range, or the shapes and grids do not fit each other.
 
     Source: Expedit-Segmenter, mmseg/ops/cluster.py (`TokenClusteringBlock`).
+
+    Pooling mixes the two values of these 4 x 4 tokens, clustering does not:
+
+    >>> tokens = jnp.array([[0.0, 0, 0, 9]] * 4).reshape(1, 16, 1)
+    >>> pooled = cluster_tokens(tokens, token_grid=(4, 4), cluster_grid=(2, 2), iterations=0)
+    >>> pooled.ravel().tolist()
+    [0.0, 4.5, 0.0, 4.5]
+    >>> clusters = cluster_tokens(tokens, token_grid=(4, 4), cluster_grid=(2, 2), temperature=1.0)
+    >>> clusters.ravel().round(3).tolist()
+    [0.0, 9.0, 0.0, 9.0]
     """
     token_grid, cluster_grid = check_grid("token_grid", token_grid), check_grid("cluster_grid", cluster_grid)
     check_tokens("tokens", tokens, token_grid)
@@ -104,6 +114,10 @@ def auto_temperature(tokens: Float[Array, "batch tokens channels"], token_grid: 
 
     Returns:
         [B], float32 or wider, positive (a constant image gets the resolution of its features' precision).
+
+    >>> tokens = jnp.array([0.0, 1, 2, 3]).reshape(1, 4, 1)
+    >>> auto_temperature(tokens, (1, 4)).round(4).tolist()
+    [0.05]
     """
     height, width = check_grid("token_grid", token_grid)
     check_tokens("tokens", tokens, (height, width))

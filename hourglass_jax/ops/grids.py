@@ -88,6 +88,10 @@ def pooled_positions(grid: Grid, cells: Grid) -> Float32[np.ndarray, "cells 2"]:
 
 
 def shrink_grid(grid: Grid, share: float) -> Grid:
-    """The grid with nearly this share of the positions and nearly the same aspect ratio; at least 1 x 1."""
+    """The grid with approximately this share of the positions and the same aspect ratio; at least 1 x 1.
+
+    >>> shrink_grid((37, 37), 0.5)
+    (26, 26)
+    """
     rows, columns = (max(1, round(side * share**0.5)) for side in grid)
     return rows, columns

@@ -43,6 +43,13 @@ def reconstruct_tokens(
         ValueError: an option is out of range, or the shapes do not fit each other.
 
     Source: Expedit-Segmenter, mmseg/ops/reconstruction.py (`TokenReconstructionBlock`).
+
+    The first two tokens are equal to a cluster, the last one lies halfway between both:
+
+    >>> clusters, tokens = jnp.array([[[0.0], [8.0]]]), jnp.array([[[0.0], [8.0], [4.0]]])
+    >>> refined = jnp.array([[[10.0], [20.0]]])
+    >>> reconstruct_tokens(refined, tokens=tokens, clusters=clusters, temperature=1.0).ravel().tolist()
+    [10.0, 20.0, 15.0]
     """
     if not isinstance(neighbors, (int, np.integer)) or neighbors < 1:
         raise ValueError(f"neighbors must be a positive integer, got {neighbors!r}")

@@ -48,6 +48,16 @@ def expedite(model: Model, plan: Plan | str | os.PathLike[str] | None) -> Model:
 
     Raises:
         ValueError: the plan does not fit the backbone, or the model has no backbone that takes a plan.
+
+    >>> import hourglass_jax as hj
+    >>> from flax import nnx
+    >>> from hourglass_jax.backbones.vit import ViT, ViTConfig
+    >>> vit = ViT(ViTConfig(width=8, depth=2, heads=1, patch_size=16), rngs=nnx.Rngs(0))
+    >>> fast = expedite(vit, hj.Hourglass(alpha=1, clusters=(8, 8)))
+    >>> vit.token_counts(224, 224), fast.token_counts(224, 224)
+    ((196, 196), (196, 64))
+    >>> fast.blocks[0].attention.qkv.kernel.get_value() is vit.blocks[0].attention.qkv.kernel.get_value()
+    True
     """
     fast = nnx.clone(model, variables=False)
     try:

@@ -26,6 +26,16 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: the plan is of an unknown class.
+
+    >>> import hourglass_jax as hj
+    >>> print(save_plan(hj.StagedMerging(keep=0.8), "plan.json").read_text())
+    {
+      "method": "StagedMerging",
+      "keep": 0.8,
+      "stages": null,
+      "value": "mean"
+    }
+    <BLANKLINE>
     """
     if not _is_known(type(plan)):
         raise ValueError(
@@ -48,6 +58,10 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
 
     Raises:
         ValueError: the file does not exist or holds no such object, or a method, a field or a value is unknown.
+
+    >>> characters = Path("plan.json").write_text('{"method": "StagedMerging", "keep": 0.8}')
+    >>> load_plan("plan.json")
+    StagedMerging(keep=0.8, stages=None, value='mean')
     """
     path = Path(path)
     try:
