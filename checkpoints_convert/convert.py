@@ -106,7 +106,7 @@ def convert(
         key: the entry of the checkpoint to take, where it holds several.
         heads: of a ViT, where neither settings nor a published shape say how many.
         grid: (rows, columns) of a ViT's position embedding, where it is not square and no settings say it.
-        dataset: one of `inference.labels.DATASETS`, whose classes the model tells apart.
+        dataset: one of `imaging.labels.DATASETS`, the data set of the model's classes.
         allow_nonfinite: whether weights may be NaN or infinite.
         skip_objects: whether objects of any class beside the weights are left out, and not only known ones.
         dtype: of the parameters in the target.

@@ -1,4 +1,4 @@
-"""Photographs that come inside scikit-image's and scikit-learn's packages, for demonstrations and measurements."""
+"""Photographs from the packages scikit-image and scikit-learn, for demonstrations and measurements."""
 
 import importlib.util
 from pathlib import Path
@@ -12,11 +12,11 @@ FILES = {
     "china": ("sklearn", "datasets/images/china.jpg"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
-"""Name -> the package and the file inside it."""
+"""Name -> package and path inside it."""
 
 
 def photographs() -> dict[str, Path]:
-    """The photographs by name; nothing is imported or downloaded.
+    """Finds the photographs, name -> path; nothing is imported or downloaded.
 
     Raises:
         ValueError: a package is not installed.

@@ -12,13 +12,13 @@ from hourglass_jax.imaging.labels import Color
 from hourglass_jax.imaging.pictures import text_line
 
 NOTHING = (40, 40, 40)
-"""The colour of what belongs to no region."""
+"""Colour of pixels without a region."""
 ALIKE = 90.0
-"""Colours of neighbours are at least so far apart, if that can be had (Euclidean, in 0..255)."""
+"""Minimum distance of the colours of neighbours, if possible (Euclidean, in 0..255)."""
 
 
 class Region(NamedTuple):
-    """What is drawn of a segment.
+    """A segment to draw.
 
     Attributes:
         mask: bool [rows, columns].
@@ -39,7 +39,7 @@ def encode_ids(segments: np.ndarray) -> np.ndarray:
 
 
 def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
-    """Regions laid over their photograph and outlined, things named in it, with a legend to the right of it.
+    """Draws regions over their photograph, with outlines, names of things, and a legend on the right.
 
     Where regions overlap, the first one lies on top.
 
@@ -78,7 +78,7 @@ def _eight_bits(red: float, green: float, blue: float) -> Color:
 
 
 def _distinct_colors(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
-    """A colour for every region: its class's, unless a neighbour or another thing of its class has one like it."""
+    """A colour for every region: that of its class, if no neighbour or thing of its class has a similar one."""
     neighbours = _neighbours(numbers, len(regions))
     palette: list[Color] = [
         _eight_bits(*colorsys.hsv_to_rgb(step / 12, saturation, value))
@@ -107,7 +107,7 @@ def _bytes(color: tuple[float, float, float]) -> Color:
 
 
 def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:
-    """Which regions touch, bool [count + 1, count + 1]."""
+    """Adjacency of regions, bool [count + 1, count + 1]."""
     touching = np.zeros((count + 1, count + 1), bool)
     for before, after in ((numbers[:-1], numbers[1:]), (numbers[:, :-1], numbers[:, 1:])):
         differs = before != after

@@ -1,4 +1,4 @@
-"""How often the class of an image is found.
+"""Classification accuracy.
 
 Source: facebookresearch/SWAG, imagenet_1k_eval.py (accuracy).
 """
@@ -43,7 +43,7 @@ class ClassificationMetric(CountMetric):
 
         Args:
             result: float [classes], larger for more probable classes; of equal ones the first counts more.
-            truth: its class.
+            truth: class of the ground truth.
 
         Returns:
             int64 [classes, 3], as `zeros`.

@@ -1,4 +1,4 @@
-"""How far estimated depth is from the truth.
+"""Errors of depth maps.
 
 Source: cogaplex-bts/bts, utils/eval_with_pngs.py (figures and crops), which isl-org/DPT, EVALUATION.md, names; the
 alignment of relative inverse depth is MiDaS's (arXiv 1907.01341).
@@ -12,12 +12,12 @@ import numpy as np
 from hourglass_jax.metrics.base import CountMetric
 
 NEAREST = 1e-3
-"""Metres: nothing nearer is measured or believed."""
+"""Metres: smaller depths do not count in the ground truth, and predictions are clipped to it."""
 
 GARG = (0.40810811, 0.99189189, 0.03594771, 0.96405229)
 EIGEN = (0.3324324, 0.91351351, 0.0359477, 0.96405229)
 EIGEN_NYU = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
-"""Where the pixels that count begin and end: rows and columns in units of the truth's sides."""
+"""Begin and end of the evaluated crop: rows and columns relative to the sides of the ground truth."""
 
 Crop = tuple[float, float, float, float]
 
@@ -54,7 +54,7 @@ class DepthMetric(CountMetric):
         cap: depth in metres up to which pixels count, and to which estimates are clipped.
         crop: which pixels count, or None for all; see `GARG`.
         is_relative: whether results are relative inverse depth. Then scale and shift of each image are those that
-            fit its true inverse depth best, in the sense of least squares.
+            fit the inverse depth of its ground truth best, in the sense of least squares.
     """
 
     cap: float = 80.0

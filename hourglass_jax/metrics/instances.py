@@ -1,4 +1,4 @@
-"""How well instances agree with the truth: average precision of their masks, by pycocotools.
+"""Average precision of instance masks, by pycocotools.
 
 Source: cocodataset/cocoapi, PythonAPI/pycocotools/cocoeval.py.
 """

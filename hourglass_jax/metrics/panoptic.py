@@ -1,4 +1,4 @@
-"""How well panoptic maps agree with the truth: panoptic quality.
+"""Panoptic quality.
 
 Source: cocodataset/panopticapi, panopticapi/evaluation.py (arXiv 1801.00868).
 """
@@ -109,7 +109,7 @@ def _counts(segments: np.ndarray) -> tuple[list[int], list[int]]:
 class PanopticMetric(CountMetric):
     """Panoptic maps of `classes`, of which `things` can be counted.
 
-    A found segment that lies mostly where the truth says nothing, or in a crowd of its class, is not counted.
+    A predicted segment is not counted if most of it lies on pixels without ground truth or in a crowd of its class.
     """
 
     classes: int
@@ -117,7 +117,7 @@ class PanopticMetric(CountMetric):
     task = "panoptic"
 
     def zeros(self) -> np.ndarray:
-        """See `CountMetric.zeros`: matched, found alone, true alone, and sums of overlaps, float64 [classes, 4]."""
+        """See `CountMetric.zeros`: matches, false positives, false negatives, sums of overlaps; float64 [classes, 4]."""
         return np.zeros((self.classes, 4))
 
     def count(self, result: PanopticMap, truth: PanopticMap) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How well label maps agree with the truth.
+"""Accuracy of label maps.
 
 Source: open-mmlab/mmsegmentation, mmseg/core/evaluation/metrics.py (intersect_and_union, total_area_to_metrics).
 """
@@ -19,7 +19,7 @@ class Scores(NamedTuple):
 
     Attributes:
         miou: mean of `iou` over the classes that occur, in the labels or the predictions.
-        mean_accuracy: mean over the classes that occur in the labels of the share of their pixels that are found.
+        mean_accuracy: mean over the classes that occur in the labels of the share of their pixels that are correct.
         pixel_accuracy: share of the labelled pixels that are right.
         iou: float64 [classes], intersection over union.
     """
@@ -38,7 +38,7 @@ class SegmentationMetric(CountMetric):
     task = "segmentation"
 
     def zeros(self) -> np.ndarray:
-        """See `CountMetric.zeros`: pixels by what they are (rows) and what they are taken for (columns)."""
+        """See `CountMetric.zeros`: pixels by the classes of ground truth (rows) and prediction (columns)."""
         return np.zeros((self.classes, self.classes), np.int64)
 
     def count(self, result: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Features: a backbone's last map, for whatever comes after it."""
+"""Features: a backbone's last feature map, for downstream use."""
 
 from dataclasses import dataclass
 
@@ -21,11 +21,11 @@ class Features:
         return only_view(outputs)
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """One minus the cosine of two feature maps, [H, W]."""
+        """1 - cosine similarity of two feature maps, [H, W]."""
         return 1 - (a * b).sum(axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
     def agreement(self, a: np.ndarray, b: np.ndarray) -> float | None:
-        """None: features decide nothing."""
+        """None: features make no decisions."""
         return None
 
     def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:
