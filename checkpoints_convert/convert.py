@@ -1,4 +1,4 @@
-"""From a file that the authors published to a file that `hourglass_jax.load` reads."""
+"""Conversion of a published checkpoint to a file that `hourglass_jax.load` reads."""
 
 import json
 import os
@@ -54,18 +54,18 @@ FAMILIES: tuple[Family, ...] = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What a conversion did.
+    """The summary of a conversion.
 
     Attributes:
-        target: the file.
-        family: of the checkpoint.
-        model: its name in `hourglass_jax.models.registry.MODELS`.
-        config: of the model, as plain values.
-        tensors: read.
-        parameters: written, as numbers.
-        dropped: reason -> how many tensors were dropped for it.
-        notes: what was decided on the way, a sentence each.
-        seconds: that it took.
+        target: the written file.
+        family: family of the checkpoint.
+        model: name of the model in `hourglass_jax.models.registry.MODELS`.
+        config: config of the model, as plain values.
+        tensors: number of tensors read.
+        parameters: number of scalar parameters written.
+        dropped: reason -> number of tensors dropped for it.
+        notes: decisions of the conversion, one sentence each.
+        seconds: duration in seconds.
     """
 
     target: Path
@@ -176,7 +176,7 @@ def convert(
 
 
 def _target(checkpoint: Checkpoint, named: Path | None) -> Path:
-    """Where to write; a file that the user did not name is replaced only by a conversion of the same source."""
+    """The file to write; a default target is replaced only if it is a conversion of the same source."""
     target = named or checkpoint.target
     if target.resolve() in {checkpoint.source.resolve(), *(file.resolve() for file in checkpoint.files)}:
         raise CheckpointError(f"the target must not be the source itself: {target}; name another with -o")
@@ -191,7 +191,7 @@ def _target(checkpoint: Checkpoint, named: Path | None) -> Path:
 
 
 def _is_conversion(path: Path, source: str) -> bool:
-    """Whether a file is what a conversion of this source wrote."""
+    """Whether a file is a conversion of this source."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
@@ -220,7 +220,7 @@ def _dataset(name: str | None) -> str | None:
 
 
 def _nonfinite(sources: tuple[str, ...], tensors: Tensors, name: str, count: int, size: int) -> str:
-    """What is said of a parameter with NaN or infinity."""
+    """The message for a parameter with NaN or infinity."""
     guilty = [source for source in sources if not np.isfinite(tensors[source]).all()] or [name]
     return (
         f"{' and '.join(guilty)} holds {count:,} of {size:,} values that are NaN or infinite, as a diverged "
@@ -230,7 +230,7 @@ def _nonfinite(sources: tuple[str, ...], tensors: Tensors, name: str, count: int
 
 @dataclass(frozen=True)
 class _Choice:
-    """A family, the tensors under its own names, and what is known of them besides."""
+    """A family, the tensors under its names, and further information about them."""
 
     family: Family
     state: StateDict
@@ -240,7 +240,7 @@ class _Choice:
 def _choose(
     checkpoint: Checkpoint, tensors: Tensors, name: str | None, settings: Path | None, given: Given
 ) -> _Choice:
-    """The family that a checkpoint is of: the only one that fits once the least prefix is off all names."""
+    """Finds the family of a checkpoint: the only one that fits after removing the shortest prefix of all names."""
     names = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     if name is not None and name not in {family.name for family in FAMILIES}:
         raise CheckpointError(f"unknown model {name!r}; known: {names}")
@@ -274,13 +274,13 @@ def _choose(
 
 
 def _has_rest(choice: _Choice) -> bool:
-    """Whether a checkpoint holds more of a system than a family takes of it."""
+    """Whether a checkpoint contains more parts of a system than the family uses."""
     rest = choice.family.rest
     return rest is not None and any(re.fullmatch(rest, name) for name in choice.state.tensors)
 
 
 def _named_settings(path: Path) -> Settings:
-    """Settings that the user names, which must hold something that is known."""
+    """Reads settings that the user gave; they must contain a known setting."""
     settings = read_settings(path)
     if not any(name in KNOWN for name in settings):
         raise CheckpointError(f"{path} holds no settings that are known here, such as {', '.join(KNOWN[:4])}")
@@ -301,7 +301,7 @@ def _unknown(
     settings: Settings,
     given: Given,
 ) -> str:
-    """What is said of a checkpoint that no family fits: the nearest one, and what it lacks."""
+    """The message for a checkpoint that fits no family: the closest one, and the missing tensors."""
     _, nearest, state = max(
         (
             (closeness(family, state.tensors), family, state)
@@ -323,7 +323,7 @@ def _unknown(
 
 
 def _lack(family: Family, tensors: Tensors, given: Given) -> str:
-    """Why these tensors do not fit a family."""
+    """The reason why tensors do not fit a family."""
     try:
         model = abstract_model(family.model, family.configure(tensors, given))
         find_unused(family, tensors, recipes(family, tensors, flat_parameters(model), model.config))
@@ -333,7 +333,7 @@ def _lack(family: Family, tensors: Tensors, given: Given) -> str:
 
 
 def describe(summary: Summary) -> str:
-    """A summary as lines for a terminal."""
+    """Formats a summary as lines for a terminal."""
     lines = [
         f"family      {summary.family}",
         f"model       {summary.model}",

@@ -1,4 +1,4 @@
-"""Plain values of YAML and JSON texts, which are small, or refused."""
+"""Plain values of YAML and JSON texts of limited size."""
 
 import json
 from collections.abc import Hashable

@@ -33,9 +33,9 @@ def read_image(source: ImageSource) -> np.ndarray:
     """Reads an image as 8-bit RGB.
 
     EXIF orientation is applied, transparency is composited on white, grey is repeated over the channels, 16-bit
-    grey is scaled to 8 bits (v / 65535 * 255, rounded; of 16-bit colours Pillow keeps the upper 8 bits), CMYK and other
-    colour spaces are converted without their profiles. The format is detected by the content, not the name; only
-    the formats in `FORMATS` are read, none of which starts another program.
+    grey is scaled to 8 bits (v / 65535 * 255, rounded; of 16-bit colours Pillow keeps the upper 8 bits), CMYK and
+    other colour spaces are converted without their profiles. The format is detected by the content, not the name;
+    only the formats in `FORMATS` are read, none of which starts another program.
 
     Args:
         source: path of a file, PIL image, or array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool

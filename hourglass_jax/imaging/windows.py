@@ -1,8 +1,8 @@
 """Sliding windows: an image is cut into overlapping squares, and their maps are averaged where they overlap.
 
 Windows, bilinear upsampling, averaging and the resize to the photograph's size are linear and separable: all
-windows of a row have the same rows. So the whole merge is one matrix for the rows of the windows' coarse maps and one for
-their columns, and windows are never upsampled one by one.
+windows of a row have the same rows. So the whole merge is one matrix for the rows of the windows' coarse maps and
+one for their columns, and windows are never upsampled one by one.
 
 Source: rstrudel/segmenter, segm/model/utils.py (resize, sliding_window, merge_windows).
 """

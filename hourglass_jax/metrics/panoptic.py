@@ -117,7 +117,7 @@ class PanopticMetric(CountMetric):
     task = "panoptic"
 
     def zeros(self) -> np.ndarray:
-        """See `CountMetric.zeros`: matches, false positives, false negatives, sums of overlaps; float64 [classes, 4]."""
+        """See `CountMetric.zeros`: matches, false positives, false negatives, sums of IoU; float64 [classes, 4]."""
         return np.zeros((self.classes, 4))
 
     def count(self, result: PanopticMap, truth: PanopticMap) -> np.ndarray:
