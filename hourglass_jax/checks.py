@@ -39,7 +39,7 @@ def check_config(config: object, *, layers: tuple[str, ...] = (), zero: tuple[st
 @cache
 def _hints(cls: type) -> dict[str, typing.Any]:
     hints = typing.get_type_hints(cls)
-    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _as_tuples(value: object) -> object:
@@ -49,16 +49,16 @@ def _as_tuples(value: object) -> object:
 def _holds(value: object, annotation: typing.Any, least: int, most: int) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return any(_holds(value, each, least, most) for each in arguments)
+        return any(_holds(value, kind, least, most) for kind in arguments)
     if origin is typing.Literal:
-        return any(type(value) is type(each) and value == each for each in arguments)
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
     if origin is tuple:
         if not isinstance(value, tuple) or len(value) > LONGEST:
             return False
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             return False
-        each = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        return all(_holds(item, kind, least, most) for item, kind in zip(value, each, strict=True))
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return all(_holds(item, kind, least, most) for item, kind in zip(value, kinds, strict=True))
     if annotation is int:
         return type(value) is int and least <= value <= most
     if annotation is float:
@@ -74,9 +74,9 @@ def _words(annotation: typing.Any, least: int, most: int, value: object = None) 
     """Describes the expected value of a field."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(each, least, most) for each in arguments)
+        return " or ".join(_words(kind, least, most) for kind in arguments)
     if origin is typing.Literal:
-        names = [repr(each) for each in arguments]
+        names = [repr(choice) for choice in arguments]
         return " or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}"
     if origin is tuple:
         count = "" if arguments[-1] is Ellipsis else f" of {len(arguments)}"

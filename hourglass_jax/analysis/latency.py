@@ -60,4 +60,4 @@ def measure(
     for _ in range(repeats):
         for index in order.sample(range(len(functions)), len(functions)):
             calls[index].append(seconds(functions[index]))
-    return [Latency(compiled, tuple(each)) for compiled, each in zip(first, calls, strict=True)]
+    return [Latency(compiled, tuple(times)) for compiled, times in zip(first, calls, strict=True)]

@@ -157,7 +157,7 @@ def plots(studies: Mapping[str, "Study"], measured: Mapping[str, Points], plan: 
 def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass") -> None:
     """Plots mean and worst cosine over the study's axis, and the GFLOPs on the right unless they are that axis."""
     names = dict.fromkeys(point.series for point, _ in points)
-    by_series = {name: [(point, each) for point, each in points if point.series == name] for name in names}
+    by_series = {name: [(point, figures) for point, figures in points if point.series == name] for name in names}
     axis = study.axis or ""
     is_cost = axis.startswith("GFLOPs")
     if not is_cost:
@@ -170,21 +170,21 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
     for color, (series, rows) in zip(COLORS, by_series.items(), strict=False):
         x = [point.x for point, _ in rows]
         prefix = f"{series}: " if series else ""
-        axes.plot(x, [each.cosine for _, each in rows], "o-", color=color, label=f"{prefix}mean")
+        axes.plot(x, [figures.cosine for _, figures in rows], "o-", color=color, label=f"{prefix}mean")
         axes.plot(
-            *(x, [each.worst for _, each in rows], "v:"),
+            *(x, [figures.worst for _, figures in rows], "v:"),
             color=color,
             markersize=5,
             alpha=0.7,
             label=f"{prefix}worst",
         )
-        at_block = [(point.x, each.cosine_at_block) for point, each in rows]
+        at_block = [(point.x, figures.cosine_at_block) for point, figures in rows]
         at_block = [(x, cosine) for x, cosine in at_block if cosine is not None]
         if at_block:
             axes.plot(*zip(*at_block, strict=True), "s--", color=COLORS[1], label="mean after block alpha + beta")
         if not is_cost:
-            right.plot(x, [each.gflops_ratio for _, each in rows], ".-", color=COST, linewidth=1)
-    base = [(point.x, each.cosine) for point, each in points if _is_base(point, plan)][:1]
+            right.plot(x, [figures.gflops_ratio for _, figures in rows], ".-", color=COST, linewidth=1)
+    base = [(point.x, figures.cosine) for point, figures in points if _is_base(point, plan)][:1]
     if base:
         axes.plot(*zip(*base, strict=True), "*", color="black", markersize=13, zorder=5, label="the plan")
     if not is_cost:
@@ -195,7 +195,7 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
         first = [point.x for point, _ in next(iter(by_series.values()))]
         axes.set_xticks(first, [f"{x:g}" for x in first])
         axes.set_xticks([], minor=True)
-    worst, best = min(each.worst for _, each in points), max(each.cosine for _, each in points)
+    worst, best = min(figures.worst for _, figures in points), max(figures.cosine for _, figures in points)
     if worst < 0.9:
         scale_cosines(axes, worst, best)
     else:

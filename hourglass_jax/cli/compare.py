@@ -67,14 +67,14 @@ def compare(
 
     if budget and not methods:
         raise ValueError("--budget is for methods: expected --method, got none")
-    found = photos_of(photos, reading) if photos or not methods else []
+    files = photos_of(photos, reading) if photos or not methods else []
     check_folder(output)
     if methods:
         methods = tuple(find_method(name).__name__ for name in methods)
-        paths = {photo.name: photo.path for photo in found} or photographs()
+        paths = {photo.name: photo.path for photo in files} or photographs()
         compare_methods(paths, output, model, plan, methods, budget, repeats)
         return
-    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, repeats)
+    _compare({photo.name: read_image(photo.path) for photo in files}, output, model, plan, repeats)
 
 
 def demo(
@@ -129,7 +129,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
             path = output / f"{name}_comparison.png"
             small = resize_photo(photo, result.size)
             original, expedited = (
-                task.render(small, each).overview for each in (result.result, result.result_expedited)
+                task.render(small, shown).overview for shown in (result.result, result.result_expedited)
             )
             picture = comparison_picture(
                 photo, original, expedited, result.difference, result.groups, result.figures.speedup

@@ -97,21 +97,21 @@ def _fields(methods: tuple[type[Plan], ...]) -> dict[str, tuple[Any, str]]:
     return {
         name: (
             functools.reduce(operator.or_, hints[name]),
-            " ".join(f"{', '.join(owners)}: {text or 'no description.'}" for text, owners in each.items()),
+            " ".join(f"{', '.join(owners)}: {text or 'no description.'}" for text, owners in by_text.items()),
         )
-        for name, each in texts.items()
+        for name, by_text in texts.items()
     }
 
 
 def described_fields(cls: type) -> dict[str, str]:
     """Field -> its description in the section "Attributes" of the docstrings of a class and its bases."""
-    found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        _, _, section = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")
+    descriptions: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
         section = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
         for names, text in re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
-            found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return found
+            descriptions |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return descriptions
 
 
 def is_given(options: PlanOptions) -> bool:

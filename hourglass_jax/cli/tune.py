@@ -110,7 +110,7 @@ def tune(
         "tuned_on": tuned.best.cosines,
         "held_out": tuned.held_out,
         "held_out_cosine": sum(tuned.held_out.values()) / len(tuned.held_out),
-        "finalists": [{"plan": plan_fields(each.plan), **_figures(each)} for each in tuned.finalists],
+        "finalists": [{"plan": plan_fields(finalist.plan), **_figures(finalist)} for finalist in tuned.finalists],
         "warnings": tuned.warnings,
         "files": [str(path), str(output / "tune.png")],
     }
@@ -168,13 +168,13 @@ def _print(tuned: "Tuned", target: "Target", result: dict[str, Any]) -> None:
         title=f"{target.kind} {target.value:g}: the best of each method, {images}",
     )
 
-    def row(name: str, each: "Candidate", cosines: list[float]) -> None:
-        speedup = "" if each.speedup is None else f"{each.speedup:.2f}"
+    def row(name: str, candidate: "Candidate", cosines: list[float]) -> None:
+        speedup = "" if candidate.speedup is None else f"{candidate.speedup:.2f}"
         mean = sum(cosines) / len(cosines)
-        table.add_row(name, f"{each.share:.3f}", speedup, f"{mean:.4f}", f"{min(cosines):.4f}")
+        table.add_row(name, f"{candidate.share:.3f}", speedup, f"{mean:.4f}", f"{min(cosines):.4f}")
 
-    for each in tuned.finalists:
-        row(each.method, each, list(each.cosines.values()))
+    for finalist in tuned.finalists:
+        row(finalist.method, finalist, list(finalist.cosines.values()))
     held_out = list(tuned.held_out.values())
     table.add_section()
     row(f"{tuned.best.method}, {len(held_out)} images held out", tuned.best, held_out)
@@ -187,7 +187,7 @@ def _plot(candidates: "list[Candidate]", best: "Candidate | None") -> "np.ndarra
     """Plots every measured plan, each on the images that it was measured on."""
     axis = "multiply-accumulates of the encoder, share"
     series = defaultdict(list)
-    for each in candidates:
-        series[each.method].append(PlotPoint(each.share, each.cosine, each.worst))
+    for candidate in candidates:
+        series[candidate.method].append(PlotPoint(candidate.share, candidate.cosine, candidate.worst))
     marked = None if best is None else {axis: PlotPoint(best.share, best.cosine, best.worst)}
     return pareto_plot({axis: series}, marked)

@@ -68,7 +68,7 @@ def visualize(
     from hourglass_jax.backbones.vit import ViT
     from hourglass_jax.ops.grids import shrink_grid
 
-    found = photos_of(photos, reading)
+    files = photos_of(photos, reading)
     check_folder(output)
     if not all(0 <= share <= 1 for share in position):
         raise ValueError(f"position must be two numbers in 0..1, got {position[0]:g} {position[1]:g}")
@@ -98,7 +98,7 @@ def visualize(
         }
         return lambda: _write(photo, pictures, output)
 
-    records, status = process(found, work)
+    records, status = process(files, work)
     lines = (f"{record['photo']}: {', '.join(record['files'].values())}" for record in records)
     finish(records, lines, status, as_json=model.json)
 

@@ -57,7 +57,7 @@ def depth_picture(depth: np.ndarray, is_metric: bool) -> np.ndarray:
     height, width = depth.shape
     size = max(10, min(height, width) // 24)
     digits = max(0, 2 - int(np.floor(np.log10(max(abs(low), abs(high), 1e-9)))))
-    lines = [text_line(f"{each:.{digits}f}", size, (30, 30, 30)) for each in np.linspace(*ends, TICKS)]
+    lines = [text_line(f"{depth:.{digits}f}", size, (30, 30, 30)) for depth in np.linspace(*ends, TICKS)]
     unit = text_line("metres" if is_metric else "inverse depth", size, (110, 110, 110))
     left = width + size + size
     legend = max(max(line.width for line in lines) + size // 2, unit.width - size)

@@ -280,8 +280,8 @@ def _read(source: Path | Image.Image, name: str) -> np.ndarray:
             start = file.read(16)
         if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
             raise ValueError(f"{name} is a HEIF image, which needs a package: pip install pillow-heif") from None
-        found = f"a file that starts with {start!r}" if start else "an empty file"
-        raise ValueError(f"{name} is not an image: expected JPEG, PNG, WebP or the like, got {found}") from None
+        content = f"a file that starts with {start!r}" if start else "an empty file"
+        raise ValueError(f"{name} is not an image: expected JPEG, PNG, WebP or the like, got {content}") from None
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is too large: {error}; raise the limit with --max-pixels, or with PIL.Image.MAX_IMAGE_PIXELS"

@@ -110,7 +110,7 @@ def _color(value: object) -> Color:
     if (
         not isinstance(value, list | tuple)
         or len(value) != 3
-        or not all(type(each) is int and 0 <= each <= 255 for each in value)
+        or not all(type(channel) is int and 0 <= channel <= 255 for channel in value)
     ):
         raise ValueError(f"the colour of a class must be red, green and blue in 0..255, got {short(value)}")
     red, green, blue = value

@@ -21,7 +21,7 @@ def photographs() -> dict[str, Path]:
     Raises:
         ValueError: a package is not installed.
     """
-    found = {}
+    paths = {}
     for name, (package, file) in FILES.items():
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
@@ -29,5 +29,5 @@ def photographs() -> dict[str, Path]:
                 f"the photograph {name!r} comes with {package}, which is not installed: "
                 'pip install "hourglass-jax[demo]"'
             )
-        found[name] = Path(spec.origin).parent / file
-    return found
+        paths[name] = Path(spec.origin).parent / file
+    return paths

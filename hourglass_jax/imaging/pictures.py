@@ -78,10 +78,10 @@ def principal_components(features: np.ndarray, *, of: np.ndarray | None = None) 
     Raises:
         ValueError: another shape, NaN or infinite values.
     """
-    features, of = (np.asarray(each, np.float64) for each in (features, features if of is None else of))
-    for each in (features, of):
-        if each.ndim != 3 or each.shape[2] < 3 or not np.isfinite(each).all():
-            raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(each.shape)}")
+    features, of = (np.asarray(values, np.float64) for values in (features, features if of is None else of))
+    for values in (features, of):
+        if values.ndim != 3 or values.shape[2] < 3 or not np.isfinite(values).all():
+            raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(values.shape)}")
     mean = of.mean(axis=(0, 1))
     centred = (of - mean).reshape(-1, of.shape[2])
     axes = np.linalg.eigh(centred.T @ centred)[1][:, :-4:-1]
@@ -216,7 +216,7 @@ def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 3
             text_width = max((line.width for line in lines), default=0)
             widths[column] = max(widths[column], picture.width, text_width)
     header_heights = [max(sum(line.height for line in lines) for lines in headers) for headers in titles]
-    header_heights = [each and each + gap // 3 for each in header_heights]
+    header_heights = [header and header + gap // 3 for header in header_heights]
 
     width = 2 * margin + sum(widths) + gap * (len(widths) - 1)
     canvas = Image.new("RGB", (width, margin + sum(header_heights) + len(panels) * (height + margin)), "white")

@@ -94,7 +94,7 @@ def _distinct_colors(numbers: np.ndarray, regions: Sequence[Region]) -> list[Col
         ]
 
         def distance(color: Color, /, near: Sequence[Color] = near) -> float:
-            return min((float(np.linalg.norm(np.subtract(color, each))) for each in near), default=np.inf)
+            return min((float(np.linalg.norm(np.subtract(color, other))) for other in near), default=np.inf)
 
         own = region.color
         chosen.append(own if distance(own) >= ALIKE else max(palette, key=distance))

@@ -35,7 +35,7 @@ def read_journal(
         return [], 0
     try:
         first, *others = map(json.loads, lines)
-        entries = [entry(each) for each in others]
+        entries = [entry(line) for line in others]
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise ValueError(f"{path} must be lines of JSON, and one is damaged: {problem!r}") from None
     if first != header:

@@ -126,9 +126,9 @@ def _entry(name: str, entry: object) -> tuple[list[int], np.dtype, int, int]:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    _require(len(found) == len(pairs), "a name that stands twice in its header")
-    return found
+    mapping = dict(pairs)
+    _require(len(mapping) == len(pairs), "a name that stands twice in its header")
+    return mapping
 
 
 def _require(holds: bool, got: str) -> None:

@@ -64,9 +64,9 @@ class ClassificationMetric(CountMetric):
 
     def scores(self, counts: np.ndarray) -> Accuracies:
         """The figures of a data set, from the sum of the counts of its images."""
-        images, found, among = counts.sum(axis=0)
+        images, correct, among = counts.sum(axis=0)
         return Accuracies(
-            float(share(found, images)), float(share(among, images)), share(counts[:, 1], counts[:, 0])
+            float(share(correct, images)), float(share(among, images)), share(counts[:, 1], counts[:, 0])
         )
 
     def shown(self, scores: Accuracies) -> dict[str, str]:

@@ -99,16 +99,16 @@ class DepthMetric(CountMetric):
         counted, truth = counted[seen], truth[seen]
         if not counted.any():
             return self.zeros()
-        true, found = truth[counted].astype(np.float64), result[counted].astype(np.float64)
+        true, predicted = truth[counted].astype(np.float64), result[counted].astype(np.float64)
         if self.is_relative:
-            found = _align(found, true, self.cap)
-        found = np.clip(found, NEAREST, self.cap)
-        return np.concatenate([[1.0], figures(found, true)])
+            predicted = _align(predicted, true, self.cap)
+        predicted = np.clip(predicted, NEAREST, self.cap)
+        return np.concatenate([[1.0], figures(predicted, true)])
 
     def scores(self, counts: np.ndarray) -> DepthScores:
         """The figures of a data set, from the sum of the counts of its images."""
         images, *sums = counts.tolist()
-        return DepthScores(*(each / images if images else float("nan") for each in sums))
+        return DepthScores(*(total / images if images else float("nan") for total in sums))
 
     def shown(self, scores: DepthScores) -> dict[str, str]:
         """See `Metric.shown`; the order is that of the paper's Table 7."""
@@ -127,11 +127,11 @@ class DepthMetric(CountMetric):
         return counted
 
 
-def figures(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+def figures(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """The figures of `DepthScores` of positive depths in metres, float64 [n] both: float64 [9]."""
-    factor = np.maximum(true / found, found / true)
-    logs = np.log(found) - np.log(true)
-    errors = found - true
+    factor = np.maximum(true / predicted, predicted / true)
+    logs = np.log(predicted) - np.log(true)
+    errors = predicted - true
     return np.array(
         [
             *((factor < 1.25**power).mean() for power in (1, 2, 3)),
@@ -145,8 +145,8 @@ def figures(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     )
 
 
-def _align(found: np.ndarray, true: np.ndarray, cap: float) -> np.ndarray:
+def _align(predicted: np.ndarray, true: np.ndarray, cap: float) -> np.ndarray:
     """Relative inverse depth as depth in metres, at most `cap`; by scale and shift of its own image."""
-    terms = np.stack([found, np.ones_like(found)], axis=1)
+    terms = np.stack([predicted, np.ones_like(predicted)], axis=1)
     solution, *_ = np.linalg.lstsq(terms, 1 / true)
     return 1 / np.maximum(terms @ solution, 1 / cap)

@@ -90,7 +90,7 @@ def match_segments(
     """
     places, areas = np.unique(np.stack([first.ravel(), second.ravel()]), axis=1, return_counts=True)
     shared = {(a, b): area for a, b, area in zip(*places.tolist(), areas.tolist(), strict=True)}
-    of_first, of_second = (dict(zip(*_counts(each), strict=True)) for each in (first, second))
+    of_first, of_second = (dict(zip(*_counts(segments), strict=True)) for segments in (first, second))
     pairs = []
     for (a, b), area in shared.items():
         if a in first_labels and first_labels[a] == second_labels.get(b):
@@ -129,22 +129,22 @@ class PanopticMetric(CountMetric):
         Raises:
             ValueError: another shape or type, a class out of range, or a number without a segment.
         """
-        for name, each in (("result", result), ("truth", truth)):
-            _check(name, each, self.classes)
+        for name, panoptic in (("result", result), ("truth", truth)):
+            _check(name, panoptic, self.classes)
         if result.segments.shape != truth.segments.shape:
             expected, got = list(truth.segments.shape), list(result.segments.shape)
             raise ValueError(f"result must have the truth's shape {expected}, got {got}")
-        found = {each.id: each.label for each in result.table}
-        true = {each.id: each.label for each in truth.table if not each.is_crowd}
-        crowds = {each.id: each.label for each in truth.table if each.is_crowd}
+        predicted = {segment.id: segment.label for segment in result.table}
+        true = {segment.id: segment.label for segment in truth.table if not segment.is_crowd}
+        crowds = {segment.id: segment.label for segment in truth.table if segment.is_crowd}
         counts = self.zeros()
-        matched = match_segments(result.segments, found, truth.segments, true)
+        matched = match_segments(result.segments, predicted, truth.segments, true)
         for number, _, overlap in matched:
-            counts[found[number], [0, 3]] += (1, overlap)
+            counts[predicted[number], [0, 3]] += (1, overlap)
         for number in true.keys() - {pair.second for pair in matched}:
             counts[true[number], 2] += 1
-        for number in found.keys() - {pair.first for pair in matched}:
-            label, own = found[number], truth.segments[result.segments == number]
+        for number in predicted.keys() - {pair.first for pair in matched}:
+            label, own = predicted[number], truth.segments[result.segments == number]
             ignored = [0, *(crowd for crowd, its_label in crowds.items() if its_label == label)]
             if own.size and np.isin(own, ignored).mean() <= 0.5:
                 counts[label, 1] += 1
@@ -181,10 +181,10 @@ def _check(name: str, panoptic: PanopticMap, classes: int) -> None:
     segments, table = panoptic
     if segments.ndim != 2 or not np.issubdtype(segments.dtype, np.integer):
         raise ValueError(f"{name} must be integers [H, W], got {segments.dtype} {list(segments.shape)}")
-    known = {each.id for each in table} | {0}
+    known = {segment.id for segment in table} | {0}
     unknown = sorted(set(np.unique(segments).tolist()) - known)
     if unknown:
         raise ValueError(f"every number of {name} must be a segment of its table, got {unknown[0]}")
-    wrong = [each.label for each in table if not 0 <= each.label < classes]
+    wrong = [segment.label for segment in table if not 0 <= segment.label < classes]
     if wrong:
         raise ValueError(f"classes of {name} must lie in 0..{classes - 1}, got {wrong[0]}")

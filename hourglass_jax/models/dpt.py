@@ -234,7 +234,9 @@ class DPT(VisionModel):
         self.reassemble = nnx.List(
             [Reassemble(config, i, **kinds) for i in range(count - len(config.hooks), count)]
         )
-        self.convolutions = nnx.List([_convolution(each, width, bias=False, **kinds) for each in config.widths])
+        self.convolutions = nnx.List(
+            [_convolution(channels, width, bias=False, **kinds) for channels in config.widths]
+        )
         self.fusions = nnx.List(
             [Fusion(width, is_first=i == count - 1, batch_norm=batch_norm, **kinds) for i in range(count)]
         )
@@ -247,11 +249,11 @@ class DPT(VisionModel):
         """Features on a grid of H x W tokens -> the fused map, [B, 8 H, 8 W, fusion width]."""
         hooked = features.intermediates
         if self.config.norm_features:
-            hooked = tuple(BlockFeatures(*map(self.backbone.norm, each)) for each in hooked)
+            hooked = tuple(BlockFeatures(*map(self.backbone.norm, block)) for block in hooked)
         maps = list(features.stem[: len(FACTORS) - len(hooked)])
-        maps += [module(each, features.token_grid) for module, each in zip(self.reassemble, hooked, strict=True)]
+        maps += [module(block, features.token_grid) for module, block in zip(self.reassemble, hooked, strict=True)]
         finest = maps[0].shape[1:3]
-        sizes = [(2 * finest[0], 2 * finest[1]), *((each.shape[1], each.shape[2]) for each in maps)]
+        sizes = [(2 * finest[0], 2 * finest[1]), *((finer.shape[1], finer.shape[2]) for finer in maps)]
         last = len(maps) - 1
         fused = self.fusions[last](self.convolutions[last](maps[last]), None, sizes[last])
         for index in reversed(range(last)):

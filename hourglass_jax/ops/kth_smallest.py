@@ -27,7 +27,7 @@ def kth_smallest(
     """
     values, low, high = jax.lax.stop_gradient((values, low, high))
     integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
-    bits, low, high = (jax.lax.bitcast_convert_type(each, integer) for each in (values, low, high))
+    bits, low, high = (jax.lax.bitcast_convert_type(floats, integer) for floats in (values, low, high))
 
     def halve(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket

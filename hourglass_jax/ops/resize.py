@@ -102,7 +102,7 @@ def _interpolate(
     """Applies a matrix [target, source] with at most two weights per row to an axis, by gathers."""
     first = np.argmax(matrix != 0, axis=1)
     second = matrix.shape[1] - 1 - np.argmax(matrix[:, ::-1] != 0, axis=1)
-    shape = [-1 if each == axis else 1 for each in range(image.ndim)]
+    shape = [-1 if place == axis else 1 for place in range(image.ndim)]
     share = jnp.asarray(matrix[np.arange(len(matrix)), first].reshape(shape), image.dtype)
     near, far = (jnp.take(image, places, axis=axis, mode="clip") for places in (first, second))
     return far + share * (near - far)

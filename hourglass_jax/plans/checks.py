@@ -20,7 +20,9 @@ def scaled_blocks(blocks: tuple[int, ...], of: int, depth: int) -> tuple[int, ..
 def check_blocks(name: str, blocks: tuple[int, ...]) -> tuple[int, ...]:
     """Returns block indices as a tuple; raises ValueError unless they are increasing integers of at least 0."""
     places = tuple(blocks)
-    whole = all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) and each >= 0 for each in places)
+    whole = all(
+        isinstance(place, (int, np.integer)) and not isinstance(place, bool) and place >= 0 for place in places
+    )
     if not places or not whole or any(a >= b for a, b in pairwise(places)):
         raise ValueError(f"{name} must be blocks, increasing integers of at least 0, got {blocks!r}")
     return places

@@ -123,14 +123,14 @@ def _is_of(value: object, hint: object) -> bool:
     """Whether a JSON value has a type, where lists count as tuples."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_is_of(value, each) for each in arguments)
+        return any(_is_of(value, kind) for kind in arguments)
     if origin is typing.Literal:
-        return any(type(value) is type(each) and value == each for each in arguments)
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
     if origin is tuple:
         if not isinstance(value, list):
             return False
         if arguments[-1] is Ellipsis:
-            return all(_is_of(each, arguments[0]) for each in value)
+            return all(_is_of(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(map(_is_of, value, arguments))
     return type(value) is hint or (hint is float and type(value) is int)
 
@@ -144,7 +144,7 @@ def _type_name(hint: object) -> str:
     if origin is typing.Literal:
         return " or ".join(map(json.dumps, arguments))
     if origin is tuple:
-        return f"[{', '.join('...' if each is Ellipsis else _type_name(each) for each in arguments)}]"
+        return f"[{', '.join('...' if kind is Ellipsis else _type_name(kind) for kind in arguments)}]"
     return getattr(hint, "__name__", str(hint))
 
 

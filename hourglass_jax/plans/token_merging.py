@@ -48,7 +48,7 @@ class TokenMerging(Plan):
         if isinstance(self.merged, list):
             object.__setattr__(self, "merged", tuple(self.merged))
         numbers = self.merged if isinstance(self.merged, tuple) else (self.merged or 0,)
-        if not all(isinstance(each, (int, np.integer)) and each >= 0 for each in numbers):
+        if not all(isinstance(number, (int, np.integer)) and number >= 0 for number in numbers):
             raise ValueError(f"merged must be integers of at least 0, got {self.merged!r}")
         if self.schedule not in ("constant", "decreasing"):
             raise ValueError(f"schedule must be 'constant' or 'decreasing', got {self.schedule!r}")
