@@ -1,5 +1,6 @@
 """Static geometry of token grids and cluster grids: NumPy, evaluated during tracing."""
 
+import math
 from typing import Any
 
 import jax
@@ -95,3 +96,12 @@ def shrink_grid(grid: Grid, share: float) -> Grid:
     """
     rows, columns = (max(1, round(side * share**0.5)) for side in grid)
     return rows, columns
+
+
+def fit_clusters(clusters: Grid, grid: Grid, other: Grid) -> Grid:
+    """The cluster grid for the token grid `other` with the share of tokens that `clusters` has on `grid`.
+
+    >>> fit_clusters((10, 10), (20, 20), (40, 30))
+    (20, 15)
+    """
+    return shrink_grid(other, min(1.0, math.prod(clusters) / math.prod(grid)))

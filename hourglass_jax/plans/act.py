@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import jax
-import numpy as np
 
 from hourglass_jax.ops.adaptive_clustering import HASHES, clustered_attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.plans.base import Plan
+from hourglass_jax.plans.checks import check_integer
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,13 @@ class ACT(Plan):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least, most in (("prototypes", 1, np.inf), ("hashes", 1, HASHES), ("seed", 0, np.inf)):
-            value = getattr(self, name)
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not whole or not least <= value <= most:
-                limit = "" if most == np.inf else f" and at most {most}"
-                raise ValueError(f"{name} must be an integer of at least {least}{limit}, got {value!r}")
+        check_integer("prototypes", self.prototypes, 1)
+        check_integer("hashes", self.hashes, 1, HASHES)
+        check_integer("seed", self.seed, 0)
         if (
             isinstance(self.bucket, bool)
             or not isinstance(self.bucket, (int, float))
-            or not 0 < self.bucket < np.inf
+            or not 0 < self.bucket < math.inf
         ):
             raise ValueError(f"bucket must be a positive number, got {self.bucket!r}")
 

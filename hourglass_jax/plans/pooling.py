@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import jax
-import numpy as np
 
-from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrink_grid
+from hourglass_jax.ops.grids import Grid, check_grid, fit_clusters, pooled_positions, shrink_grid
 from hourglass_jax.ops.pooling import pool_tokens, upsample_tokens
 from hourglass_jax.ops.resize import resize
 from hourglass_jax.plans.base import Block, Plan, Tokens
-from hourglass_jax.plans.checks import check_share
+from hourglass_jax.plans.checks import check_integer, check_share
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,7 @@ class Pooling(Plan):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clusters", check_grid("clusters", self.clusters))
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, np.integer)) or self.alpha < 0:
-            raise ValueError(f"alpha must be an integer of at least 0, got {self.alpha!r}")
+        check_integer("alpha", self.alpha, 0)
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
         """See `Plan.check`."""
@@ -61,8 +58,7 @@ class Pooling(Plan):
 
     def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
         """See `Plan.fitted`."""
-        share = min(1.0, math.prod(self.clusters) / math.prod(made_for))
-        return replace(self, clusters=shrink_grid(token_grid, share))
+        return replace(self, clusters=fit_clusters(self.clusters, made_for, token_grid))
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:

@@ -7,12 +7,11 @@ from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.merging import alternate
 from hourglass_jax.plans.base import Plan, Tokens
-from hourglass_jax.plans.checks import check_share
+from hourglass_jax.plans.checks import check_share, is_integer
 from hourglass_jax.plans.merging import merge
 
 
@@ -48,11 +47,11 @@ class TokenMerging(Plan):
         if isinstance(self.merged, list):
             object.__setattr__(self, "merged", tuple(self.merged))
         numbers = self.merged if isinstance(self.merged, tuple) else (self.merged or 0,)
-        if not all(isinstance(number, (int, np.integer)) and number >= 0 for number in numbers):
+        if not all(map(is_integer, numbers)):
             raise ValueError(f"merged must be integers of at least 0, got {self.merged!r}")
         if self.schedule not in ("constant", "decreasing"):
             raise ValueError(f"schedule must be 'constant' or 'decreasing', got {self.schedule!r}")
-        if self.schedule == "decreasing" and not isinstance(self.merged, (int, np.integer)):
+        if self.schedule == "decreasing" and not is_integer(self.merged):
             raise ValueError("schedule='decreasing' needs merged as one number")
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
