@@ -9,6 +9,8 @@ import pytest
 
 import hourglass_jax
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(hourglass_jax.__file__).parents[1]
 PACKAGES = ("hourglass_jax", "checkpoints_convert")
 

@@ -34,7 +34,7 @@ def test_it_is_under_30_lines() -> None:
     assert len(EXAMPLE.read_text("utf-8").splitlines()) < 30
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ["vit", pytest.param("swin", marks=pytest.mark.slow)])
 def test_it_is_saved_loaded_expedited_and_predicted(backbone: str, example: dict, tmp_path: Path) -> None:
     config = EncoderConfig(BACKBONES[backbone], Preprocessing(size=64, multiple=16))
     model = example["Normals"](config, rngs=nnx.Rngs(0))

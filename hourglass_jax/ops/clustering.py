@@ -116,7 +116,7 @@ def auto_temperature(tokens: Float[Array, "batch tokens channels"], token_grid: 
         [B], float32 or wider, positive (a constant image gets the resolution of its features' precision).
 
     >>> tokens = jnp.array([0.0, 1, 2, 3]).reshape(1, 4, 1)
-    >>> auto_temperature(tokens, (1, 4)).round(4).tolist()
+    >>> print(auto_temperature(tokens, (1, 4)))
     [0.05]
     """
     height, width = check_grid("token_grid", token_grid)
