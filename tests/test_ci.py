@@ -1,4 +1,4 @@
-"""The workflow and the hooks that nobody runs here: valid by their schemas, and they call what there is."""
+"""The workflow and the hooks, which nobody runs here: valid by their schemas, and their commands exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Files that ask for more than they are worth: refused in one sentence, by one budget, without having done it."""
+"""Files that exceed the budget of their reader: refused in one sentence, before the work is done."""
 
 import json
 import struct
