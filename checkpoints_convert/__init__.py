@@ -1,1 +1,1 @@
-"""Official weights to one safetensors file that `hourglass_jax.load` reads."""
+"""Conversion of official weights to a safetensors file that `hourglass_jax.load` reads."""

@@ -1,4 +1,4 @@
-"""Zip archives: their members, verified, as views where they are stored uncompressed."""
+"""Zip archives: verified members, as views if they are stored uncompressed."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ _LARGEST_DIRECTORY = 1 << 23
 
 
 class _File(io.RawIOBase):
-    """Bytes in memory as a file that gives at most a directory's worth at once, so that nothing large is copied."""
+    """Bytes in memory as a file whose reads are limited to the size of a directory: no large copy is made."""
 
     def __init__(self, data: memoryview):
         super().__init__()
@@ -45,13 +45,13 @@ class _File(io.RawIOBase):
 
 
 def zip_records(data: memoryview) -> dict[str, memoryview | bytes]:
-    """The members of a zip archive, those stored uncompressed as views, all with their CRC-32 verified.
+    """Reads the members of a zip archive, uncompressed ones as views, and verifies their CRC-32.
 
-    If all checksums are zero, it was saved with `torch.utils.serialization.config.save.compute_crc32` off.
+    If all checksums are zero, the archive was saved with `torch.utils.serialization.config.save.compute_crc32` off.
 
     Raises:
-        CheckpointError: the archive is cut short or damaged, its directory says something else than its members,
-            two of them have one name, or it becomes too large when it is unpacked.
+        CheckpointError: the archive is truncated or damaged, its directory contradicts its members, two members
+            have the same name, or it is too large when unpacked.
     """
     try:
         archive = zipfile.ZipFile(_File(data))

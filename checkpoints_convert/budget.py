@@ -1,4 +1,4 @@
-"""What a file may ask of its reader, whatever its format: one budget, and one sentence when it is spent."""
+"""Limits of the resources that reading a file may use, for all formats."""
 
 from checkpoints_convert.errors import CheckpointError
 
@@ -9,23 +9,23 @@ LIMITS = {
     "tensors": 50_000,
     "keys that are tuples or no plain numbers": 10_000,
 }
-"""What is counted in a file, and how much of it is read."""
+"""Resource -> its limit for one file."""
 
 EXPANSION = 64
-"""How many times its own size a file may become when it is unpacked, copied or written out."""
+"""Maximum ratio of the unpacked, copied or written data to the size of the file."""
 
 LONGEST_NAME = 1000
-"""Characters of a tensor's name."""
+"""Maximum number of characters of a tensor's name."""
 
 SMALL = 1 << 20
-"""Bytes that the smallest file may become."""
+"""Bytes that any file may unpack to, however small."""
 
 
 class Budget:
-    """Counts what one file, with everything inside it, asks for. Hashes are never computed of what was not counted.
+    """Counts the resources that a file uses, including nested files. Hashing is counted before it is done.
 
     Args:
-        size: of the file, in bytes.
+        size: size of the file in bytes.
     """
 
     def __init__(self, size: int):
@@ -33,29 +33,29 @@ class Budget:
         self._limits = dict(self._left)
 
     def spend(self, what: str, amount: int = 1) -> None:
-        """Takes an amount of one of `LIMITS`, or of the "bytes" that are unpacked and copied.
+        """Spends an amount of a resource of `LIMITS`, or of "bytes", which are unpacked and copied.
 
         Raises:
-            CheckpointError: there is not so much of it left.
+            CheckpointError: the budget is exceeded.
         """
         self._left[what] -= amount
         if self._left[what] < 0:
             raise exceeded(what, self._limits[what])
 
     def left(self, what: str) -> int:
-        """How much of it is left."""
+        """The remaining amount of a resource."""
         return self._left[what]
 
     def check_depth(self, depth: int) -> None:
-        """Refuses containers in containers that are nested deeper than any checkpoint's.
+        """Checks the nesting depth of containers.
 
         Raises:
-            CheckpointError: they are.
+            CheckpointError: it is larger than in any real checkpoint.
         """
         if depth > self._limits["levels of containers"]:
             raise exceeded("levels of containers", self._limits["levels of containers"])
 
 
 def exceeded(what: str, limit: int) -> CheckpointError:
-    """The error of a file that asks for more than its budget."""
+    """Builds the error of a file that exceeds its budget."""
     return CheckpointError(f"expected a file within the limits of its reader, got more than {limit:,} {what}")

@@ -1,4 +1,4 @@
-"""From a file that the authors published to a file that `hourglass_jax.load` reads."""
+"""Conversion of a published checkpoint to a file that `hourglass_jax.load` reads."""
 
 import json
 import os
@@ -17,17 +17,27 @@ import numpy as np
 import safetensors
 
 from checkpoints_convert import dpt, mask2former, saliency, segmenter, swag, swin, vit
-from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
+from checkpoints_convert.errors import CheckpointError, in_one_sentence
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
 from checkpoints_convert.folders import Checkpoint, find_checkpoint
-from checkpoints_convert.rules import Family, Given, Settings, Tensors, closeness, dropped, made, recipes
+from checkpoints_convert.rules import (
+    Family,
+    Given,
+    Settings,
+    Tensors,
+    build_parameter,
+    closeness,
+    find_unused,
+    recipes,
+)
 from checkpoints_convert.settings import KNOWN, read_settings
 from checkpoints_convert.wrappers import StateDict, prefixes, state_dict, without_prefix
 from hourglass_jax.checks import MOST
 from hourglass_jax.imaging.labels import DATASETS
 from hourglass_jax.imaging.segment_labels import DATASETS as SEGMENTS
 from hourglass_jax.io.safetensors import write_safetensors
+from hourglass_jax.io.text import printable
 from hourglass_jax.models.registry import FORMAT, abstract_model, flat_parameters, header
 from hourglass_jax.ops.grids import Grid
 
@@ -44,18 +54,18 @@ FAMILIES: tuple[Family, ...] = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What a conversion did.
+    """The summary of a conversion.
 
     Attributes:
-        target: the file.
-        family: of the checkpoint.
-        model: its name in `hourglass_jax.models.registry.MODELS`.
-        config: of the model, as plain values.
-        tensors: read.
-        parameters: written, as numbers.
-        dropped: reason -> how many tensors were dropped for it.
-        notes: what was decided on the way, a sentence each.
-        seconds: that it took.
+        target: the written file.
+        family: family of the checkpoint.
+        model: name of the model in `hourglass_jax.models.registry.MODELS`.
+        config: config of the model, as plain values.
+        tensors: number of tensors read.
+        parameters: number of scalar parameters written.
+        dropped: reason -> number of tensors dropped for it.
+        notes: decisions of the conversion, one sentence each.
+        seconds: duration in seconds.
     """
 
     target: Path
@@ -96,7 +106,7 @@ def convert(
         key: the entry of the checkpoint to take, where it holds several.
         heads: of a ViT, where neither settings nor a published shape say how many.
         grid: (rows, columns) of a ViT's position embedding, where it is not square and no settings say it.
-        dataset: one of `inference.labels.DATASETS`, whose classes the model tells apart.
+        dataset: one of `imaging.labels.DATASETS`, the data set of the model's classes.
         allow_nonfinite: whether weights may be NaN or infinite.
         skip_objects: whether objects of any class beside the weights are left out, and not only known ones.
         dtype: of the parameters in the target.
@@ -129,7 +139,7 @@ def convert(
             for name, each in flat_parameters(model).items()
         }
         found = recipes(chosen, tensors, wanted, model.config)
-        superfluous = dropped(chosen, tensors, found)
+        superfluous = find_unused(chosen, tensors, found)
         notes = {"source": checkpoint.name, "source_sha256": tree.sha256, "family": chosen.name}
         total, done = sum(each.size * each.dtype.itemsize for each in wanted.values()), 0
         nonfinite: Counter[str] = Counter()
@@ -138,7 +148,7 @@ def convert(
             nonlocal done
             on_progress(done, total)
             done += wanted[name].size * wanted[name].dtype.itemsize
-            made_tensor = made(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
+            made_tensor = build_parameter(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
             count = made_tensor.size - int(np.isfinite(made_tensor).sum())
             if count and not allow_nonfinite:
                 raise ValueError(_nonfinite(found[name].sources, tensors, name, count, made_tensor.size))
@@ -166,7 +176,7 @@ def convert(
 
 
 def _target(checkpoint: Checkpoint, named: Path | None) -> Path:
-    """Where to write; a file that the user did not name is replaced only by a conversion of the same source."""
+    """The file to write; a default target is replaced only if it is a conversion of the same source."""
     target = named or checkpoint.target
     if target.resolve() in {checkpoint.source.resolve(), *(file.resolve() for file in checkpoint.files)}:
         raise CheckpointError(f"the target must not be the source itself: {target}; name another with -o")
@@ -181,7 +191,7 @@ def _target(checkpoint: Checkpoint, named: Path | None) -> Path:
 
 
 def _is_conversion(path: Path, source: str) -> bool:
-    """Whether a file is what a conversion of this source wrote."""
+    """Whether a file is a conversion of this source."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
@@ -210,7 +220,7 @@ def _dataset(name: str | None) -> str | None:
 
 
 def _nonfinite(sources: tuple[str, ...], tensors: Tensors, name: str, count: int, size: int) -> str:
-    """What is said of a parameter with NaN or infinity."""
+    """The message for a parameter with NaN or infinity."""
     guilty = [source for source in sources if not np.isfinite(tensors[source]).all()] or [name]
     return (
         f"{' and '.join(guilty)} holds {count:,} of {size:,} values that are NaN or infinite, as a diverged "
@@ -220,7 +230,7 @@ def _nonfinite(sources: tuple[str, ...], tensors: Tensors, name: str, count: int
 
 @dataclass(frozen=True)
 class _Choice:
-    """A family, the tensors under its own names, and what is known of them besides."""
+    """A family, the tensors under its names, and further information about them."""
 
     family: Family
     state: StateDict
@@ -230,7 +240,7 @@ class _Choice:
 def _choose(
     checkpoint: Checkpoint, tensors: Tensors, name: str | None, settings: Path | None, given: Given
 ) -> _Choice:
-    """The family that a checkpoint is of: the only one that fits once the least prefix is off all names."""
+    """Finds the family of a checkpoint: the only one that fits after removing the shortest prefix of all names."""
     names = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     if name is not None and name not in {family.name for family in FAMILIES}:
         raise CheckpointError(f"unknown model {name!r}; known: {names}")
@@ -264,13 +274,13 @@ def _choose(
 
 
 def _has_rest(choice: _Choice) -> bool:
-    """Whether a checkpoint holds more of a system than a family takes of it."""
+    """Whether a checkpoint contains more parts of a system than the family uses."""
     rest = choice.family.rest
     return rest is not None and any(re.fullmatch(rest, name) for name in choice.state.tensors)
 
 
 def _named_settings(path: Path) -> Settings:
-    """Settings that the user names, which must hold something that is known."""
+    """Reads settings that the user gave; they must contain a known setting."""
     settings = read_settings(path)
     if not any(name in KNOWN for name in settings):
         raise CheckpointError(f"{path} holds no settings that are known here, such as {', '.join(KNOWN[:4])}")
@@ -291,7 +301,7 @@ def _unknown(
     settings: Settings,
     given: Given,
 ) -> str:
-    """What is said of a checkpoint that no family fits: the nearest one, and what it lacks."""
+    """The message for a checkpoint that fits no family: the closest one, and the missing tensors."""
     _, nearest, state = max(
         (
             (closeness(family, state.tensors), family, state)
@@ -313,17 +323,17 @@ def _unknown(
 
 
 def _lack(family: Family, tensors: Tensors, given: Given) -> str:
-    """Why these tensors do not fit a family."""
+    """The reason why tensors do not fit a family."""
     try:
         model = abstract_model(family.model, family.configure(tensors, given))
-        dropped(family, tensors, recipes(family, tensors, flat_parameters(model), model.config))
+        find_unused(family, tensors, recipes(family, tensors, flat_parameters(model), model.config))
     except ValueError as error:
         return str(error)
     return "its tensors belong to another family"
 
 
 def describe(summary: Summary) -> str:
-    """A summary as lines for a terminal."""
+    """Formats a summary as lines for a terminal."""
     lines = [
         f"family      {summary.family}",
         f"model       {summary.model}",

@@ -63,7 +63,7 @@ NO_COARSER_MAP = "of the coarsest map, which is added to nothing"
 
 @dataclass(frozen=True)
 class Head:
-    """What a naming calls the parts between the backbone and the output.
+    """The names that a code base gives to the parts between the backbone and the output.
 
     Attributes:
         readout, projection, resize, convolution: of a map, by its number; the finest is 0.

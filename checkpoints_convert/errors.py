@@ -1,22 +1,11 @@
-"""The one error of this package, and the check that raises it."""
+"""The error of this package, and checks that raise it."""
 
 import functools
 import reprlib
 from collections.abc import Callable
 from typing import Any
 
-LONGEST = 1500
-"""Characters of a message."""
-
-
-def printable(text: str, longest: int = LONGEST) -> str:
-    """A text as a terminal can show it: what is not printable is escaped, what is too long is cut in its middle."""
-    if len(text) > longest:
-        half = (longest - 5) // 2
-        text = f"{text[:half]} ... {text[-half:]}"
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+from hourglass_jax.io.text import printable
 
 
 class CheckpointError(ValueError):
@@ -27,7 +16,7 @@ class CheckpointError(ValueError):
 
 
 class _Brief(reprlib.Repr):
-    """Short representations, that of bytes without making the long one first."""
+    """Short representations; that of bytes does not build the long one first."""
 
     def repr_bytes(self, value: bytes, level: int) -> str:
         return repr(value) if len(value) <= 20 else f"{value[:20]!r}..."
@@ -41,20 +30,20 @@ brief = _Brief().repr
 
 
 def unexpected(expected: str, got: str) -> CheckpointError:
-    """The error that says what was expected and what was got."""
+    """Builds the error that says what was expected and what was got."""
     return CheckpointError(f"expected {expected[:300]}, got {got[:300]}")
 
 
 def check(holds: bool, expected: str, got: str) -> None:
-    """Raises the error that is `unexpected`, unless `holds`."""
+    """Raises the error of `unexpected` unless `holds`."""
     if not holds:
         raise unexpected(expected, got)
 
 
 def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a `CheckpointError`, which is printable, of what Python raises for shapes and settings of another kind.
+    """Decorates a function so that any error about unexpected shapes or settings is a `CheckpointError`.
 
-    The first argument of the function names the file.
+    The first argument of the function is the path of the file.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by name, whatever its format: the file itself says which it is."""
+"""Reading the tensors of a checkpoint; the format is detected by the content of the file."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ _OTHERS = {
     b"\x1f\x8b": "a gzip archive, which must be unpacked first",
     b"\x89HDF": "an HDF5 file",
 }
-"""How files begin that are taken for checkpoints, after spaces, and what to call them."""
+"""First byte of files that are mistaken for checkpoints, after spaces -> description."""
 
 EMPTY = "tensors without elements"
 

@@ -1,4 +1,4 @@
-"""Where the weights of a checkpoint are: one file, or the shards that an index lists, in a folder or named.
+"""Finding the weights of a checkpoint: one file, or the shards of an index.
 
 Source: huggingface/transformers, src/transformers/modeling_utils.py (`save_pretrained`): weights in one file, or in
 shards beside an index, JSON whose `weight_map` says which tensor is in which.

@@ -1,4 +1,4 @@
-"""The objects of training frameworks that stand beside weights: nothing of them is read, so they do no harm."""
+"""Objects of training frameworks that checkpoints contain beside weights; they are never read."""
 
 _NAMES = frozenset((
     "_io.BytesIO", "argparse.ArgumentParser", "collections.deque", "torch.torch_version.TorchVersion",

@@ -1,6 +1,6 @@
-"""Names and colours of classes: those that a checkpoint holds, or of the data set that its settings or user name.
+"""Names and colours of classes: from the checkpoint, or from the data set in its settings or given by the user.
 
-How many classes there are names none of them.
+The number of classes alone does not identify a data set.
 """
 
 from collections.abc import Mapping, Sequence

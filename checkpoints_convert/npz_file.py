@@ -1,4 +1,4 @@
-"""NumPy's archives of arrays, without NumPy's reader: it evaluates their headers, and unpickles objects."""
+"""NumPy's .npz archives, without NumPy's reader, which evaluates headers and unpickles objects."""
 
 import re
 

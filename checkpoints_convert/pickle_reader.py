@@ -1,8 +1,8 @@
-"""Writes down what a pickle asks for, and does none of it.
+"""Records the calls of a pickle without executing any.
 
-A pickle is a program for a stack machine. This one has all of its opcodes (CPython, `Lib/pickletools.py`), but
-where the pickle calls something, a `Call` is noted. Nothing is imported, nothing called and nothing
-hashed; a container inside a container costs no recursion.
+A pickle is a program for a stack machine. This machine has all opcodes (CPython, `Lib/pickletools.py`), but records
+a `Call` where the pickle calls something. Nothing is imported, called or hashed, and nested containers need no
+recursion.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""The globals that checkpoints need, and what is made of them: arrays and plain containers."""
+"""Rules for the globals that checkpoints need: arrays and plain containers."""
 
 import re
 from collections.abc import Callable

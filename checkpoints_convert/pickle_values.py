@@ -1,4 +1,4 @@
-"""Builds what a pickle wrote down, by rules for the few globals that checkpoints need."""
+"""Builds the values of a recorded pickle, by rules for the few globals that checkpoints need."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping

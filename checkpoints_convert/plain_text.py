@@ -1,4 +1,4 @@
-"""Plain values of YAML and JSON texts, which are small, or refused."""
+"""Plain values of YAML and JSON texts of limited size."""
 
 import json
 from collections.abc import Hashable
@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from checkpoints_convert.budget import Budget, exceeded
-from checkpoints_convert.errors import CheckpointError, check, printable
+from checkpoints_convert.errors import CheckpointError, check
+from hourglass_jax.io.text import printable
 
 LONGEST_YAML = 1 << 18
 LONGEST_JSON = 1 << 24

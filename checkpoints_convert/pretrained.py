@@ -1,4 +1,4 @@
-"""Models whose weights come with an installable package."""
+"""Pretrained models from installable packages."""
 
 import importlib.util
 from pathlib import Path

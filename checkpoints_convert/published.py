@@ -1,6 +1,6 @@
-"""What no tensor of a ViT shows: how many heads it has, and the shape of its position grid.
+"""Properties of a ViT that no tensor shows: the number of heads, and the shape of the position grid.
 
-Settings or the user say it. Without them, only a shape that was published with one number of heads is known.
+Settings or the user give them. Otherwise they are known only for published shapes with a unique number of heads.
 """
 
 from math import isqrt

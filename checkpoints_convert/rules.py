@@ -1,4 +1,4 @@
-"""Conversion as data: a family of checkpoints is a table that says what every parameter is made of."""
+"""Conversion rules as data: a family of checkpoints is a table with the sources of every parameter."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ from hourglass_jax.ops.grids import Grid
 Tensors = Mapping[str, np.ndarray]
 Settings = Mapping[str, object]
 Fields = dict[str, Any]
-"""The fields of a config, as plain values, which the config itself checks when it is built."""
+"""Fields of a config as plain values; the config checks them when it is built."""
 Build = Callable[..., np.ndarray]
 
 
@@ -37,22 +37,22 @@ class HasBackbone(Protocol):
 
 @dataclass(frozen=True)
 class OfModel:
-    """A build that is given the model's config before the arrays: they do not show all that it needs."""
+    """A build function that receives the model's config before the arrays."""
 
     build: Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
 class Given:
-    """What is known of a checkpoint besides its tensors.
+    """Information about a checkpoint besides its tensors.
 
     Attributes:
-        settings: that belong to it.
-        heads: of its ViT, as the user says.
-        grid: (rows, columns) of its position embedding, as the user says.
-        dataset: whose classes it tells apart, as the user says.
-        saved: all that the checkpoint holds, in mappings.
-        notes: what its user is told of the conversion; `say` adds to it.
+        settings: the settings of the checkpoint.
+        heads: number of heads of its ViT, from the user.
+        grid: (rows, columns) of its position embedding, from the user.
+        dataset: data set of its classes, from the user.
+        saved: the whole content of the checkpoint, in mappings.
+        notes: notes for the user about the conversion; `say` adds one.
     """
 
     settings: Settings = field(default_factory=dict)
@@ -73,10 +73,10 @@ class Row:
     """One line of a table.
 
     Attributes:
-        target: our dotted name; a "*" stands for a number, such as a block's.
-        sources: the checkpoint's names that it is made of. Each "*" is the number of the target's, in their order;
-            "a|b" is whichever of the two the checkpoint has, and what ends in "?" is left out where it has none.
-        build: makes the target from the arrays of `sources`, in this order.
+        target: our dotted name; "*" stands for a number, such as that of a block.
+        sources: the checkpoint's names of the source tensors. Each "*" is the number in the target, in order;
+            "a|b" is the one of the two that the checkpoint has, and a source that ends in "?" is optional.
+        build: computes the target from the arrays of `sources`, in this order.
     """
 
     target: str
@@ -89,15 +89,15 @@ class Family:
     """A family of checkpoints.
 
     Attributes:
-        name: of the family: the system, and whose names its tensors have.
-        model: the name in `hourglass_jax.models.registry.MODELS`.
-        fits: whether a checkpoint with these tensors and settings is of this family; settings only rule it out.
-        configure: the model's config, read off the tensors' shapes and what is given, as plain values.
+        name: name of the family: the system, and the code base that its tensor names are from.
+        model: name of the model in `hourglass_jax.models.registry.MODELS`.
+        fits: whether tensors and settings are of this family; settings can only exclude it.
+        configure: the model's config as plain values, from the shapes of the tensors and further information.
         table: rows for all parameters of the model.
-        ignored: patterns of tensors that are dropped on purpose, and why.
-        settings_file: the name of a file with settings, YAML or JSON, that lies beside such a checkpoint.
-        rest: a pattern of the tensors of the system that the family takes a part of; where there are any, the part
-            must be asked for by name.
+        ignored: pattern of tensors that are dropped on purpose -> reason.
+        settings_file: name of the settings file, YAML or JSON, beside such a checkpoint.
+        rest: pattern of tensors of the system that the family does not use; if there are any, the family must be
+            chosen by name.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Family:
 
 
 class Recipe(NamedTuple):
-    """What one parameter is made of."""
+    """The sources and the build function of one parameter."""
 
     shape: tuple[int, ...]
     sources: tuple[str, ...]
@@ -119,12 +119,12 @@ class Recipe(NamedTuple):
 
 
 def row(target: str, sources: str | tuple[str, ...], build: Build | OfModel) -> Row:
-    """A `Row`; a single source may stand alone."""
+    """Builds a `Row`; a single source may be given as a string."""
     return Row(target, (sources,) if isinstance(sources, str) else sources, build)
 
 
 def same(tensor: np.ndarray) -> np.ndarray:
-    """The tensor as it is."""
+    """The unchanged tensor."""
     return tensor
 
 
@@ -205,7 +205,7 @@ def recipes(
     wanted: Mapping[str, Shaped],
     config: Config | None = None,
 ) -> dict[str, Recipe]:
-    """What every parameter is made of, by name.
+    """Name of a parameter -> its recipe.
 
     Args:
         family: whose table to use.
@@ -232,11 +232,11 @@ def recipes(
     return found
 
 
-def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> dict[str, str]:
-    """The tensors that no recipe uses, each with the reason why it is dropped.
+def find_unused(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> dict[str, str]:
+    """Tensors that no recipe uses -> the reason for dropping them.
 
     Raises:
-        ValueError: one of them is not known to be superfluous.
+        ValueError: there is no reason for dropping one of them.
     """
     used = {source for recipe in found.values() for source in recipe.sources}
     reasons: dict[str, str] = {}
@@ -257,11 +257,11 @@ def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> di
     return reasons
 
 
-def made(name: str, recipe: Recipe, tensors: Tensors) -> np.ndarray:
-    """Makes the parameter `name`.
+def build_parameter(name: str, recipe: Recipe, tensors: Tensors) -> np.ndarray:
+    """Builds the parameter `name`.
 
     Raises:
-        ValueError: its shape does not fit, or its sources are no real numbers; the message names both sides.
+        ValueError: its shape does not fit, or its sources are not real numbers; the message names both sides.
     """
     shape, sources, build = recipe
     for source in sources:
@@ -292,7 +292,7 @@ def same_kind(name: str) -> str:
 
 
 def closeness(family: Family, tensors: Tensors) -> tuple[int, int]:
-    """How near a family is to these tensors: how many it has a place for, and minus the kinds that are not there.
+    """Closeness of a family to tensors: the number of tensors it uses, and minus the number of missing kinds.
 
     Names are compared with "*" for their numbers.
     """

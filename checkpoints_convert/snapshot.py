@@ -1,4 +1,4 @@
-"""A file as it was at one moment, in memory of its own: what happens to the file later changes nothing."""
+"""A copy of a file in memory, independent of later changes of the file."""
 
 import hashlib
 import mmap

@@ -1,4 +1,4 @@
-"""Swin transformers as encoders, in the namings that their checkpoints use.
+"""Swin transformers as encoders, with the tensor names of their code bases.
 
 Source: microsoft/Swin-Transformer, models/swin_transformer.py and swin_transformer_v2.py; timm/models/
     swin_transformer.py and swin_transformer_v2.py; facebookresearch/Mask2Former,

@@ -1,8 +1,8 @@
 """Reads PyTorch checkpoint files without PyTorch and without running any code that they hold.
 
-A checkpoint is a pickle, and a pickle is a program. Here it is only written down (`pickle_reader`), and then turned
-into arrays and plain containers (`pickle_values`, by `pickle_rules`). Objects of any other kind are refused or
-left out.
+A checkpoint is a pickle, and a pickle is a program. Here it is only recorded (`pickle_reader`), and then converted
+to arrays and plain containers (`pickle_values`, by `pickle_rules`). Objects of any other kind are refused or
+skipped.
 
 Formats (pytorch/pytorch, `torch/serialization.py` and `caffe2/serialize/inline_container.cc`):
 

@@ -1,4 +1,4 @@
-"""Vision transformers in the namings that their checkpoints use: as rows for every system, and as encoders."""
+"""Vision transformers with the tensor names of their code bases: rows for every system, and encoders."""
 
 import re
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Names:
-    """What a naming calls the parts of a ViT; a block's name holds "*" for its number.
+    """The names that a code base gives to the parts of a ViT; "*" is the number of a block.
 
     "weight" and "bias" are added to the names of `qkv`, ".weight" and ".bias" to the others; `qkv` in several parts
     is one below the other; "a|b" and "?" are as in `rules.Row`.

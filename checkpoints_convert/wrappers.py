@@ -1,6 +1,6 @@
-"""From what training code saved to the state dict of one model: entries, averages, prefixes, chunks of blocks.
+"""From saved training states to the state dict of one model: entries, averages, prefixes, chunks of blocks.
 
-What is left out is said: of student, teacher and averaged weights one is taken.
+One of student, teacher and averaged weights is chosen, and the user is told which parts are left out.
 """
 
 import re

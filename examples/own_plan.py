@@ -1,4 +1,4 @@
-"""A plan of one's own: from block alpha on only every second token; in the end the others get its value."""
+"""A plan of your own: every second token in the blocks from alpha on; in the end the others get its value."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class EverySecond(hj.Plan):
     """Every second token in the blocks from alpha on.
 
     Attributes:
-        alpha: blocks that run on all tokens.
+        alpha: number of blocks that run on all tokens.
     """
 
     alpha: int

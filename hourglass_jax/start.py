@@ -1,4 +1,4 @@
-"""What has to be set before JAX starts."""
+"""Settings that must be made before JAX starts."""
 
 import os
 import sys
@@ -11,14 +11,14 @@ FIRST_WRONG, FIRST_RIGHT = (0, 10, 2), (0, 12)
 
 
 def prepare_jax(jaxlib: tuple[int, ...] = JAXLIB) -> None:
-    """Keeps XLA's CPU backend from fusing reductions into YNNPACK, in the versions that do it wrongly.
+    """Prevents XLA's CPU backend from fusing reductions into YNNPACK, in versions where that is broken.
 
     From 0.10.2 on some sums have wrong values, and up to 0.11.0 products of seven dimensions crash when they are
     summed; 0.11.2 has wrong gradients. XLA reads its flags when the first backend of JAX starts, so that `import
     jax` may come before. It aborts at a flag that it does not know: versions that need none get none.
 
     Args:
-        jaxlib: the version of jaxlib, its numbers.
+        jaxlib: the version of jaxlib as numbers.
 
     Warns:
         RuntimeWarning: JAX runs on the CPU already, so that the flag comes too late.

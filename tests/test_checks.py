@@ -1,4 +1,4 @@
-"""Configs are checked when they are built, by whomever: a program, the converter or a file that is loaded."""
+"""Configs are checked when they are built: by a program, by the converter and when a file is loaded."""
 
 import dataclasses
 import json

@@ -61,4 +61,4 @@ def test_a_plan_of_ones_own_is_given_on_the_command_line(
         main(["flops", "--help"])
     assert exited.value.code == 0
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "EverySecond: blocks that run on all tokens." in printed
+    assert "EverySecond: number of blocks that run on all tokens." in printed

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +51,23 @@ def test_all_public_names_and_no_others_are_found_on_first_use() -> None:
 
 def test_the_version_is_that_of_the_package() -> None:
     assert hj.__version__ == version("hourglass-jax")
+
+
+def test_the_package_says_what_it_is_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {"Typing :: Typed", "Programming Language :: Python :: 3.13"} <= set(project["classifiers"])
+    assert all(url.startswith("https://") for url in project["urls"].values()) and project["urls"]
+    for package in ("hourglass_jax", "checkpoints_convert"):
+        assert (ROOT / package / "py.typed").is_file()
+
+
+def test_every_ignored_error_of_types_has_a_reason() -> None:
+    for package in ("hourglass_jax", "checkpoints_convert"):
+        for path in (ROOT / package).rglob("*.py"):
+            for line in path.read_text("utf-8").splitlines():
+                _, mark, rest = line.partition("# pyright:")
+                assert not mark or re.fullmatch(r" ignore\[\w+\]  \S.*", rest), f"{path}: {line}"
+                assert "type: ignore" not in line, f"{path}: {line}"
 
 
 def test_the_import_is_immediate() -> None:

@@ -1,1 +1,1 @@
-"""What an hourglass saves and what it costs: multiply-accumulates, latency, fidelity."""
+"""What a plan saves and what it costs: multiply-accumulates, latency, fidelity."""

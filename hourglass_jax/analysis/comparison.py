@@ -1,4 +1,4 @@
-"""One model with and without plans, on photographs: cost, speed, fidelity."""
+"""Comparison of a model with and without plans, on photographs: cost, speed, fidelity."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,17 +22,17 @@ from hourglass_jax.tasks.base import Task
 
 @dataclass(frozen=True)
 class Figures:
-    """What a comparison measures.
+    """The measurements of a comparison.
 
     Attributes:
-        tokens, clusters: of the image, and what is left of them where they are fewest.
+        tokens, clusters: number of image tokens, and the smallest number over all blocks.
         gflops, gflops_expedited: 10^9 multiply-accumulates, the paper's unit.
-        latency_ms, latency_ms_expedited: medians, without compilation.
-        speedup: of the latencies.
-        cosine: mean cosine similarity between the final features of the two, as far as their heads read them.
-        mae: mean absolute error of the results, as the model measures their difference (0..1 at every pixel, or of
-            the whole image).
-        agreement: share of the pixels (or images) for which the model decides the same; None if it decides nothing.
+        latency_ms, latency_ms_expedited: median latencies, without compilation.
+        speedup: ratio of the two latencies.
+        cosine: mean cosine similarity of the two models' final features, as their heads read them.
+        mae: mean of `Task.difference`, 0..1.
+        agreement: share of the pixels (or images) with equal decisions, `Task.agreement`; None if the task makes no
+            decisions.
     """
 
     tokens: float
@@ -49,15 +49,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison yields.
+    """The outcome of a comparison on one image.
 
     Attributes:
-        figures: what was measured.
+        figures: the measurements.
         size: (rows, columns) of the model's input.
-        first_seconds: of the first calls, with compilation, if this size was new.
-        result, result_expedited: of the two models, at the model's input size.
-        difference: of the results, [rows, columns] in 0..1; without axes if they are no maps.
-        groups: which tokens are one where they are fewest, [H, W]; see `find_groups`.
+        first_seconds: durations of the two first calls, including compilation if the size is new.
+        result, result_expedited: results of the two models, at the model's input size.
+        difference: difference of the results, [rows, columns] in 0..1; a scalar array if they are not maps.
+        groups: the group of every token, [H, W]; see `find_groups`.
     """
 
     figures: Figures
@@ -77,13 +77,13 @@ def compare(
     repeats: int = 5,
     on_call: Callable[[], object] = lambda: None,
 ) -> Iterator[list[Comparison]]:
-    """Runs `model` without a plan and with each of `plans` on one image after the other.
+    """Runs a model without a plan and with each of `plans` on one image after the other.
 
     Args:
-        model: unexpedited.
-        plans: for `expedite`.
-        images: each [rows, columns, 3], prepared for the model.
-        repeats: timed runs of each, in turn, after one that compiles; the median counts.
+        model: the model, without a plan.
+        plans: the plans.
+        images: images [rows, columns, 3], prepared for the model.
+        repeats: number of timed runs of each model, alternating, after one that compiles; the median counts.
         on_call: called after every run, (1 + plans) * (repeats + 1) times for an image.
 
     Yields:
@@ -99,15 +99,15 @@ def compare(
         for plan in plans:
             model.backbone.check_plan(plan, size)
         if size not in macs:
-            macs[size] = [count_macs(each, size)["total"] for each in models]
+            macs[size] = [count_macs(variant, size)["total"] for variant in models]
         batch = jnp.asarray(image)[None]
         times = measure(
-            [functools.partial(run_model, each, batch) for each in models], repeats=repeats, on_call=on_call
+            [functools.partial(run_model, variant, batch) for variant in models], repeats=repeats, on_call=on_call
         )
         task = find_task(model, None)
         features, outputs = run_model(model, batch)
         result = result_at_input(task, outputs, size)
-        found = []
+        comparisons = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
             tokens, clusters = fast.backbone.token_counts(*size)
             fast_features, fast_outputs = run_model(fast, batch)
@@ -127,13 +127,13 @@ def compare(
             )
             groups = find_groups(model.backbone, plan, batch)
             seconds = times[0].first, time.first
-            found.append(Comparison(figures, size, seconds, result, fast_result, difference, groups))
-        yield found
+            comparisons.append(Comparison(figures, size, seconds, result, fast_result, difference, groups))
+        yield comparisons
 
 
 @jax.jit
 def run_model(model: Model, images: jax.Array) -> tuple[jax.Array, Any]:
-    """The features that the head reads, [B, N, C], and the outputs that tasks read."""
+    """The head's input features [B, N, C], and the outputs for the tasks."""
     features = model.features(images)
     return model.head_input(features), model.decode(features, None)
 

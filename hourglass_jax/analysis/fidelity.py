@@ -1,4 +1,4 @@
-"""How close an expedited model stays to the original one; no labels are needed."""
+"""Fidelity of an expedited model to the original one; no labels are needed."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from hourglass_jax.models.base import Encoder
 
 
 def final_features(model: Encoder, images: jax.Array) -> jax.Array:
-    """What fidelity is measured on: the features that the model's head reads, [B, N, C].
+    """The features that fidelity is measured on: the input of the model's head, [B, N, C].
 
     Args:
-        model: or a backbone, under any plan.
+        model: a model or a backbone, under any plan.
         images: [B, rows, columns, 3], normalised.
     """
     return model.head_input(model.features(images))

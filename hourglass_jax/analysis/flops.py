@@ -1,4 +1,4 @@
-"""Multiply-accumulates that a function really executes, read off its jaxpr."""
+"""Multiply-accumulates that a function executes, counted in its jaxpr."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from hourglass_jax.analysis.fidelity import final_features
 from hourglass_jax.models.base import Encoder, Model
 
 PARTS = ("embedding", "blocks", "clustering", "reconstruction", "head")
-"""The `jax.named_scope`s by which models say what a product is for."""
+"""The `jax.named_scope`s of models that multiply-accumulates are assigned to."""
 
 
 def count_macs(model: Model, size: tuple[int, int], *, batch: int = 1) -> dict[str, int]:
-    """Multiply-accumulates of one call of `model` by part.
+    """Counts the multiply-accumulates of one call of a model, by part.
 
-    Matrix products and convolutions are counted, with the trip counts of their loops; elementwise work is not, nor
-    what no result depends on, which the compiler removes.
+    Matrix products and convolutions are counted, times the trip counts of their loops; elementwise operations and
+    dead code, which the compiler removes, are not.
     XLA's own count of the compiled function is within 3% of twice this (tests/analysis/test_flops.py).
 
     Args:
@@ -30,7 +30,7 @@ def count_macs(model: Model, size: tuple[int, int], *, batch: int = 1) -> dict[s
         batch: number of images.
 
     Returns:
-        Part of `PARTS` -> multiply-accumulates; "other" where a product is outside all of them; and "total".
+        Part of `PARTS` -> multiply-accumulates; "other" for those outside all parts, if any; and "total".
 
     Raises:
         ValueError: the size or the plan does not fit the model.
@@ -44,7 +44,7 @@ def count_macs(model: Model, size: tuple[int, int], *, batch: int = 1) -> dict[s
 
 
 def count_encoder_macs(model: Encoder, size: tuple[int, int]) -> int:
-    """Multiply-accumulates of a model without its head, from one image to the features that the head reads.
+    """Counts the multiply-accumulates of an encoder, from one image to the head's input features.
 
     Args:
         model: any model of this library, or a backbone itself, under any plan.
@@ -58,7 +58,7 @@ def count_encoder_macs(model: Encoder, size: tuple[int, int]) -> int:
 
 
 def count_function_macs(function: Callable[..., object], *arguments: object) -> Counter[str]:
-    """Multiply-accumulates of `function(*arguments)` by the outermost scope of `PARTS` around them."""
+    """Counts the multiply-accumulates of `function(*arguments)`, by their outermost scope of `PARTS`."""
     counted: Counter[str] = Counter()
     traced = jax.make_jaxpr(function)(*arguments).jaxpr
     needed, _ = dce_jaxpr(traced, [True] * len(traced.outvars))

@@ -35,7 +35,7 @@ class TruncatedPlan(WrappedPlan):
 
 @dataclass(frozen=True)
 class _Recorder(WrappedPlan):
-    """A plan that keeps the clusters that enter a block, while the function that runs it is traced."""
+    """A plan that records the clusters entering a block, while the function that runs it is traced."""
 
     clusters: list[Tokens] = field(default_factory=list)
 
@@ -48,25 +48,27 @@ class _Recorder(WrappedPlan):
 
 
 def find_groups(backbone: Backbone, plan: Plan, images: jax.Array) -> np.ndarray:
-    """For every token of an image, which of the plan's fewest tokens it is restored from most.
+    """Assigns the tokens of an image to groups, at the smallest token count of a plan.
+
+    The group of a token is the reduced token with the largest weight in its restoration.
 
     Args:
         backbone: a ViT or a Swin, under any plan.
-        plan: the one that is asked about.
+        plan: the plan to inspect.
         images: [1, rows, columns, 3], normalised.
 
     Returns:
-        int [H, W]; equal numbers are one token. Of a Swin, for the stage that the plan is about.
+        int [H, W], the group of every token; for a Swin, in the stage that the plan changes.
 
     Raises:
-        ValueError: the backbone is of another kind, or the plan does not fit it.
+        ValueError: the backbone is neither a ViT nor a Swin, or the plan does not fit it.
     """
     if isinstance(backbone, Swin):
         return np.asarray(_find_window_groups(backbone, images, plan=plan))
     if not isinstance(backbone, ViT):
         raise ValueError(f"groups are found in a ViT or a Swin, got a {type(backbone).__name__}")
     if isinstance(plan, EViT) and plan.restore == "reuse":
-        plan = replace(plan, restore="reconstruction")  # what reuses features can restore nothing else
+        plan = replace(plan, restore="reconstruction")  # "reuse" can restore features only
     groups = _find_groups(expedite(backbone, TruncatedPlan(plan)), images)
     return np.asarray(groups).reshape(backbone.token_grid(*images.shape[1:3]))
 
@@ -78,7 +80,7 @@ def _find_groups(backbone: ViT, images: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _find_window_groups(backbone: Swin, images: jax.Array, *, plan: Plan) -> jax.Array:
-    """The clusters of a window are its own: they are numbered window by window."""
+    """Groups of a Swin: clusters never cross windows, so they are numbered window by window."""
     recorder = _Recorder(plan)
     expedite(backbone, recorder)(images)
     tokens = recorder.clusters[0]
@@ -89,7 +91,7 @@ def _find_window_groups(backbone: Swin, images: jax.Array, *, plan: Plan) -> jax
 
 
 def nearest_tokens(tokens: Tokens) -> jax.Array:
-    """For every place of the grid, which of the image's tokens it is restored from most, int [B, H*W]."""
+    """For every position of the grid, the token with the largest weight in its restoration, int [B, H*W]."""
     identity = jnp.eye(tokens.count)
     weights = tokens.restore(jnp.broadcast_to(identity, (len(tokens.sequence), *identity.shape)))
     return jnp.argmax(weights, axis=-1)

@@ -1,4 +1,4 @@
-"""A look inside the blocks: the tokens that enter one, whom they attend to, and what they become."""
+"""Inspection of one block: its input tokens, their attention weights, and the final tokens."""
 
 import functools
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from hourglass_jax.plans.expedite import expedite
 
 
 class BlockTrace(NamedTuple):
-    """What went on in one block, of one image.
+    """The trace of one block, for one image.
 
     Attributes:
         entering: [M, C], the tokens or clusters before the block.
-        attention: [Q, M], the weights with which each asked token, or the cluster that it is restored from most,
-            attends to them in the block: mean of the heads. Class and register tokens have the rest.
-        leaving: [M, C], after the last block and the norm.
-        restored: [H*W, C], the same of all tokens.
+        attention: [Q, M], attention weights of each query token, or of the cluster with the largest weight in its
+            restoration, mean over the heads. The weights of class and register tokens are left out.
+        leaving: [M, C], the tokens or clusters after the last block and the norm.
+        restored: [H*W, C], `leaving` restored to the full grid.
     """
 
     entering: jax.Array
@@ -32,7 +32,7 @@ class BlockTrace(NamedTuple):
 
 @dataclass(frozen=True)
 class _Recorder(TruncatedPlan):
-    """Keeps what goes on in a block, while the function that runs it is traced."""
+    """A plan that records the trace of a block, while the function that runs it is traced."""
 
     block: int = 0
     positions: tuple[int, ...] = ()
@@ -66,17 +66,17 @@ def inspect_block(
     block: int,
     positions: tuple[int, ...],
 ) -> BlockTrace:
-    """Runs one image and keeps what goes on in a block.
+    """Runs one image and records a block.
 
     Args:
-        backbone: under any plan.
+        backbone: a ViT, under any plan.
         images: [1, rows, columns, 3], normalised.
-        plan: the one to run under; None for all tokens.
-        block: 0-based.
-        positions: tokens, counted row by row, whose attention is wanted.
+        plan: the plan to run; None for all tokens.
+        block: 0-based index of the block.
+        positions: query tokens for `BlockTrace.attention`, numbered row by row.
 
     Returns:
-        `BlockTrace`.
+        The trace.
 
     Raises:
         ValueError: the plan or the block does not fit the backbone.

@@ -1,4 +1,4 @@
-"""How long compiled functions take, side by side."""
+"""Latency of compiled functions, measured side by side."""
 
 import random
 import statistics
@@ -11,7 +11,7 @@ import jax
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of one function: the first call, with compilation, and every later one."""
+    """Durations of one function in seconds: the first call, with compilation, and every later one."""
 
     first: float
     calls: tuple[float, ...]
@@ -28,14 +28,14 @@ def measure(
     repeats: int = 7,
     on_call: Callable[[], object] = lambda: None,
 ) -> list[Latency]:
-    """Times functions in rounds, each of them once in a round, in an order drawn anew for every round.
+    """Times functions in rounds; every round calls each function once, in random order.
 
-    So a machine that drifts treats them alike, and none always follows the same other one, which leaves it the
-    caches and the memory in its own state.
+    So a drift of the machine affects all functions alike, and no function always runs on the caches that the same
+    other one left behind.
 
     Args:
-        functions: each returns JAX arrays, which are waited for.
-        repeats: timed calls of each, after one that compiles.
+        functions: functions that return JAX arrays; the time includes waiting for them.
+        repeats: number of timed calls of each function, after one that compiles.
         on_call: called after every call, for a progress bar.
 
     Returns:
@@ -60,4 +60,4 @@ def measure(
     for _ in range(repeats):
         for index in order.sample(range(len(functions)), len(functions)):
             calls[index].append(seconds(functions[index]))
-    return [Latency(compiled, tuple(each)) for compiled, each in zip(first, calls, strict=True)]
+    return [Latency(compiled, tuple(times)) for compiled, times in zip(first, calls, strict=True)]

@@ -1,4 +1,4 @@
-"""What every backbone is: images to named maps of features, under a plan."""
+"""The base class of backbones: images to named feature maps, under a plan."""
 
 from collections.abc import Sequence
 from typing import Protocol, Self
@@ -12,7 +12,7 @@ from hourglass_jax.plans.base import Plan
 
 
 class Features(Protocol):
-    """What a backbone returns."""
+    """The output of a backbone."""
 
     def maps(self) -> dict[str, jax.Array]:
         """The final maps of features by name, [B, H, W, C], from fine to coarse."""
@@ -23,14 +23,14 @@ class Backbone(nnx.Module):
     """Base class of the backbones.
 
     Attributes:
-        plan: how many tokens the blocks work on, or None; set by `expedite`.
+        plan: the plan, or None; set by `expedite`.
     """
 
     plan: Plan | None
 
     @property
     def backbone(self) -> Self:
-        """The backbone itself, so that one that stands alone takes a plan as a model does."""
+        """The backbone itself, so that it can be expedited without a model."""
         return self
 
     @property
@@ -45,12 +45,12 @@ class Backbone(nnx.Module):
 
     @property
     def channels(self) -> dict[str, int]:
-        """Channels of every map by its name in `Features.maps`, in the same order."""
+        """Name in `Features.maps` -> channels of the map, in the same order."""
         raise NotImplementedError
 
     @property
     def strides(self) -> dict[str, int]:
-        """Pixels of the image on a side of one position of every map, by the same names."""
+        """Name in `Features.maps` -> stride of the map in pixels."""
         raise NotImplementedError
 
     def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
@@ -58,33 +58,33 @@ class Backbone(nnx.Module):
         raise NotImplementedError
 
     def fit_plan(self, plan: Plan, size: tuple[int, int], made_for: tuple[int, int]) -> Plan:
-        """The plan for images of another size than it was made for, the same one if it fits them.
+        """Adapts a plan to images of another size; returns the same plan if it fits them.
 
         Args:
-            plan: one that fits images of `made_for`.
+            plan: a plan that fits images of the size `made_for`.
             size: (rows, columns) of the images in pixels.
-            made_for: likewise.
+            made_for: (rows, columns) of the images that the plan was made for.
 
         Raises:
-            ValueError: the plan does not fit, and cannot be made to.
+            ValueError: the plan does not fit and cannot be adapted.
         """
         self.check_plan(plan, size)
         return plan
 
     def set_plan(self, plan: Plan | None) -> None:
-        """Puts a plan that fits in force, or none; called by `expedite`, which has it checked."""
+        """Sets the plan, or None; called by `expedite` after the plan was checked."""
         self.plan = plan
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
-        """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
+        """Number of tokens of an image of `rows` x `columns` pixels, and the smallest number under the plan."""
         raise NotImplementedError
 
     def features(self, images: jax.Array) -> Features:
-        """What a call returns: a backbone that stands alone is the encoder of a model without a head."""
+        """The same as a call, as in a model: a backbone is an encoder without a head."""
         return self(images)
 
     def head_input(self, features: Features) -> jax.Array:
-        """The last map of features, restored to the full grid, as tokens: [B, H*W, C]."""
+        """The last feature map as tokens, restored to the full grid: [B, H*W, C]."""
         *_, last = features.maps().values()
         return last.reshape(len(last), -1, last.shape[-1])
 
@@ -93,7 +93,7 @@ class Backbone(nnx.Module):
 
         Args:
             images: [B, rows, columns, 3], normalised.
-            intermediates: 0-based blocks whose features are wanted too.
+            intermediates: 0-based blocks whose features are returned as well.
 
         Raises:
             ValueError: the images' shape, the plan or an intermediate does not fit.
@@ -102,7 +102,7 @@ class Backbone(nnx.Module):
 
 
 def check_call(images: jax.Array, intermediates: Sequence[int], depth: int) -> Grid:
-    """The sides of normalised images in pixels, (rows, columns).
+    """Checks the arguments of a backbone; returns (rows, columns) of the images in pixels.
 
     Raises:
         ValueError: `images` are not floats [B, rows, columns, 3], or `intermediates` are not among `depth` blocks.

@@ -1,4 +1,4 @@
-"""The layers that vision transformers are made of."""
+"""The layers of vision transformers."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Attention(nnx.Module):
 
 
 def kernel_and_bias(layer: nnx.Linear, dtype: jnp.dtype | None = None) -> tuple[jax.Array, jax.Array]:
-    """The parameters of a layer that has a bias, in their own dtype or another."""
+    """Kernel and bias of a layer, optionally in another dtype."""
     assert layer.bias is not None
     kernel, bias = layer.kernel[...], layer.bias[...]
     return (kernel, bias) if dtype is None else (kernel.astype(dtype), bias.astype(dtype))
@@ -85,7 +85,7 @@ class Block(nnx.Module):
     """A pre-norm transformer block.
 
     Attributes:
-        predictor: the prediction module before it, or None.
+        predictor: DynamicViT's prediction module before the block, or None.
     """
 
     def __init__(
@@ -123,13 +123,13 @@ class Block(nnx.Module):
         return self.attention.keys(self.norm1(x), mean=mean)
 
     def attend(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
-        """The tokens [B, N, C] with what attention mixed for them, [B, N, heads, D]."""
-        return x + _scaled(self.attention.combine(mixed), self.scale1)
+        """Adds the attention branch to tokens [B, N, C], from the mixed values [B, N, heads, D]."""
+        return x + _scale(self.attention.combine(mixed), self.scale1)
 
     def feed_forward(self, x: jax.Array) -> jax.Array:
-        """The second half of the block, [B, N, C] -> [B, N, C]."""
-        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
+        """The MLP branch of the block, [B, N, C] -> [B, N, C]."""
+        return x + _scale(self.mlp(self.norm2(x)), self.scale2)
 
 
-def _scaled(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
+def _scale(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
     return x if scale is None else x * scale[...].astype(x.dtype)

@@ -1,4 +1,4 @@
-"""DynamicViT's prediction module, trained to say which tokens matter."""
+"""DynamicViT's prediction module, trained to score the importance of tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ NORM_EPSILON = 1e-5
 
 
 class PredictionModule(nnx.Module):
-    """Tokens to the log-probability that each one is kept.
+    """Tokens to the log-probability of keeping each one.
 
-    Half of a token's features are its own, half are the mean of all tokens.
+    One half of a token's features is local, the other half is the mean over all tokens.
 
     Source: raoyongming/DynamicViT, vit.py (`PredictorLG`).
     """

@@ -1,4 +1,4 @@
-"""All backbones, by their configs."""
+"""All backbones by the class of their config."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -15,15 +15,15 @@ BackboneConfig = ViTConfig | SwinConfig
 BACKBONES: MappingProxyType[type[BackboneConfig], Callable[..., Backbone]] = MappingProxyType(
     {ViTConfig: ViT, SwinConfig: Swin}
 )
-"""Every kind of backbone by the class of its config."""
+"""Class of a config -> function that builds the backbone."""
 
 
 def build_backbone(config: BackboneConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> Backbone:
-    """The backbone that a config describes, with random parameters.
+    """Builds a backbone with random parameters.
 
     Args:
-        config: of one of `BACKBONES`.
-        dtype: of the computation.
-        rngs: for the parameters, which are float32.
+        config: a config of a class in `BACKBONES`.
+        dtype: data type of the computation.
+        rngs: random numbers for the parameters, which are float32.
     """
     return BACKBONES[type(config)](config, dtype=dtype, rngs=rngs)

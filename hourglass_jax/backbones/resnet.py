@@ -9,10 +9,10 @@ from flax import nnx
 from hourglass_jax.checks import check_config
 
 GROUPS = 32
-"""Of every group norm."""
+"""Number of groups of every group norm."""
 NORM_EPSILON = 1e-5
 EXPANSION = 4
-"""Channels of a stage, in units of those of its bottlenecks."""
+"""Ratio of the channels of a stage to those of its bottlenecks."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ResNetConfig:
     """The shape of a residual network with bottlenecks.
 
     Attributes:
-        depths: bottlenecks in each stage.
+        depths: number of bottlenecks of each stage.
         widths: channels of each stage's feature map.
         stem_width: channels of the first convolution.
     """
@@ -39,14 +39,14 @@ class ResNetConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels of the image on a side of one position of the last feature map."""
+        """Stride of the last feature map in pixels."""
         return 4 * 2 ** (len(self.depths) - 1)
 
 
 class Convolution(nnx.Module):
     """A convolution without a bias, padded so that a stride of one keeps the size ("same", as in TensorFlow).
 
-    Its weights are standardised per output channel in training; here the kernel holds them standardised already.
+    Its weights are standardised per output channel in training; the kernel stores the standardised weights.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class GroupNorm(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """Convolutions of 1, 3 (which may be strided) and 1 on a side, each normed, around which a shortcut leads."""
+    """A residual bottleneck: convolutions of 1 x 1, 3 x 3 (possibly strided) and 1 x 1, each with a norm."""
 
     def __init__(
         self, inputs: int, outputs: int, *, stride: int, is_first: bool, dtype: jnp.dtype, rngs: nnx.Rngs
@@ -150,7 +150,7 @@ class ResNet(nnx.Module):
     def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """Normalised images [B, rows, columns, 3] -> a map of each stage, the first of a quarter of the sides."""
         x = jax.nn.relu(self.norm(self.convolution(images.astype(self.dtype))))
-        # The padding never wins: after the ReLU there is nothing below its zeros.
+        # Zero padding does not change the maximum: values are not negative after the ReLU.
         x = jax.lax.reduce_window(x, jnp.zeros((), x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
         maps = []
         for stage in self.stages:

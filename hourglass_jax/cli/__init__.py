@@ -15,15 +15,15 @@ FORMER = {"--gflops": "--share", "--budget": "--share", "--speedup": "--faster"}
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `hourglass`.
 
-    Errors are one line on stderr. The exit status is 2 for what a user can mend, 1 if a command did only a part of
-    its work, or nobody reads what it prints any more, and 130 after Ctrl-C.
+    Errors are one line on stderr. The exit status is 2 for an error that the user can fix, 1 if only a part of the
+    work was done or the output pipe was closed, and 130 after Ctrl-C.
     """
     if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
         print(f"hourglass_jax {metadata.version('hourglass-jax')}")
         return
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another one
+            stream.reconfigure(errors="replace")  # for terminals that cannot encode a character
     try:
         tyro.extras.subcommand_cli_from_dict(
             {function.__name__: function for function in _commands()},
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it exits
         sys.exit(1)
     except (ValueError, OSError) as problem:
         _fail(f"error: {problem}", 2)
@@ -67,7 +67,7 @@ def _commands() -> tuple[Callable[..., None], ...]:
 
 
 def _fail(message: str, status: int) -> None:
-    from hourglass_jax.cli.options import printable
+    from hourglass_jax.io.text import printable
 
     print(printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(status)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.analysis.plots import COLORS, check_matplotlib, drawn, new_figure, scale_cosines
+from hourglass_jax.analysis.plots import COLORS, check_matplotlib, new_figure, render_figure, scale_cosines
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from hourglass_jax.plans.hourglass import Hourglass
-    from hourglass_jax.search.ablation import Figures, Point, Study
+    from hourglass_jax.search.ablation import Measurement, Point, Study
 
 COST = "#8a8a8a"
 
@@ -51,7 +51,7 @@ Name = Literal[
     "layers",
     "downsampling",
 ]
-Points = Sequence[tuple["Point", "Figures"]]
+Points = Sequence[tuple["Point", "Measurement"]]
 
 
 def ablate(
@@ -62,18 +62,18 @@ def ablate(
     reading: Reading = ReadingOptions(),
     studies: tuple[Name, ...] = get_args(Name),
 ) -> None:
-    """Changes one part of a plan at a time: how close the final features stay to the original's, and the GFLOPs.
+    """Changes one setting of a plan at a time, and measures fidelity and GFLOPs.
 
-    Prints a table for each study and draws all of them into one picture. Without photographs those of `hourglass
-    demo` are used; the largest square in the middle counts. What is measured is kept: a run that was ended goes on
-    when the same command is given again.
+    Prints a table for each study and plots all of them in one picture. Fidelity is the cosine similarity of the
+    final features to those of the original model, on the largest centred square of each photograph; by default
+    those of `hourglass demo`. Measurements are kept: the same command resumes an interrupted run.
 
     Example: hourglass ablate -o ablation/ --studies clusters window
 
     Args:
         photos: Image files.
-        output: Folder of ablation.jsonl, which is appended to, and of ablation.png.
-        studies: Only these.
+        output: Folder for ablation.png and ablation.jsonl, to which measurements are appended.
+        studies: Studies to run; by default all of them.
     """
     from hourglass_jax.imaging.images import read_image, write_image
     from hourglass_jax.imaging.photographs import photographs
@@ -83,19 +83,21 @@ def ablate(
     if not studies:
         raise ValueError("expected at least one study, got none")
     check_folder(output)
-    found_photos = photos_of(photos, reading) if photos else []
-    paths = {photo.name: photo.path for photo in found_photos} or photographs()
+    files = photos_of(photos, reading) if photos else []
+    paths = {photo.name: photo.path for photo in files} or photographs()
     images = {name: read_image(path) for name, path in paths.items()}
     loaded, preprocessing, chosen = load_model(model, plan, hourglass_for="an ablation is")
     ablation = Ablation(loaded, images, chosen, weights=weights_of(model), preprocessing=preprocessing)
-    found: dict[str, list[tuple[Point, Figures]]] = {name: [] for name in ablation.studies if name in studies}
+    measured: dict[str, list[tuple[Point, Measurement]]] = {
+        name: [] for name in ablation.studies if name in studies
+    }
     picture = output / "ablation.png"
-    total = sum(len(ablation.studies[name].points) for name in found)
+    total = sum(len(ablation.studies[name].points) for name in measured)
     with interruptible(output, "measured"), tqdm(total=total, desc="points", disable=hide_progress()) as bar:
         for name, point, figures in ablation.run(output / "ablation.jsonl", studies):
-            found[name].append((point, figures))
+            measured[name].append((point, figures))
             bar.update()
-    write_image(picture, plots(ablation.studies, found, ablation.plan))
+    write_image(picture, plots(ablation.studies, measured, ablation.plan))
     if model.json:
         print_json(
             {
@@ -113,13 +115,13 @@ def ablate(
                         }
                         for point, figures in points
                     ]
-                    for name, points in found.items()
+                    for name, points in measured.items()
                 },
                 "picture": str(picture),
             }
         )
         return
-    for name, points in found.items():
+    for name, points in measured.items():
         console().print(_table(name, ablation.studies[name], points, ablation.plan))
     console().print(
         f"{len(images)} photographs at {format_size((ablation.size,) * 2)}; "
@@ -129,33 +131,33 @@ def ablate(
     )
 
 
-def plots(studies: Mapping[str, "Study"], found: Mapping[str, Points], plan: "Hourglass") -> "np.ndarray":
-    """All studies as small plots, two in a row.
+def plots(studies: Mapping[str, "Study"], measured: Mapping[str, Points], plan: "Hourglass") -> "np.ndarray":
+    """Plots all studies in one picture, two in a row.
 
     Args:
-        studies: by name.
-        found: by name, points and what was measured of them.
-        plan: the one that is marked in every plot.
+        studies: name -> study.
+        measured: name -> points and their measurements.
+        plan: the plan to mark in every plot.
 
     Returns:
         uint8 [rows, columns, 3].
     """
-    rows = -(-len(found) // 2)
+    rows = -(-len(measured) // 2)
     figure = new_figure(13, 4.4 * rows)
     grid = figure.subplots(rows, 2, squeeze=False)
-    for axes, (name, points) in zip(grid.flat, found.items(), strict=False):
+    for axes, (name, points) in zip(grid.flat, measured.items(), strict=False):
         draw = _draw_layers if studies[name].axis is None else _draw_curves
         draw(axes, studies[name], points, plan)
         axes.set_title(studies[name].title, fontsize=11, fontweight="bold")
-    for axes in grid.flat[len(found) :]:
+    for axes in grid.flat[len(measured) :]:
         axes.set_axis_off()
-    return drawn(figure)
+    return render_figure(figure)
 
 
 def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass") -> None:
-    """Mean and worst cosine over the study's axis; the GFLOPs on the right where they are not that axis."""
+    """Plots mean and worst cosine over the study's axis, and the GFLOPs on the right unless they are that axis."""
     names = dict.fromkeys(point.series for point, _ in points)
-    by_series = {name: [(point, each) for point, each in points if point.series == name] for name in names}
+    by_series = {name: [(point, figures) for point, figures in points if point.series == name] for name in names}
     axis = study.axis or ""
     is_cost = axis.startswith("GFLOPs")
     if not is_cost:
@@ -168,21 +170,21 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
     for color, (series, rows) in zip(COLORS, by_series.items(), strict=False):
         x = [point.x for point, _ in rows]
         prefix = f"{series}: " if series else ""
-        axes.plot(x, [each.cosine for _, each in rows], "o-", color=color, label=f"{prefix}mean")
+        axes.plot(x, [figures.cosine for _, figures in rows], "o-", color=color, label=f"{prefix}mean")
         axes.plot(
-            *(x, [each.worst for _, each in rows], "v:"),
+            *(x, [figures.worst for _, figures in rows], "v:"),
             color=color,
             markersize=5,
             alpha=0.7,
             label=f"{prefix}worst",
         )
-        at_block = [(point.x, each.cosine_at_block) for point, each in rows]
+        at_block = [(point.x, figures.cosine_at_block) for point, figures in rows]
         at_block = [(x, cosine) for x, cosine in at_block if cosine is not None]
         if at_block:
             axes.plot(*zip(*at_block, strict=True), "s--", color=COLORS[1], label="mean after block alpha + beta")
         if not is_cost:
-            right.plot(x, [each.gflops_ratio for _, each in rows], ".-", color=COST, linewidth=1)
-    base = [(point.x, each.cosine) for point, each in points if _is_base(point, plan)][:1]
+            right.plot(x, [figures.gflops_ratio for _, figures in rows], ".-", color=COST, linewidth=1)
+    base = [(point.x, figures.cosine) for point, figures in points if _is_base(point, plan)][:1]
     if base:
         axes.plot(*zip(*base, strict=True), "*", color="black", markersize=13, zorder=5, label="the plan")
     if not is_cost:
@@ -193,7 +195,7 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
         first = [point.x for point, _ in next(iter(by_series.values()))]
         axes.set_xticks(first, [f"{x:g}" for x in first])
         axes.set_xticks([], minor=True)
-    worst, best = min(each.worst for _, each in points), max(each.cosine for _, each in points)
+    worst, best = min(figures.worst for _, figures in points), max(figures.cosine for _, figures in points)
     if worst < 0.9:
         scale_cosines(axes, worst, best)
     else:
@@ -206,7 +208,7 @@ def _draw_curves(axes: "Axes", study: "Study", points: Points, plan: "Hourglass"
 
 
 def _draw_layers(axes: "Axes", study: "Study", points: Points, plan: "Hourglass") -> None:
-    """A line from the worst photograph to the mean of all for each point; cosine and GFLOPs as text."""
+    """Plots a line from the worst photograph to the mean for each point, with cosine and GFLOPs as text."""
     series = list(dict.fromkeys(point.series for point, _ in points))
     for point, figures in points:
         index = series.index(point.series)

@@ -1,48 +1,49 @@
-"""Many photographs: read ahead, worked on one after the other, written behind, and no bad one stops the others."""
+"""Pipelines over photographs: reading, processing and writing overlap, and failures do not stop the others."""
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
-from hourglass_jax.cli.options import hide_progress, printable
+from hourglass_jax.cli.options import hide_progress, print_json
 from hourglass_jax.cli.photos import Photo
+from hourglass_jax.io.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
 
-AHEAD = 4
-"""Photographs that wait to be worked on, and results that wait to be written."""
-Row = TypeVar("Row")
+QUEUE_LENGTH = 4
+"""Maximum number of photographs that are read ahead, and of results that wait to be written."""
+Record = TypeVar("Record")
 
 
 def process(
     photos: Sequence[Photo],
-    work: Callable[[Photo, "np.ndarray"], Callable[[], Row]],
+    work: Callable[[Photo, "np.ndarray"], Callable[[], Record]],
     *,
-    on_row: Callable[[Photo, Row], None] = lambda photo, row: None,
-) -> tuple[list[Row], int]:
-    """Works on photographs; those that fail are named on stderr.
+    on_row: Callable[[Photo, Record], None] = lambda photo, record: None,
+) -> tuple[list[Record], int]:
+    """Processes photographs; those that fail are named on stderr.
 
     Args:
-        photos: what is read, in other threads, ahead of the work.
-        work: makes something of a photograph, uint8 [rows, columns, 3], and returns what writes it, which runs in
-            another thread; what that returns is kept.
-        on_row: called with every photograph that was written, in their order.
+        photos: the photographs, which are read ahead in other threads.
+        work: processes a photograph, uint8 [rows, columns, 3], and returns a function that writes the result. That
+            function runs in another thread, and returns a record of what was written.
+        on_row: called with every photograph that was written and its record, in order.
 
     Returns:
-        What was kept, in the order of the photographs, and the exit status: 1 if some of them failed.
+        The records in the order of the photographs, and the exit status: 1 if some photographs failed.
 
     Raises:
-        ValueError: the only photograph failed.
+        ValueError: there is a single photograph, and it failed.
     """
     from hourglass_jax.imaging.images import read_image
     from hourglass_jax.predictor import is_out_of_memory
 
-    rows: list[Row] = []
+    records: list[Record] = []
     failures: list[tuple[Photo, Exception]] = []
 
     def attempt(photo: Photo, action: Callable[[], Any]) -> Any:
@@ -54,27 +55,48 @@ def process(
             failures.append((photo, problem))
             return None
 
-    def keep(photo: Photo, writing: Future[Row]) -> None:
-        row = attempt(photo, writing.result)
-        if row is not None:
-            rows.append(row)
-            on_row(photo, row)
+    def keep(photo: Photo, writing: Future[Record]) -> None:
+        record = attempt(photo, writing.result)
+        if record is not None:
+            records.append(record)
+            on_row(photo, record)
 
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers:
-        pending: deque[tuple[Photo, Future[Row]]] = deque()
+        pending: deque[tuple[Photo, Future[Record]]] = deque()
         images = _read_ahead(photos, lambda photo: readers.submit(read_image, photo.path))
         for photo, reading in tqdm(images, total=len(photos), desc="photographs", disable=hide_progress(photos)):
             image = attempt(photo, reading.result)
             write = None if image is None else attempt(photo, lambda: work(photo, image))  # noqa: B023
             if write is not None:
                 pending.append((photo, writers.submit(write)))
-            while len(pending) > AHEAD:
+            while len(pending) > QUEUE_LENGTH:
                 keep(*pending.popleft())
         while pending:
             keep(*pending.popleft())
     if failures:
         _report(photos, failures)
-    return rows, int(bool(failures))
+    return records, int(bool(failures))
+
+
+def finish(
+    records: Sequence[Mapping[str, Any]], lines: Iterable[str], status: int, *, as_json: bool, **details: object
+) -> None:
+    """Ends a command: prints its records, and exits unless the status is 0.
+
+    Args:
+        records: one for each photograph, printed as JSON.
+        lines: the same as text.
+        status: exit status of the command.
+        as_json: whether to print JSON instead of text.
+        details: further entries of the JSON object.
+    """
+    if as_json:
+        print_json({"images": records, **details})
+    else:
+        for line in lines:
+            print(printable(line))
+    if status:
+        sys.exit(status)
 
 
 def _read_ahead(
@@ -83,13 +105,13 @@ def _read_ahead(
     waiting: deque[tuple[Photo, Future[np.ndarray]]] = deque()
     for photo in photos:
         waiting.append((photo, read(photo)))
-        if len(waiting) > AHEAD:
+        if len(waiting) > QUEUE_LENGTH:
             yield waiting.popleft()
     yield from waiting
 
 
 def _report(photos: Sequence[Photo], failures: Sequence[tuple[Photo, Exception]]) -> None:
-    """What failed: the error itself of the only photograph, otherwise a line for each."""
+    """Reports failures: raises the error of a single photograph, otherwise prints one line for each."""
     sentences = [_sentence(*failure) for failure in failures]
     if len(photos) == 1:
         raise ValueError(sentences[0])

@@ -25,13 +25,13 @@ def bench(
     batch: int = 1,
     repeats: int = 10,
 ) -> None:
-    """Measures the latency with and without the hourglass on noise of the model's input size.
+    """Measures the latency with and without a plan, on noise of the model's input size.
 
     Example: hourglass bench --alpha 4 --clusters 26 26 --size 518
 
     Args:
-        batch: Images at once.
-        repeats: Timed runs of each, in turn; the median counts.
+        batch: Number of images per call.
+        repeats: Number of timed runs of each model, alternating; the median counts.
     """
     import jax
     import numpy as np
@@ -44,7 +44,7 @@ def bench(
     loaded, preprocessing, chosen = load_model(model, plan)
     fast = hj.expedite(loaded, chosen)
     size = preprocessing.shape
-    macs = [count_macs(each, size)["total"] for each in (loaded, fast)]
+    macs = [count_macs(model, size)["total"] for model in (loaded, fast)]
     run = jax.jit(lambda model, images: model(images))
     images = jax.numpy.asarray(np.random.default_rng(0).standard_normal((batch, *size, 3)), "float32")
     with tqdm(total=2 * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
@@ -54,12 +54,12 @@ def bench(
     rows = {
         name: {
             "gflops": cost / 1e9,
-            "first_s": each.first,
-            "latency_ms": 1e3 * each.median,
-            "fastest_ms": 1e3 * min(each.calls),
-            "images_per_s": batch / each.median,
+            "first_s": latency.first,
+            "latency_ms": 1e3 * latency.median,
+            "fastest_ms": 1e3 * min(latency.calls),
+            "images_per_s": batch / latency.median,
         }
-        for name, each, cost in zip(("original", "expedited"), times, macs, strict=True)
+        for name, latency, cost in zip(("original", "expedited"), times, macs, strict=True)
     }
     ratios = {"speedup": times[0].median / times[1].median, "flops_ratio": macs[0] / macs[1]}
     if model.json:

@@ -40,11 +40,11 @@ def compare(
     share: tuple[float, ...] = (),
     repeats: int = 5,
 ) -> None:
-    """Runs the model with and without a plan: a table, and a picture for each photograph.
+    """Compares the model with and without a plan: a table, and a picture for each photograph.
 
-    With --method it is several plans side by side: each method's own at a common cost, and the plan where one is
-    given. Then the largest square in the middle of each photograph counts, by default of those of `hourglass demo`,
-    and a plot shows fidelity over cost.
+    With --method, several plans are compared: one of each method at the same cost, and the plan if one is given.
+    Then the largest centred square of each photograph is used, by default of those of `hourglass demo`, and a plot
+    shows fidelity over cost.
 
     Example: hourglass compare photo.jpg --alpha 4 --clusters 26 26
 
@@ -56,9 +56,9 @@ def compare(
         photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
         methods: A method to compare; may be given several times.
-        share: Shares of the encoder's multiply-accumulates, for the methods, StagedMerging if none is named; by
-            default what the plan costs.
-        repeats: Timed runs of each; the median counts.
+        share: Cost of the methods' plans, as shares of the encoder's multiply-accumulates; by default the cost of
+            the plan. StagedMerging if no method is named.
+        repeats: Number of timed runs of each model; the median counts.
     """
     from hourglass_jax.cli.compare_methods import compare_methods
     from hourglass_jax.imaging.images import read_image
@@ -90,7 +90,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     loaded, preprocessing, chosen = load_model(model, plan)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
     prepared, plans = [], []
-    photos = {name: preprocessing.seen(photo) for name, photo in photos.items()}
+    photos = {name: preprocessing.crop_to_view(photo) for name, photo in photos.items()}
     for name, photo in photos.items():
         with error_context(name):
             prepared.append(preprocessing(photo))
@@ -106,7 +106,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
             path = output / f"{name}_comparison.png"
             small = resize_photo(photo, result.size)
             original, expedited = (
-                task.render(small, each).overview for each in (result.result, result.result_expedited)
+                task.render(small, shown).overview for shown in (result.result, result.result_expedited)
             )
             picture = comparison_picture(
                 photo, original, expedited, result.difference, result.groups, result.figures.speedup

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.analysis.plots import Place, check_matplotlib, pareto_plot
+from hourglass_jax.analysis.plots import PlotPoint, check_matplotlib, pareto_plot
 from hourglass_jax.cli.options import (
     ModelOptions,
     PlanOptions,
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from hourglass_jax.plans.base import Plan
 
 HEIGHT = 296
-"""Of the pictures in a sheet, in pixels."""
+"""Height of the pictures in a sheet, in pixels."""
 
 
 class Entry(NamedTuple):
-    """A plan that is compared.
+    """A plan to compare.
 
     Attributes:
-        method: of the plan, or "the plan given".
-        plan: as it runs.
-        budget: the share that it was made for; None for the plan given.
-        share: of the encoder's multiply-accumulates that it costs.
+        method: name of the method, or "the plan given".
+        plan: the plan.
+        budget: the share that the plan was solved for; None for the plan given.
+        share: its cost as a share of the encoder's multiply-accumulates.
     """
 
     method: str
@@ -51,16 +51,16 @@ class Entry(NamedTuple):
     share: float
 
 
-class Row(NamedTuple):
-    """What came out of a plan.
+class PlanResult(NamedTuple):
+    """The measurements of a plan.
 
     Attributes:
         gflops: 10^9 multiply-accumulates of the whole model.
-        latency_ms: mean over the photographs of the medians.
-        speedup: of the mean latencies.
-        cosine, worst: of the final features with the original's: mean of the photographs, and the worst one.
-        mae, agreement: of the results, means of the photographs.
-        cosines: of every photograph.
+        latency_ms: median latency, mean over the photographs.
+        speedup: ratio of the mean latencies.
+        cosine, worst: cosine similarity of the final features to the original ones, mean and worst photograph.
+        mae, agreement: see `comparison.Figures`, mean over the photographs.
+        cosines: photograph -> cosine.
     """
 
     gflops: float
@@ -82,7 +82,7 @@ def compare_methods(
     budgets: Sequence[float],
     repeats: int,
 ) -> None:
-    """Prints a table of the methods at every budget, draws a plot, and a picture of each photograph and budget."""
+    """Compares methods at every budget: a table, a plot, and a picture for each photograph and budget."""
     import numpy as np
 
     from hourglass_jax.analysis.comparison import compare
@@ -100,23 +100,24 @@ def compare_methods(
         with error_context(name):
             prepared.append(preprocessing(square))
     entries, left_out = _entries(loaded, preprocessing.shape, chosen, plan_given, methods, budgets)
-    wanted = list(dict.fromkeys(each.budget for each in entries if each.budget is not None))
+    solved = list(dict.fromkeys(entry.budget for entry in entries if entry.budget is not None))
 
-    found, pictures = [], []
+    comparisons, pictures = [], []
     with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
-        compared = compare(loaded, [each.plan for each in entries], prepared, repeats=repeats, on_call=bar.update)
+        compared = compare(loaded, [entry.plan for entry in entries], prepared, repeats=repeats, on_call=bar.update)
         for (name, square), results in zip(squares.items(), compared, strict=True):
-            found.append(results)
-            for budget in wanted:
+            comparisons.append(results)
+            for budget in solved:
                 pairs = zip(entries, results, strict=True)
-                shown = [(each, result) for each, result in pairs if each.budget in (None, budget)]
-                suffix = "" if len(wanted) == 1 else f"_{budget:g}"
+                shown = [(entry, result) for entry, result in pairs if entry.budget in (None, budget)]
+                suffix = "" if len(solved) == 1 else f"_{budget:g}"
                 pictures.append(str(output / f"{name}_methods{suffix}.png"))
                 write_image(pictures[-1], _picture(loaded, square, shown))
-    rows = [_row(dict(zip(squares, results, strict=True))) for results in zip(*found, strict=True)]
+    rows = [_summarize(dict(zip(squares, results, strict=True))) for results in zip(*comparisons, strict=True)]
     plot = output / "methods.png"
     write_image(plot, _plot(entries, rows))
-    gflops, latency = found[0][0].figures.gflops, np.mean([results[0].figures.latency_ms for results in found])
+    gflops = comparisons[0][0].figures.gflops
+    latency = np.mean([results[0].figures.latency_ms for results in comparisons])
     if model.json:
         print_json(
             {
@@ -125,8 +126,8 @@ def compare_methods(
                 "photographs": list(squares),
                 "original": {"gflops": gflops, "latency_ms": float(latency)},
                 "methods": [
-                    {**each._asdict(), "plan": plan_fields(each.plan), **row._asdict()}
-                    for each, row in zip(entries, rows, strict=True)
+                    {**entry._asdict(), "plan": plan_fields(entry.plan), **row._asdict()}
+                    for entry, row in zip(entries, rows, strict=True)
                 ],
                 "left_out": left_out,
                 "plot": str(plot),
@@ -150,8 +151,8 @@ def compare_methods(
             "" if row.agreement is None else f"{row.agreement:.1%}",
         )
     console().print(table)
-    for each in entries:
-        console().print(f"{each.method}: {describe(each.plan)}")
+    for entry in entries:
+        console().print(f"{entry.method}: {describe(entry.plan)}")
     for problem in left_out:
         console().print(f"left out: {problem}")
     console().print(
@@ -169,7 +170,9 @@ def _entries(
     methods: Sequence[str],
     budgets: Sequence[float],
 ) -> tuple[list[Entry], list[str]]:
-    """The plan given, and the methods' own at every budget, by default at what it costs; and why some are left out.
+    """The plan given, every method's plan at every budget, and why methods are left out.
+
+    Without budgets, the cost of the chosen plan is the budget.
 
     Raises:
         ValueError: none of the methods has a plan.
@@ -197,17 +200,17 @@ def _entries(
     return entries, left_out
 
 
-def _row(results: dict[str, "Comparison"]) -> Row:
-    """Of one plan, by photograph."""
+def _summarize(results: dict[str, "Comparison"]) -> PlanResult:
+    """Summarizes the comparisons of one plan, by photograph."""
     import numpy as np
 
-    figures = [each.figures for each in results.values()]
+    figures = [comparison.figures for comparison in results.values()]
 
     def mean(field: str) -> float:
-        return float(np.mean([getattr(each, field) for each in figures]))
+        return float(np.mean([getattr(row, field) for row in figures]))
 
-    cosines = {name: each.figures.cosine for name, each in results.items()}
-    return Row(
+    cosines = {name: comparison.figures.cosine for name, comparison in results.items()}
+    return PlanResult(
         gflops=figures[0].gflops_expedited,
         latency_ms=mean("latency_ms_expedited"),
         speedup=mean("latency_ms") / mean("latency_ms_expedited"),
@@ -220,10 +223,10 @@ def _row(results: dict[str, "Comparison"]) -> Row:
 
 
 def _picture(model: "Model", photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
-    """A column for every plan: what it made one, the model's result under it, and what differs."""
+    """Draws a column for every plan: its groups of tokens, the result, and the difference to the original."""
     import numpy as np
 
-    from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretched
+    from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretch
     from hourglass_jax.models.base import find_task
 
     task, (_, first) = find_task(model, None), shown[0]
@@ -231,29 +234,30 @@ def _picture(model: "Model", photo: "np.ndarray", shown: Sequence[tuple[Entry, "
     photo = resize_photo(photo, (HEIGHT, HEIGHT))
     size = photo.shape[:2]
 
-    def drawn(result: object) -> np.ndarray:
+    def draw(result: object) -> np.ndarray:
         return task.render(original, result).overview
 
     groups = [("Photograph", photo)]
-    results = [("Original\nall tokens", drawn(first.result))]
+    results = [("Original\nall tokens", draw(first.result))]
     differences = [("Difference\nblack: 0, lightest: 0.25 or more", np.full((*size, 3), 255, np.uint8))]
-    for entry, each in shown:
-        left = f"{len(np.unique(each.groups))} of {each.groups.size} tokens"
-        title = f"{entry.method}\n{entry.share:.2f} of the encoder, {left}"
-        groups.append((title, group_overlay(photo, each.groups)))
-        results.append((f"speed-up {each.figures.speedup:.2f}", drawn(each.result_expedited)))
-        if each.difference.ndim:
-            shade = colorize(stretched(np.asarray(each.difference, np.float32), size) / 0.25)
-            differences.append((f"cosine {each.figures.cosine:.4f}", shade))
+    for entry, comparison in shown:
+        figures = comparison.figures
+        tokens = f"{len(np.unique(comparison.groups))} of {comparison.groups.size} tokens"
+        title = f"{entry.method}\n{entry.share:.2f} of the encoder, {tokens}"
+        groups.append((title, group_overlay(photo, comparison.groups)))
+        results.append((f"speed-up {figures.speedup:.2f}", draw(comparison.result_expedited)))
+        if comparison.difference.ndim:
+            shade = colorize(stretch(np.asarray(comparison.difference, np.float32), size) / 0.25)
+            differences.append((f"cosine {figures.cosine:.4f}", shade))
     return sheet([groups, results, differences] if first.difference.ndim else [groups, results], height=HEIGHT)
 
 
-def _plot(entries: Sequence[Entry], rows: Sequence[Row]) -> "np.ndarray":
+def _plot(entries: Sequence[Entry], rows: Sequence[PlanResult]) -> "np.ndarray":
     panels = defaultdict(lambda: defaultdict(list))
     for entry, row in zip(entries, rows, strict=True):
         for axis, x in (
             ("multiply-accumulates of the encoder, share", entry.share),
             ("speed-up of the whole model, measured", row.speedup),
         ):
-            panels[axis][entry.method].append(Place(x, row.cosine, row.worst))
+            panels[axis][entry.method].append(PlotPoint(x, row.cosine, row.worst))
     return pareto_plot(panels)

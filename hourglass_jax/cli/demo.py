@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.analysis.plots import Place, check_matplotlib, tradeoff_plot
+from hourglass_jax.analysis.plots import PlotPoint, check_matplotlib, tradeoff_plot
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -61,7 +61,8 @@ def demo(output: Output = Path("demo"), model: Models = ModelOptions(), repeats:
     plans = _plans(loaded, model.model, preprocessing.shape)
     shown, *_ = plans
     photos = {
-        name: preprocessing.seen(center_crop_square(read_image(path))) for name, path in photographs().items()
+        name: preprocessing.crop_to_view(center_crop_square(read_image(path)))
+        for name, path in photographs().items()
     }
     found, pictures = {}, []
     with tqdm(total=len(photos) * (1 + len(plans)) * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
@@ -194,7 +195,7 @@ def _picture(model: "Model", photo, name: str, plan: "Plan", each: "Comparison")
 
 def _plot(rows: "dict[str, list[Figures]]"):
     places = {
-        name: Place(
+        name: PlotPoint(
             _mean(figures, "latency_ms") / _mean(figures, "latency_ms_expedited"),
             _mean(figures, "cosine"),
             min(each.cosine for each in figures),

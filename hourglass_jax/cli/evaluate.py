@@ -61,12 +61,12 @@ def eval(
     output: Output = Path("out"),
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Measures the accuracy of a model on a data set, with the hourglass beside it if a plan is given.
+    """Measures the accuracy of a model on a data set, without a plan and, if one is given, with it.
 
     Unless --size is given, images are scaled as for published figures: their shorter side to 1024 pixels for
-    Cityscapes, 520 for PASCAL-Context and the model's own for the others. What is counted is kept: a run that was
-    ended goes on when the same command is given again. Relative inverse depth gets the scale and shift that fit the
-    truth of each image best. Panoptic maps have PQ, instances the AP of their masks, which pycocotools computes.
+    Cityscapes, 520 for PASCAL-Context and the model's size otherwise. Counts are kept: the same command resumes an
+    interrupted run. Relative inverse depth is aligned to the ground truth of each image by scale and shift.
+    Panoptic maps are measured by PQ, instances by the AP of their masks, which pycocotools computes.
 
     Example: hourglass eval --model seg.safetensors --dataset ade20k --data-dir data/ --alpha 10 --clusters 28 28
 
@@ -89,11 +89,11 @@ def eval(
     """
     import jax
 
-    from hourglass_jax.evaluation.datasets import measured, open_dataset
+    from hourglass_jax.evaluation.datasets import open_dataset, restrict_depth
     from hourglass_jax.evaluation.evaluate import check_fit, evaluate, input_size
 
     check_folder(output)
-    data = measured(open_dataset(dataset, data_dir, split), crop, cap)
+    data = restrict_depth(open_dataset(dataset, data_dir, split), crop, cap)
     if distributed:
         jax.distributed.initialize()
     loaded, _, chosen = load_model(model, plan, default_preset=False)
@@ -105,24 +105,24 @@ def eval(
         raise ValueError(
             "nothing is left to evaluate: expected a plan (--plan, --method, or --alpha and --clusters), got none"
         )
-    models = {name: hj.expedite(loaded, each) for name, each in plans.items()}
+    models = {name: hj.expedite(loaded, chosen) for name, chosen in plans.items()}
     size = input_size(loaded, data, model.size)
     if hourglass and chosen is not None:
         _check_grid(loaded, chosen, size)
     weights = weights_of(model)
     images = len(data.keys[:limit])
     mine = len(range(images)[jax.process_index() :: jax.process_count()])
-    found = {}
+    scores = {}
     with interruptible(output, "counted"):
-        for name, each in models.items():
+        for name, expedited in models.items():
             with tqdm(total=mine, desc=name, unit="image", disable=hide_progress()) as bar:
 
                 def show(added, running, bar=bar):
                     bar.update(added)
                     bar.set_postfix_str(running)
 
-                found[name] = evaluate(
-                    each,
+                scores[name] = evaluate(
+                    expedited,
                     data,
                     output / name,
                     weights=weights,
@@ -140,14 +140,14 @@ def eval(
         "images": images,
         "size": size,
         "plan": None if chosen is None else plan_fields(chosen),
-        **{name: _figures(each, data.labels.names) for name, each in found.items()},
+        **{name: _figures(figures, data.labels.names) for name, figures in scores.items()},
     }
     with replacing(output / "result.json") as file:
         file.write_text(json.dumps(result, indent=2) + "\n")
     if model.json:
         print_json(result)
         return
-    rows = {name: data.metric.shown(each) for name, each in found.items()}
+    rows = {name: data.metric.shown(figures) for name, figures in scores.items()}
     table = Table(
         "",
         *next(iter(rows.values())),
@@ -170,12 +170,12 @@ def _check_grid(model: "Model", plan: "Plan", size: "int | Grid") -> None:
         plan.check(model.backbone.depth, (-(-rows // side), -(-columns // side)))
 
 
-def _figures(found, names: Sequence[str]) -> dict[str, object]:
+def _figures(scores, names: Sequence[str]) -> dict[str, object]:
     """Scores as JSON has them: there is no NaN."""
     import numpy as np
 
     values = {
         field: dict(zip(names, value.tolist(), strict=True)) if isinstance(value, np.ndarray) else value
-        for field, value in found._asdict().items()
+        for field, value in scores._asdict().items()
     }
     return json.loads(json.dumps(values), parse_constant=lambda name: None)

@@ -1,12 +1,11 @@
-"""The command `hourglass features`: what the backbone of a model makes of photographs."""
+"""The command `hourglass features`: feature maps of a model's backbone."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hourglass_jax as hj
-from hourglass_jax.cli.batches import process
+from hourglass_jax.cli.batches import finish, process
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -20,8 +19,6 @@ from hourglass_jax.cli.options import (
     format_size,
     load_model,
     photos_of,
-    print_json,
-    printable,
 )
 from hourglass_jax.cli.photos import Photo
 from hourglass_jax.plans.expedite import fit_plan
@@ -37,7 +34,7 @@ def features(
     plan: Plans = PlanOptions(),
     reading: Reading = ReadingOptions(),
 ) -> None:
-    """Writes the feature maps of a model's backbone, and a picture of them; without a plan unless one is given.
+    """Writes the feature maps of a model's backbone and a visualization of them; without a plan by default.
 
     NAME.npz holds arrays [H, W, C] of float32: "features" of a ViT, "res2" to "res5" of a Swin. NAME_features.png
     shows the first three principal components of each as red, green and blue.
@@ -51,7 +48,7 @@ def features(
     import jax
     import numpy as np
 
-    found = photos_of(photos, reading)
+    files = photos_of(photos, reading)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
@@ -61,32 +58,26 @@ def features(
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], dict[str, Any]]:
         images = preprocessing(image)[None]
         model = expedited if plan.strict_plan else fit_plan(expedited, images.shape[1:3], preprocessing.shape)
-        found = run(model.backbone, images)
-        maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
-        return lambda: _write(photo, preprocessing.seen(image), maps, output)
+        maps = {name: np.asarray(values[0], np.float32) for name, values in run(model.backbone, images).items()}
+        return lambda: _write(photo, preprocessing.crop_to_view(image), maps, output)
 
-    rows, status = process(found, work)
-    if model.json:
-        print_json({"images": rows})
-    else:
-        for row in rows:
-            print(printable(f"{row['photo']}: {row['arrays']}, {row['picture']}"))
-    if status:
-        sys.exit(status)
+    records, status = process(files, work)
+    lines = (f"{record['photo']}: {record['arrays']}, {record['picture']}" for record in records)
+    finish(records, lines, status, as_json=model.json)
 
 
 def _write(photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", output: Path) -> dict[str, Any]:
     import numpy as np
 
     from hourglass_jax.imaging.images import write_image
-    from hourglass_jax.imaging.pictures import principal_components, sheet, stretched
+    from hourglass_jax.imaging.pictures import principal_components, sheet, stretch
     from hourglass_jax.io.files import replacing
 
     arrays, picture = output / f"{photo.name}.npz", output / f"{photo.name}_features.png"
     with replacing(arrays) as temporary, temporary.open("wb") as file:
         np.savez(file, **maps)  # pyright: ignore[reportArgumentType]  no map is called allow_pickle
-    colors = {name: stretched(principal_components(each), image.shape[:2]) for name, each in maps.items()}
+    colors = {name: stretch(principal_components(values), image.shape[:2]) for name, values in maps.items()}
     panels = [(f"{name}\n{format_size(maps[name].shape)}", color) for name, color in colors.items()]
     write_image(picture, sheet([[("Photograph", image), *panels]]))
-    shapes = {name: each.shape for name, each in maps.items()}
+    shapes = {name: values.shape for name, values in maps.items()}
     return {"photo": str(photo.path), "arrays": str(arrays), "picture": str(picture), "maps": shapes}

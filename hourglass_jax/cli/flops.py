@@ -18,7 +18,7 @@ from hourglass_jax.plans.files import plan_fields
 
 
 def flops(model: Models = ModelOptions(), plan: Plans = PlanOptions()) -> None:
-    """Counts the multiply-accumulates that are really executed, by part, for an image of the model's input size.
+    """Counts the executed multiply-accumulates by part, for an image of the model's input size.
 
     Example: hourglass flops --alpha 4 --clusters 26 26 --size 518
     """

@@ -23,7 +23,7 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
         print_json(
             {
                 "models": PRETRAINED,
-                "presets": {name: dataclasses.asdict(each) for name, each in PRESETS.items()},
+                "presets": {name: dataclasses.asdict(preset) for name, preset in PRESETS.items()},
             }
         )
         return
@@ -43,8 +43,8 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
         "source",
         title="Presets",
     )
-    for name, each in PRESETS.items():
-        plan = each.plan
+    for name, preset in PRESETS.items():
+        plan = preset.plan
         table.add_row(
             name,
             str(plan.alpha),
@@ -53,7 +53,7 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
             str(plan.iterations),
             str(plan.temperature),
             str(plan.neighbors),
-            format_size(each.size),
-            each.source,
+            format_size(preset.size),
+            preset.source,
         )
     console().print(table)

@@ -1,4 +1,4 @@
-"""What the commands share: their options, what is loaded for them, and how they print."""
+"""Shared parts of the commands: options, loading, output."""
 
 import contextlib
 import dataclasses
@@ -37,8 +37,8 @@ DEFAULT_MODEL = "dinov2-vits14-saliency"
 
 
 def _size(arguments: list[str]) -> int | tuple[int, int]:
-    """518, or 352x1216 as (352, 1216)."""
-    numbers = [int(each) for each in arguments[0].split("x")]
+    """Parses a size: 518, or 352x1216 as (352, 1216)."""
+    numbers = [int(side) for side in arguments[0].split("x")]
     if len(numbers) > 2:
         raise ValueError(f"expected pixels, or rows and columns as in 352x1216, got {arguments[0]}")
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
@@ -58,14 +58,14 @@ Size = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and how large its input is."""
+    """The model and the size of its input."""
 
     model: str = DEFAULT_MODEL
     """A converted file (.safetensors) or a name that `hourglass models` lists."""
     size: Size = None
-    """Side of the model's input in pixels: the longer one, or the shorter one of a model that sees windows or the
-    middle of an image. Rows and columns, as 352x1216, for a model whose images have another shape. By default the
-    model's own."""
+    """Side of the model's input in pixels: the longer side, or the shorter side for a model that crops images or
+    cuts them into windows. Rows and columns, as 352x1216, for inputs that are not square. By default the model's
+    size."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print machine-readable results."""
 
@@ -79,9 +79,9 @@ class ReadingOptions:
     """How photographs are found and read."""
 
     recursive: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Take the photographs in the folders of a folder too."""
+    """Include the photographs in subfolders."""
     max_pixels: int | None = None
-    """Pixels that a photograph may have at most; by default Pillow's limit, 178,956,970."""
+    """Maximum number of pixels of a photograph; by default Pillow's limit, 178,956,970."""
 
 
 Output = Annotated[Path, tyro.conf.arg(name="output", aliases=["-o"])]
@@ -91,7 +91,7 @@ Plans = Annotated[PlanOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(construc
 PlansBesideMethods = Annotated[
     PlanOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(constructor_factory=plan_arguments_without_method)
 ]
-"""For a command whose own option --method names several."""
+"""For a command that has an option --method of its own."""
 
 
 @overload
@@ -113,10 +113,16 @@ def load_model(
 def load_model(
     model: ModelOptions, plan: PlanOptions, *, default_preset: bool = True, hourglass_for: str | None = None
 ) -> "tuple[Model, Preprocessing, Plan | None]":
-    """The unexpedited model, its preprocessing at the wanted size, and the plan (None only without a default).
+    """Loads the model without its plan, its preprocessing at the chosen size, and the plan.
 
     Where nothing says which plan it is the model's preset for what takes an `Hourglass` only, `hourglass_for`, and
     the recommended one otherwise.
+
+    Args:
+        model: options of the model.
+        plan: options of the plan.
+        default_preset: whether there is a plan if none is given; otherwise it is None then.
+        hourglass_for: for a message, what requires an `Hourglass`; None accepts every plan.
     """
     from hourglass_jax.hub import load
 
@@ -130,14 +136,14 @@ def load_model(
         return loaded, preprocessing, chosen
     if not is_given(plan) and hourglass_for is None:
         return loaded, preprocessing, recommended(loaded.backbone) if default_preset else None
-    if plan.plan in PRESETS:
+    if plan.plan is not None and plan.plan in PRESETS:
         PRESETS[plan.plan].check(loaded.backbone)
     default = model.model if default_preset else None
     return loaded, preprocessing, chosen_plan(plan, default_preset=default, hourglass_for=hourglass_for)
 
 
 def _keep_compilations() -> None:
-    """Keeps compiled functions for later processes, unless the user's environment says where JAX keeps them."""
+    """Enables JAX's persistent compilation cache, unless the user's environment configures it."""
     import jax
     import platformdirs
 
@@ -147,17 +153,17 @@ def _keep_compilations() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # nothing is kept: every process compiles for itself
+        return  # without a cache every process compiles anew
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def weights_of(model: ModelOptions) -> str:
-    """What tells a model's weights from others: the hash of its file, or its name."""
+    """Identifies a model's weights: the hash of its file, or its name."""
     return file_hash(model.model) if Path(model.model).is_file() else model.model
 
 
 def photos_of(photos: Sequence[Path], reading: ReadingOptions) -> list[Photo]:
-    """The photographs that a command is about; from here on they may have `reading.max_pixels`."""
+    """Finds the photographs of a command, and sets Pillow's limit of pixels to `reading.max_pixels`."""
     from PIL import Image
 
     if reading.max_pixels is not None:
@@ -170,7 +176,7 @@ def photos_of(photos: Sequence[Path], reading: ReadingOptions) -> list[Photo]:
 
 
 def check_folder(output: Path) -> None:
-    """Raises ValueError if no folder can be made there."""
+    """Raises ValueError if `output` cannot become a folder."""
     existing = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ValueError(f"output must be a folder, but {existing} is a file")
@@ -178,7 +184,7 @@ def check_folder(output: Path) -> None:
 
 @contextlib.contextmanager
 def error_context(photo: object) -> Iterator[None]:
-    """Says which photograph an error is about."""
+    """Puts the photograph's name before the message of a ValueError."""
     try:
         yield
     except ValueError as problem:
@@ -187,7 +193,7 @@ def error_context(photo: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible(output: Path, what: str) -> Iterator[None]:
-    """Work that Ctrl-C ends: `output` keeps `what` was done, and the exit status is 130."""
+    """Lets Ctrl-C end resumable work with exit status 130; the message says that `output` keeps `what` was done."""
     try:
         yield
     except KeyboardInterrupt:
@@ -196,7 +202,7 @@ def interruptible(output: Path, what: str) -> Iterator[None]:
 
 
 def describe(plan: "Plan") -> str:
-    """A plan in a few words."""
+    """Describes a plan in a few words."""
     from hourglass_jax.plans.hourglass import Hourglass
 
     if not isinstance(plan, Hourglass):
@@ -207,7 +213,7 @@ def describe(plan: "Plan") -> str:
 
 
 def format_size(pair: Sequence[int]) -> str:
-    """rows x columns"""
+    """Formats a size as "rows x columns"."""
     return " x ".join(map(str, pair))
 
 
@@ -216,14 +222,8 @@ def hide_progress(items: Sequence[object] = (0, 0)) -> bool:
     return len(items) < 2 or not sys.stderr.isatty()
 
 
-def printable(text: str, limit: int = 2000) -> str:
-    """Text for a terminal: no control characters but line breaks and tabs, and no more than `limit` characters."""
-    shown = text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
-
-
 def console() -> Console:
-    """Where tables are printed."""
+    """The console that tables are printed on."""
     return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 

@@ -1,4 +1,4 @@
-"""Which photographs a command is about: files, folders and patterns."""
+"""Finding the photographs of a command: files, folders and patterns."""
 
 import glob
 import os
@@ -14,30 +14,30 @@ SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-"""Of the files in a folder that are taken for photographs; a file that is named itself may have any."""
+"""Suffixes of photographs in folders; a file that is given directly may have any suffix."""
 WILDCARDS = re.compile(r"[*?\[]")
 
 
 class Photo(NamedTuple):
-    """A photograph: where it is, and what the files that come of it are named after (a path without suffix)."""
+    """A photograph: its path, and the base name of its output files (a path without suffix)."""
 
     path: Path
     name: str
 
 
 def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Photo]:
-    """The photographs that a user names, in natural order within a folder (2 before 10).
+    """Finds photographs, in natural order within a folder (2 before 10).
 
     Args:
-        sources: files, folders, and patterns such as "frames/*.jpg" that the shell did not replace.
-        recursive: whether the folders in a folder count too.
+        sources: files, folders, and patterns such as "frames/*.jpg" that the shell did not expand.
+        recursive: whether subfolders are searched.
 
     Returns:
-        Every photograph once. Names are those below the folder or pattern; equal names are told apart by their
+        Every photograph once. Names are relative to the folder or pattern; equal names are distinguished by their
         suffixes, or else by their folders.
 
     Raises:
-        ValueError: nothing is named, a folder or pattern holds no photograph, or a source is an address.
+        ValueError: there are no sources, a folder or pattern contains no photograph, or a source is a URL.
     """
     if not sources:
         raise ValueError("expected at least one image file or folder, got none")
@@ -45,7 +45,7 @@ def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Pho
     for source in sources:
         for photo in _photos_of(source, recursive):
             photos.setdefault(photo.path.absolute(), photo)
-    return _told_apart(list(photos.values()))
+    return _disambiguate(list(photos.values()))
 
 
 def _photos_of(source: Path, recursive: bool) -> list[Photo]:
@@ -58,11 +58,11 @@ def _photos_of(source: Path, recursive: bool) -> list[Photo]:
         root, paths = Path(*fixed), map(Path, glob.glob(str(source), recursive=True))
     else:
         return [Photo(source, source.stem)]
-    found = [path for path in paths if _is_photo(path, root)]
-    if not found:
+    photos = [path for path in paths if _is_photo(path, root)]
+    if not photos:
         raise ValueError(f"{source} holds no photograph: expected files that end in {', '.join(SUFFIXES)}")
-    found.sort(key=lambda path: _natural(path.relative_to(root)))
-    return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in found]
+    photos.sort(key=lambda path: _natural_key(path.relative_to(root)))
+    return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in photos]
 
 
 def _first_wildcard(parts: Sequence[str]) -> int:
@@ -75,16 +75,16 @@ def _is_photo(path: Path, root: Path) -> bool:
     )
 
 
-def _natural(path: Path) -> list[list[tuple[bool, int, str]]]:
-    """A key by which numbers are ordered as numbers, part by part."""
+def _natural_key(path: Path) -> list[list[tuple[bool, int, str]]]:
+    """A sort key that orders numbers in names by their value."""
     return [
         [(not piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", part)]
         for part in path.parts
     ]
 
 
-def _told_apart(photos: Sequence[Photo]) -> list[Photo]:
-    """Photographs of one name are named with their suffix too, and where that is equal, with their folders."""
+def _disambiguate(photos: Sequence[Photo]) -> list[Photo]:
+    """Makes names unique: equal ones get their suffix, and if that is equal too, their folders."""
     for rename in (_with_suffix, _with_folders):
         by_name = _by_name(photos)
         photos = [

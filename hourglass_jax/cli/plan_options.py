@@ -1,4 +1,4 @@
-"""The options that say which plan: they are made from the fields of all known kinds of plans."""
+"""The command-line options of plans, derived from the fields of all known kinds of plans."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ COMMANDS_OWN = frozenset(
         *("dataset", "data_dir", "split", "original", "hourglass", "crop", "cap", "distributed"),
     }
 )
-"""Options of the commands: a field of such a name is given in a plan file only."""
+"""Names of the commands' options: a field of such a name can be set in a plan file only."""
 
 
 class PlanOptions:
@@ -44,10 +44,10 @@ class PlanOptions:
         share: of the encoder's multiply-accumulates that the plan may cost.
         faster: by how much the whole model's multiply-accumulates are to fall.
         plan: a plan file or a preset.
-        strict_plan: whether a photograph that the plan does not fit is refused.
+        strict_plan: whether a photograph that the plan does not fit is an error.
         method: the kind of plan.
 
-    Further attributes are the fields that were given; those that are None were not.
+    Further attributes are the fields of plans; None if they were not given.
     """
 
     fast: bool = False
@@ -62,12 +62,12 @@ class PlanOptions:
 
 
 def plan_arguments() -> type[PlanOptions]:
-    """What `PlanOptions` is read from, by tyro."""
+    """The dataclass from which tyro makes the options of a plan."""
     return _arguments(tuple(all_methods().values()), with_method=True)
 
 
 def plan_arguments_without_method() -> type[PlanOptions]:
-    """The same for a command that has an option --method of its own."""
+    """The same without --method, for a command that has an option of that name."""
     return _arguments(tuple(all_methods().values()), with_method=False)
 
 
@@ -110,7 +110,7 @@ def _option(hint: Any, text: str, **settings: Any) -> Any:
 
 
 def _fields(methods: tuple[type[Plan], ...]) -> dict[str, tuple[Any, str]]:
-    """Field -> its type, of all methods that have it, and what their docstrings say."""
+    """Field -> the union of its types in all methods, and its descriptions in their docstrings."""
     hints: dict[str, list[Any]] = defaultdict(list)
     texts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for cls in methods:
@@ -121,21 +121,21 @@ def _fields(methods: tuple[type[Plan], ...]) -> dict[str, tuple[Any, str]]:
     return {
         name: (
             functools.reduce(operator.or_, hints[name]),
-            " ".join(f"{', '.join(owners)}: {text or 'no description.'}" for text, owners in each.items()),
+            " ".join(f"{', '.join(owners)}: {text or 'no description.'}" for text, owners in by_text.items()),
         )
-        for name, each in texts.items()
+        for name, by_text in texts.items()
     }
 
 
 def described_fields(cls: type) -> dict[str, str]:
-    """What the part "Attributes" of a class's docstring, and of those of its bases, says of each name."""
-    found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        _, _, section = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")
+    """Field -> its description in the section "Attributes" of the docstrings of a class and its bases."""
+    descriptions: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
         section = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
         for names, text in re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
-            found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return found
+            descriptions |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return descriptions
 
 
 def is_given(options: PlanOptions) -> bool:
@@ -151,18 +151,18 @@ def is_amount(options: PlanOptions) -> bool:
 def chosen_plan(
     options: PlanOptions, *, default_preset: str | None = None, hourglass_for: str | None = None
 ) -> Plan | None:
-    """The plan that options say.
+    """Builds the plan that was chosen.
 
     Args:
-        options: what was given.
-        default_preset: the preset that is meant where no other plan is; a name that is none means none.
-        hourglass_for: what takes no other plan than an `Hourglass`, for a message.
+        options: the options.
+        default_preset: the preset to use if no plan is given; ignored if there is no preset of this name.
+        hourglass_for: for a message, what requires an `Hourglass`; None accepts every plan.
 
     Returns:
-        The plan; None if nothing was given and `default_preset` is None.
+        The plan; None if no option was given and `default_preset` is None.
 
     Raises:
-        ValueError: they say no plan, or none of the kind that is needed.
+        ValueError: the options do not make a plan, or not an `Hourglass` where it is required.
     """
     source, fields = options.plan, _given_fields(options)
     if source is None and default_preset is None and not is_given(options):
@@ -238,5 +238,5 @@ def _as_options(names: Iterable[str]) -> str:
 
 
 def _as_lists(value: object) -> object:
-    """As plan files have it."""
+    """Converts tuples to lists, as in plan files."""
     return list(map(_as_lists, value)) if isinstance(value, tuple) else value

@@ -1,15 +1,14 @@
 """The command `hourglass predict`."""
 
 import contextlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 import hourglass_jax as hj
-from hourglass_jax.cli.batches import process
+from hourglass_jax.cli.batches import finish, process
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -22,8 +21,6 @@ from hourglass_jax.cli.options import (
     check_folder,
     load_model,
     photos_of,
-    print_json,
-    printable,
     weights_of,
 )
 from hourglass_jax.cli.photos import Photo
@@ -102,9 +99,11 @@ def predict(
         left = [photo for photo in found if str(photo.path) not in known]
         rows, status = process(left, work, on_row=lambda _, row: None if journal is None else journal.append([row]))
     known |= {row["photo"]: row for row in rows}
-    _report([known[str(photo.path)] for photo in found if str(photo.path) in known], model.json)
-    if status:
-        sys.exit(status)
+    rows = [known[str(photo.path)] for photo in found if str(photo.path) in known]
+    images = [{"photo": row["photo"], "files": row["files"], **row["records"]} for row in rows]
+    # No task has more than one picture with units so far.
+    units = [unit for row in rows for unit in row["units"].values()]
+    finish(images, _lines(rows), status, as_json=model.json, **({"units": units[0]} if units else {}))
 
 
 def _write(photo: Photo, rendering: Any, output: Path) -> Row:
@@ -146,18 +145,10 @@ def _is_there(row: Row) -> bool:
     return all(Path(file).is_file() for file in row["files"].values())
 
 
-def _report(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+def _lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     units: dict[str, str] = {}
     for row in rows:
+        yield f"{row['photo']}: {', '.join(row['files'].values())}"
+        yield from (f"  {line}" for line in row["text"])
         units |= row["units"]
-    if as_json:
-        # No task has more than one such picture so far.
-        images = [{"photo": row["photo"], "files": row["files"], **row["records"]} for row in rows]
-        print_json({"images": images, **({"units": next(iter(units.values()))} if units else {})})
-        return
-    for row in rows:
-        print(printable(f"{row['photo']}: {', '.join(row['files'].values())}"))
-        for line in row["text"]:
-            print(printable(f"  {line}"))
-    for kind, unit in units.items():
-        print(f"_{kind}.png: {unit}")
+    yield from (f"_{kind}.png: {unit}" for kind, unit in units.items())

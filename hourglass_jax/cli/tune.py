@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from tqdm import tqdm
 
-from hourglass_jax.analysis.plots import Place, check_matplotlib, pareto_plot
+from hourglass_jax.analysis.plots import PlotPoint, check_matplotlib, pareto_plot
 from hourglass_jax.cli.options import (
     Methods,
     ModelOptions,
@@ -47,12 +47,12 @@ def tune(
     methods: Methods = (),
     limit: int = 16,
 ) -> None:
-    """Searches the plan that is best for a model and for images like these; no labels are needed.
+    """Searches the best plan for a model on images of your own; no labels are needed.
 
-    What counts is how close the final features stay to the original's, on the largest square in the middle of each
-    image. Half of the images are tuned on, the others are held out and have the last word. The weights are never
-    touched. What is measured is kept: a run that was ended goes on when the same command is given again. The exit
-    status is 1, and no plan is written, if none meets the target.
+    Plans are ranked by the fidelity of the final features to those of the original model, on the largest centred
+    square of each image. Half of the images are used for tuning, the others are held out for the final figure. The
+    weights never change. Measurements are kept: the same command resumes an interrupted run. If no plan meets the
+    target, none is written and the exit status is 1.
 
     Example: hourglass tune --images photos/ --share 0.6 -o tuned/
 
@@ -65,8 +65,8 @@ def tune(
             given.
         faster: At least so many times as fast, measured on this machine with one image, at the best fidelity.
         min_cosine: At least this mean cosine, at the least multiply-accumulates.
-        methods: A method to search in; may be given several times. By default all of them.
-        limit: At most so many images, evenly spread over the folder.
+        methods: A method to search; may be given several times. By default all methods.
+        limit: Maximum number of images, evenly spread over the folder.
     """
     from hourglass_jax.imaging.images import read_image, write_image
     from hourglass_jax.search.tune import NoPlan, Tuner
@@ -110,7 +110,7 @@ def tune(
         "tuned_on": tuned.best.cosines,
         "held_out": tuned.held_out,
         "held_out_cosine": sum(tuned.held_out.values()) / len(tuned.held_out),
-        "finalists": [{"plan": plan_fields(each.plan), **_figures(each)} for each in tuned.finalists],
+        "finalists": [{"plan": plan_fields(finalist.plan), **_figures(finalist)} for finalist in tuned.finalists],
         "warnings": tuned.warnings,
         "files": [str(path), str(output / "tune.png")],
     }
@@ -135,20 +135,20 @@ def _target(share: float | None, faster: float | None, min_cosine: float | None)
 
 
 def _files(folder: Path | None, limit: int) -> dict[str, Path]:
-    """Images by name, evenly spread if there are more than the limit."""
+    """Name -> path of the images, evenly spread if there are more than the limit."""
     from hourglass_jax.imaging.photographs import photographs
 
     if folder is None:
-        found = photographs()
+        paths = photographs()
     elif folder.is_dir():
-        found = {photo.path.name: photo.path for photo in find_photos([folder])}
+        paths = {photo.path.name: photo.path for photo in find_photos([folder])}
     else:
         raise ValueError(f"{folder} must be a folder of images, and is none")
-    if len(found) < 2:
-        raise ValueError(f"expected at least 2 images in {folder}, as some are held out; got {len(found)}")
-    names = list(found)
+    if len(paths) < 2:
+        raise ValueError(f"expected at least 2 images in {folder}, as some are held out; got {len(paths)}")
+    names = list(paths)
     count = min(limit, len(names))
-    return {names[index * len(names) // count]: found[names[index * len(names) // count]] for index in range(count)}
+    return {name: paths[name] for name in (names[index * len(names) // count] for index in range(count))}
 
 
 def _figures(candidate: "Candidate") -> dict[str, object]:
@@ -168,13 +168,13 @@ def _print(tuned: "Tuned", target: "Target", result: dict[str, Any]) -> None:
         title=f"{target.kind} {target.value:g}: the best of each method, {images}",
     )
 
-    def row(name: str, each: "Candidate", cosines: list[float]) -> None:
-        speedup = "" if each.speedup is None else f"{each.speedup:.2f}"
+    def row(name: str, candidate: "Candidate", cosines: list[float]) -> None:
+        speedup = "" if candidate.speedup is None else f"{candidate.speedup:.2f}"
         mean = sum(cosines) / len(cosines)
-        table.add_row(name, f"{each.share:.3f}", speedup, f"{mean:.4f}", f"{min(cosines):.4f}")
+        table.add_row(name, f"{candidate.share:.3f}", speedup, f"{mean:.4f}", f"{min(cosines):.4f}")
 
-    for each in tuned.finalists:
-        row(each.method, each, list(each.cosines.values()))
+    for finalist in tuned.finalists:
+        row(finalist.method, finalist, list(finalist.cosines.values()))
     held_out = list(tuned.held_out.values())
     table.add_section()
     row(f"{tuned.best.method}, {len(held_out)} images held out", tuned.best, held_out)
@@ -184,10 +184,10 @@ def _print(tuned: "Tuned", target: "Target", result: dict[str, Any]) -> None:
 
 
 def _plot(candidates: "list[Candidate]", best: "Candidate | None") -> "np.ndarray":
-    """Every plan that was measured, on whatever images it was measured on."""
+    """Plots every measured plan, each on the images that it was measured on."""
     axis = "multiply-accumulates of the encoder, share"
     series = defaultdict(list)
-    for each in candidates:
-        series[each.method].append(Place(each.share, each.cosine, each.worst))
-    marked = None if best is None else {axis: Place(best.share, best.cosine, best.worst)}
+    for candidate in candidates:
+        series[candidate.method].append(PlotPoint(candidate.share, candidate.cosine, candidate.worst))
+    marked = None if best is None else {axis: PlotPoint(best.share, best.cosine, best.worst)}
     return pareto_plot({axis: series}, marked)

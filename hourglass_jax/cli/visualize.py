@@ -1,7 +1,6 @@
-"""The command `hourglass visualize`: the paper's Figures 13 and 14 of one's own photographs."""
+"""The command `hourglass visualize`: the paper's Figures 13 and 14 for any photograph."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 import hourglass_jax as hj
-from hourglass_jax.cli.batches import process
+from hourglass_jax.cli.batches import finish, process
 from hourglass_jax.cli.options import (
     ModelOptions,
     Models,
@@ -23,8 +22,6 @@ from hourglass_jax.cli.options import (
     format_size,
     load_model,
     photos_of,
-    print_json,
-    printable,
 )
 from hourglass_jax.cli.photos import Photo
 
@@ -34,9 +31,9 @@ if TYPE_CHECKING:
     from hourglass_jax.ops.grids import Grid
 
 SHARES = (0.7, 0.5, 0.3, 0.15)
-"""Clusters for a token, where nobody says how many."""
+"""Default numbers of clusters, as shares of the number of tokens."""
 HEIGHT = 360
-"""Of the pictures in a sheet, in pixels."""
+"""Height of the pictures in a sheet, in pixels."""
 Panels = list[tuple[str, "np.ndarray"]]
 
 
@@ -50,28 +47,28 @@ def visualize(
     position: tuple[float, float] = (0.5, 0.5),
     block: int | None = None,
 ) -> None:
-    """Draws what an hourglass does inside a model: three pictures of each photograph.
+    """Visualizes an hourglass inside a model: three pictures of each photograph.
 
-    "predictions" are the model's results with fewer and fewer clusters. "features" are the tokens before and after
-    the blocks that run on clusters, with and without them: their first three principal components as red, green and
-    blue. "attention" is whom three neighbouring positions attend to, among tokens and among clusters: that
-    neighbours attend alike is why they can share a cluster. (Figures 13 and 14 of the paper.)
+    "predictions" shows the model's results with decreasing numbers of clusters. "features" shows the tokens before
+    and after the blocks that run on clusters, with and without clustering: their first three principal components
+    as red, green and blue. "attention" shows the attention of three neighbouring positions to tokens and to
+    clusters: it is similar, which is why neighbours can share a cluster. (Figures 13 and 14 of the paper.)
 
     Example: hourglass visualize photo.jpg -o out/ --alpha 5 --clusters 24 24 --position 0.3 0.4
 
     Args:
         photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
-        rows: Rows of the cluster grids in "predictions", whose columns follow the image's shape; by default there
-            are 0.7, 0.5, 0.3 and 0.15 times as many clusters as tokens.
-        position: Of the token whose attention is drawn, and that of its neighbours to the right and below: down and
-            across, in 0..1 of the photograph's sides.
-        block: Whose attention is drawn, counted from 1; by default the first one on clusters.
+        rows: Rows of the cluster grids in "predictions"; the columns follow from the image's aspect ratio. By
+            default 0.7, 0.5, 0.3 and 0.15 times as many clusters as tokens.
+        position: Position of the token whose attention is shown, with its neighbours to the right and below: down
+            and across, as shares (0..1) of the photograph's sides.
+        block: Block whose attention is shown, counted from 1; by default the first one on clusters.
     """
     from hourglass_jax.backbones.vit import ViT
-    from hourglass_jax.ops.grids import shrunk
+    from hourglass_jax.ops.grids import shrink_grid
 
-    found = photos_of(photos, reading)
+    files = photos_of(photos, reading)
     check_folder(output)
     if not all(0 <= share <= 1 for share in position):
         raise ValueError(f"position must be two numbers in 0..1, got {position[0]:g} {position[1]:g}")
@@ -88,27 +85,22 @@ def visualize(
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
 
     def work(photo: Photo, picture: "np.ndarray") -> Callable[[], dict[str, Any]]:
-        picture = preprocessing.seen(picture)
+        picture = preprocessing.crop_to_view(picture)
         image = preprocessing(picture)[None]
         grid = backbone.token_grid(*image.shape[1:3])
-        grids = [_grid(count, grid) for count in rows] or [shrunk(grid, share) for share in SHARES]
+        grids = [_grid(count, grid) for count in rows] or [shrink_grid(grid, share) for share in SHARES]
         for clusters in (chosen.clusters, *grids):
             dataclasses.replace(chosen, clusters=clusters).check(depth, grid)
-        small = _small(picture)
+        small = _resize_to_height(picture)
         pictures = {
             "predictions": _predictions(loaded, chosen, grids, small, image),
             **_inside(backbone, chosen, small, image, position, block),
         }
         return lambda: _write(photo, pictures, output)
 
-    written, status = process(found, work)
-    if model.json:
-        print_json({"images": written})
-    else:
-        for each in written:
-            print(printable(f"{each['photo']}: {', '.join(each['files'].values())}"))
-    if status:
-        sys.exit(status)
+    records, status = process(files, work)
+    lines = (f"{record['photo']}: {', '.join(record['files'].values())}" for record in records)
+    finish(records, lines, status, as_json=model.json)
 
 
 def _write(photo: Photo, pictures: "dict[str, np.ndarray]", output: Path) -> dict[str, Any]:
@@ -121,7 +113,7 @@ def _write(photo: Photo, pictures: "dict[str, np.ndarray]", output: Path) -> dic
 
 
 def _grid(rows: int, token_grid: "Grid") -> "Grid":
-    """A cluster grid of so many rows that has the image's shape."""
+    """The cluster grid with this number of rows and the aspect ratio of the image."""
     return rows, max(1, round(rows * token_grid[1] / token_grid[0]))
 
 
@@ -136,16 +128,16 @@ def _predictions(model, plan: hj.Hourglass, grids: "list[Grid]", photo: "np.ndar
     size, task = image.shape[1:3], find_task(model, None)
     photo = resize_photo(photo, size)
 
-    def drawn(outputs: object) -> np.ndarray:
+    def draw(outputs: object) -> np.ndarray:
         return task.render(photo, result_at_input(task, outputs, size)).overview
 
     features, outputs = run_model(model, image)
-    panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", drawn(outputs))]
+    panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", draw(outputs))]
     for clusters in grids:
         fast = hj.expedite(model, dataclasses.replace(plan, clusters=clusters))
         fast_features, outputs = run_model(fast, image)
         cosine = float(cosine_similarity(fast_features, features)[0])
-        panels.append((f"{format_size(clusters)} clusters\ncosine {cosine:.3f}", drawn(outputs)))
+        panels.append((f"{format_size(clusters)} clusters\ncosine {cosine:.3f}", draw(outputs)))
     return sheet([panels], height=HEIGHT)
 
 
@@ -157,74 +149,74 @@ def _inside(
     position: tuple[float, float],
     block: int,
 ) -> dict[str, "np.ndarray"]:
-    """The pictures of features and of attention."""
+    """Draws the pictures of features and of attention."""
     import numpy as np
 
     from hourglass_jax.analysis.inspection import inspect_block
-    from hourglass_jax.imaging.pictures import colorize, principal_components, sheet, stretched
+    from hourglass_jax.imaging.pictures import colorize, principal_components, sheet, stretch
 
     grid, clusters = backbone.token_grid(*image.shape[1:3]), plan.clusters
     places = _neighbours(position, grid)
     indices = tuple(row * grid[1] + column for row, column in places)
-    seen = {
+    traces = {
         None: inspect_block(backbone, image, plan=None, block=block - 1, positions=indices),
         plan: inspect_block(backbone, image, plan=plan, block=block - 1, positions=indices),
     }
 
-    def arranged(values, shape: "Grid") -> np.ndarray:
+    def arrange(values, shape: "Grid") -> np.ndarray:
         return np.asarray(values, np.float32).reshape(*shape, -1)
 
     def components(values, shape: "Grid", of: np.ndarray) -> np.ndarray:
-        colors = principal_components(arranged(values, shape), of=of)
-        return stretched(colors, photo.shape[:2])
+        colors = principal_components(arrange(values, shape), of=of)
+        return stretch(colors, photo.shape[:2])
 
-    before, after = (arranged(each, grid) for each in (seen[None].entering, seen[None].leaving))
+    before, after = (arrange(tokens, grid) for tokens in (traces[None].entering, traces[None].leaving))
     count = f"{format_size(grid)} tokens", f"{format_size(clusters)} clusters"
     features = [
         [
             ("Photograph", photo),
-            (f"Original before block {block}\n{count[0]}", components(seen[None].entering, grid, before)),
-            (f"Original, final\n{count[0]}", components(seen[None].leaving, grid, after)),
+            (f"Original before block {block}\n{count[0]}", components(traces[None].entering, grid, before)),
+            (f"Original, final\n{count[0]}", components(traces[None].leaving, grid, after)),
         ],
         [
             ("", np.full_like(photo, 255)),
-            (f"Clustered before block {block}\n{count[1]}", components(seen[plan].entering, clusters, before)),
-            (f"Clustered, final\n{count[1]}", components(seen[plan].leaving, clusters, after)),
-            (f"Reconstructed\n{count[0]}", components(seen[plan].restored, grid, after)),
+            (f"Clustered before block {block}\n{count[1]}", components(traces[plan].entering, clusters, before)),
+            (f"Clustered, final\n{count[1]}", components(traces[plan].leaving, clusters, after)),
+            (f"Reconstructed\n{count[0]}", components(traces[plan].restored, grid, after)),
         ],
     ]
     attention = [
-        [("Photograph\nand the positions", _marked(photo, places, grid))],
+        [("Photograph\nand the positions", _mark(photo, places, grid))],
         [("", np.full_like(photo, 255))],
     ]
     for number, name in enumerate(("Position", "Its right neighbour", "The one below")):
         for row, (weights, shape, what) in zip(
             attention,
-            ((seen[None].attention, grid, count[0]), (seen[plan].attention, clusters, count[1])),
+            ((traces[None].attention, grid, count[0]), (traces[plan].attention, clusters, count[1])),
             strict=True,
         ):
             values = np.asarray(weights[number]).reshape(shape)
-            picture = stretched(colorize(values / values.max()), photo.shape[:2])
+            picture = stretch(colorize(values / values.max()), photo.shape[:2])
             row.append((f"{name}\nblock {block}, {what}", picture))
     return {"features": sheet(features, height=HEIGHT), "attention": sheet(attention, height=HEIGHT)}
 
 
 def _neighbours(position: tuple[float, float], grid: "Grid") -> "list[Grid]":
-    """The token at a position of the photograph, and those to its right and below; at a border it is its own."""
+    """The token at a position of the photograph, and its neighbours to the right and below, if there are any."""
     row, column = (min(int(share * side), side - 1) for share, side in zip(position, grid, strict=True))
     return [(row, column), (row, min(column + 1, grid[1] - 1)), (min(row + 1, grid[0] - 1), column)]
 
 
-def _small(photo: "np.ndarray") -> "np.ndarray":
-    """A photograph at the height of the pictures."""
+def _resize_to_height(photo: "np.ndarray") -> "np.ndarray":
+    """Resizes a photograph to the height of the pictures."""
     import numpy as np
 
     width = max(1, round(photo.shape[1] * HEIGHT / photo.shape[0]))
     return np.asarray(Image.fromarray(photo).resize((width, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def _marked(photo: "np.ndarray", places: "list[Grid]", grid: "Grid") -> "np.ndarray":
-    """A photograph with white squares, lined with black, around tokens."""
+def _mark(photo: "np.ndarray", places: "list[Grid]", grid: "Grid") -> "np.ndarray":
+    """Draws white squares with black outlines around tokens."""
     picture = photo.copy()
     for place in places:
         (top, bottom), (left, right) = (

@@ -1,1 +1,1 @@
-"""How well models do on published data sets: reading, counting, and runs that can be resumed."""
+"""Evaluation of models on published data sets: reading, counting, resumable runs."""

@@ -219,7 +219,7 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], split: Split = "va
     return Dataset(name, split, published.metric, labels, published.size, source, published.crop)
 
 
-def measured(dataset: Dataset, crop: str | None, cap: float | None) -> Dataset:
+def restrict_depth(dataset: Dataset, crop: str | None, cap: float | None) -> Dataset:
     """A data set of depth with another crop ("garg", "eigen", "none") or cap than its own, where one is given.
 
     Raises:

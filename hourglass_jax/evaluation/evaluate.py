@@ -1,4 +1,4 @@
-"""Evaluates a model on a data set, image by image, so that a run that was killed can be continued."""
+"""Evaluation of a model on a data set, image by image, so that a killed run can be resumed."""
 
 import dataclasses
 import json

@@ -1,1 +1,1 @@
-"""From pictures to results and back: reading, preprocessing, prediction, drawing."""
+"""Images: reading, preprocessing, windows, class labels, visualization of results."""

@@ -1,4 +1,4 @@
-"""Pictures of what a classifier says."""
+"""Visualization of class probabilities."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ BAR = (0, 114, 178)
 
 
 def class_overlay(photo: np.ndarray, guesses: Sequence[tuple[str, float]]) -> np.ndarray:
-    """A photograph with classes below it on white: a bar as long as each is probable, its name and probability.
+    """Draws classes below a photograph: a bar, the name and the probability of each.
 
     Args:
-        photo: uint8 [H, W, 3]; one of fewer than 240 columns is enlarged, that names can be read.
-        guesses: name and probability, in 0..1, from top to bottom.
+        photo: uint8 [H, W, 3]; one of fewer than 240 columns is enlarged, so that names are readable.
+        guesses: name and probability (0..1) of each class, from top to bottom.
 
     Returns:
         uint8 [rows, columns, 3], the photograph at the top.

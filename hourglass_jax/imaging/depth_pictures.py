@@ -1,4 +1,4 @@
-"""Depth as files: in 16 bits, and as colours with a bar that tells which colour is how far."""
+"""Depth maps as pictures: 16-bit values, and colours with a colour bar."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -6,20 +6,20 @@ from PIL import Image, ImageDraw
 from hourglass_jax.imaging.pictures import colorize, text_line
 
 TICKS = 5
-"""Numbers beside a colour bar."""
+"""Number of ticks of a colour bar."""
 
 
 def steps_per_metre(farthest: float) -> int:
-    """What a metre is in 16 bits: 1000 (as in NYUv2's files), or 256 (as in KITTI's) where that goes too far."""
+    """Steps of 16-bit depth per metre: 1000 (as in NYUv2's files), or 256 (as in KITTI's) for larger ranges."""
     return 1000 if 1000 * farthest < 2**16 else 256
 
 
 def depth_in_16_bits(depth: np.ndarray, farthest: float | None) -> np.ndarray:
-    """A depth map as uint16.
+    """Converts a depth map to uint16.
 
     Args:
         depth: [H, W], metres, or relative inverse depth.
-        farthest: the largest depth in metres that the model can tell, or None for relative inverse depth.
+        farthest: largest depth in metres that the model can predict, or None for relative inverse depth.
 
     Returns:
         uint16 [H, W]: depth in steps of `steps_per_metre`, or relative inverse depth from the least, 0, to the
@@ -30,7 +30,7 @@ def depth_in_16_bits(depth: np.ndarray, farthest: float | None) -> np.ndarray:
 
 
 def sixteen_bit_unit(farthest: float | None) -> str:
-    """What the numbers of `depth_in_16_bits` are, in words."""
+    """Describes the values of `depth_in_16_bits` in words."""
     if farthest is None:
         return "relative inverse depth, from the photograph's least (0) to its largest (65535)"
     steps = steps_per_metre(farthest)
@@ -38,11 +38,11 @@ def sixteen_bit_unit(farthest: float | None) -> str:
 
 
 def depth_picture(depth: np.ndarray, is_metric: bool) -> np.ndarray:
-    """A depth map in colours, the nearest light, with a colour bar to the right of it.
+    """Draws a depth map in colours, near values light, with a colour bar on the right.
 
     Args:
         depth: [H, W], metres if `is_metric`, otherwise relative inverse depth.
-        is_metric: whether large values are far.
+        is_metric: whether the values are metres.
 
     Returns:
         uint8 [rows, columns, 3]; the map is not scaled and lies at the top left.
@@ -57,7 +57,7 @@ def depth_picture(depth: np.ndarray, is_metric: bool) -> np.ndarray:
     height, width = depth.shape
     size = max(10, min(height, width) // 24)
     digits = max(0, 2 - int(np.floor(np.log10(max(abs(low), abs(high), 1e-9)))))
-    lines = [text_line(f"{each:.{digits}f}", size, (30, 30, 30)) for each in np.linspace(*ends, TICKS)]
+    lines = [text_line(f"{depth:.{digits}f}", size, (30, 30, 30)) for depth in np.linspace(*ends, TICKS)]
     unit = text_line("metres" if is_metric else "inverse depth", size, (110, 110, 110))
     left = width + size + size
     legend = max(max(line.width for line in lines) + size // 2, unit.width - size)
@@ -74,6 +74,6 @@ def depth_picture(depth: np.ndarray, is_metric: bool) -> np.ndarray:
 
 
 def _share(depth: np.ndarray) -> np.ndarray:
-    """Values from the least, 0, to the largest, 1; a constant map is 0."""
+    """Scales values to 0..1; a constant map becomes 0."""
     low, high = depth.min(), depth.max()
     return (depth - low) / (high - low if high > low else 1)

@@ -1,4 +1,4 @@
-"""Images in and out: any file, PIL image or array as uint8 RGB, a model's preprocessing, safe writing."""
+"""Reading images of any kind as uint8 RGB, preprocessing for models, atomic writing."""
 
 import importlib
 import importlib.util
@@ -18,9 +18,9 @@ from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-"""What files may contain, by Pillow's names; HEIF too where the package pillow-heif is installed."""
+"""Supported formats, by Pillow's names; also HEIF if the package pillow-heif is installed."""
 LARGEST_ENLARGED = 2**25
-"""Pixels to which a small image may be enlarged: an extreme aspect ratio would ask for any number."""
+"""Maximum number of pixels of an enlarged image; extreme aspect ratios would require arbitrarily many."""
 
 _WRITERS = {
     ".png": {"format": "PNG"},
@@ -30,12 +30,12 @@ _WRITERS = {
 
 
 def read_image(source: ImageSource) -> np.ndarray:
-    """Reads anything that shows a picture as 8-bit RGB.
+    """Reads an image as 8-bit RGB.
 
-    EXIF orientation is applied, transparency is laid on white, grey is repeated over the channels, 16 bits of grey
-    are scaled to 8 (v / 65535 * 255, rounded; of 16-bit colours Pillow keeps the upper 8 bits), CMYK and other
-    colour spaces are converted without their profiles. What a file is, its content says, not its name; only the
-    formats in `FORMATS` are read, none of which starts another program.
+    EXIF orientation is applied, transparency is composited on white, grey is repeated over the channels, 16-bit
+    grey is scaled to 8 bits (v / 65535 * 255, rounded; of 16-bit colours Pillow keeps the upper 8 bits), CMYK and
+    other colour spaces are converted without their profiles. The format is detected by the content, not the name;
+    only the formats in `FORMATS` are read, none of which starts another program.
 
     Args:
         source: path of a file, PIL image, or array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool
@@ -45,7 +45,7 @@ def read_image(source: ImageSource) -> np.ndarray:
         uint8 [H, W, 3], a new array.
 
     Raises:
-        ValueError: the file is missing, a folder, no image, corrupt or suspiciously large; the array has another
+        ValueError: the file is missing, a folder, not an image, corrupt or too large; the array has an unsupported
             shape or type, is empty, not finite or outside 0..1.
     """
     if isinstance(source, str | os.PathLike):
@@ -66,12 +66,13 @@ def check_rgb(name: str, image: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model was trained to see: the size and the normalisation of its input.
+    """The preparation of a model's input: its size and its normalisation.
 
     Attributes:
         size: side of the input in pixels, a multiple of `multiple`, or its (rows, columns); with resize="none" only
             what the model was trained at.
-        multiple: what the sides of the input are multiples of, in pixels: the patch size; 1 for a model that pads.
+        multiple: the sides of the input are multiples of this number of pixels: the patch size, or 1 for a model
+            that pads.
         resize: "longest" and "shortest" scale that side to `size` and keep the aspect ratio, as does "minimal" with
             the side that changes less (DPT); "square" stretches both, "crop" scales the shorter side and keeps the
             square in the middle (torchvision's Resize and CenterCrop), "none" keeps the image as it is. Only
@@ -110,12 +111,12 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, columns) of an input that neither has to be scaled nor cut."""
+        """(rows, columns) of an input that is neither scaled nor cropped."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
     def side(self) -> int:
-        """Of a square input of about as many pixels."""
+        """Side of a square input with about the same number of pixels."""
         return round(math.prod(self.shape) ** 0.5 / self.multiple) * self.multiple
 
     def target_size(self, rows: int, columns: int) -> tuple[int, int]:
@@ -136,7 +137,7 @@ class Preprocessing:
         if self.resize == "minimal":
             by_rows, by_columns = (new / old for new, old in zip(self.shape, (rows, columns), strict=True))
             scale = by_columns if abs(1 - by_columns) < abs(1 - by_rows) else by_rows
-            # Halves go to the even number, as in the official code.
+            # Halves are rounded to even numbers, as in the official code.
             height, width = (max(1, round(scale * side / self.multiple)) for side in (rows, columns))
             return height * self.multiple, width * self.multiple
         unit = self.multiple * (min if self.resize == "shortest" else max)(rows, columns)
@@ -145,19 +146,19 @@ class Preprocessing:
         return height, width
 
     def at(self, size: int | tuple[int, int]) -> "Preprocessing":
-        """The same for another `size`; an image that was kept as it is has its shorter side scaled to it."""
+        """The same preparation for another `size`; resize="none" becomes "shortest"."""
         return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
 
     def whole_patches(self, patch_size: int) -> "Preprocessing":
-        """The same with an input of whole patches, also for a model that fills them up itself; never as it is."""
+        """The same preparation with sides that are multiples of the patch size, also for a model that pads."""
         return replace(self.at(self.size), multiple=math.lcm(self.multiple, patch_size))
 
-    def seen(self, image: np.ndarray) -> np.ndarray:
-        """The part of an image, uint8 [H, W, 3], that the model sees."""
+    def crop_to_view(self, image: np.ndarray) -> np.ndarray:
+        """Crops an image, uint8 [H, W, 3], to the part that is in the model's input."""
         return center_crop_square(image) if self.resize == "crop" else image
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The model's input.
+        """Prepares an image for the model.
 
         Args:
             image: uint8 [H, W, 3], as `read_image` returns it.
@@ -166,7 +167,7 @@ class Preprocessing:
             float32 [rows, columns, 3] of `target_size`, (value / 255 - mean) / std.
 
         Raises:
-            ValueError: another type or shape, or a side of fewer than `multiple` pixels.
+            ValueError: the type or shape is not supported, or a side has fewer than `multiple` pixels.
         """
         check_rgb("image", image)
         rows, columns = image.shape[:2]
@@ -179,17 +180,17 @@ class Preprocessing:
             height, width = (self.shape[0] * side // min(rows, columns) for side in (rows, columns))
         check_enlargement((rows, columns), (height, width))
         if self.interpolation == "cubic":
-            resized = resampled(image.astype(np.float32), (height, width), "bicubic")
+            resized = resample(image.astype(np.float32), (height, width), "bicubic")
         else:
-            resample = Image.Resampling[self.interpolation.upper()]
-            resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)
+            method = Image.Resampling[self.interpolation.upper()]
+            resized = np.asarray(Image.fromarray(image).resize((width, height), method), np.float32)
         top, left = (round((side - kept) / 2) for side, kept in zip((height, width), target, strict=True))
         resized = resized[top : top + target[0], left : left + target[1]]
         return (resized / 255 - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
 def check_enlargement(size: tuple[int, int], target: tuple[int, int]) -> None:
-    """Raises ValueError if an image of `size` = (rows, columns) would be enlarged beyond `LARGEST_ENLARGED`."""
+    """Raises ValueError if enlarging an image of `size` = (rows, columns) would exceed `LARGEST_ENLARGED`."""
     if math.prod(target) > max(LARGEST_ENLARGED, math.prod(size)):
         raise ValueError(
             f"an image of {size[0]} x {size[1]} pixels would be enlarged to {target[0]} x {target[1]}: expected at "
@@ -197,8 +198,8 @@ def check_enlargement(size: tuple[int, int], target: tuple[int, int]) -> None:
         )
 
 
-def resampled(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
-    """Resizes an image or a map of any size without a compiled function for each.
+def resample(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
+    """Resizes an image or a map without compiling a function for its size.
 
     Args:
         image: float32 [H, W] or [H, W, C].
@@ -226,14 +227,14 @@ def center_crop_square(image: np.ndarray) -> np.ndarray:
 
 
 def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Writes a PNG or JPEG file, whole or not at all: a failure leaves an older file as it was.
+    """Writes a PNG or JPEG file atomically: after a failure, an older file is unchanged.
 
     Args:
-        path: of the file, with the suffix .png, .jpg or .jpeg; missing parent folders are made.
+        path: path of the file, with the suffix .png, .jpg or .jpeg; missing folders are created.
         array: uint8 [H, W, 3] or [H, W]; for PNG also uint16 [H, W].
 
     Raises:
-        ValueError: another suffix, another type or shape, or the file system refuses.
+        ValueError: the suffix, the type or the shape is not supported, or the file cannot be written.
     """
     path = Path(path)
     options = _WRITERS.get(path.suffix.lower())
@@ -249,10 +250,10 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 
 def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Writes a .npy file, whole or not at all.
+    """Writes a .npy file atomically.
 
     Raises:
-        ValueError: the file system refuses.
+        ValueError: the file cannot be written.
     """
     try:
         with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -262,7 +263,7 @@ def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 
 def _read(source: Path | Image.Image, name: str) -> np.ndarray:
-    """The pixels of a file or PIL image as `_as_rgb` takes them; every failure is a ValueError with `name`."""
+    """Reads the pixels of a file or PIL image for `_as_rgb`; every failure is a ValueError with `name`."""
     try:
         if isinstance(source, Image.Image):
             return _pixels(source)
@@ -279,8 +280,8 @@ def _read(source: Path | Image.Image, name: str) -> np.ndarray:
             start = file.read(16)
         if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
             raise ValueError(f"{name} is a HEIF image, which needs a package: pip install pillow-heif") from None
-        found = f"a file that starts with {start!r}" if start else "an empty file"
-        raise ValueError(f"{name} is not an image: expected JPEG, PNG, WebP or the like, got {found}") from None
+        content = f"a file that starts with {start!r}" if start else "an empty file"
+        raise ValueError(f"{name} is not an image: expected JPEG, PNG, WebP or the like, got {content}") from None
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is too large: {error}; raise the limit with --max-pixels, or with PIL.Image.MAX_IMAGE_PIXELS"
@@ -307,7 +308,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
     image.load()
     try:
         upright = ImageOps.exif_transpose(image)
-    except Exception:  # whatever Pillow makes of damaged EXIF: the picture itself is intact
+    except Exception:  # damaged EXIF data: the image itself is intact
         upright = image
     if upright.mode[0] not in "IF":
         return np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
@@ -331,7 +332,7 @@ def _as_rgb(array: np.ndarray, name: str) -> np.ndarray:
         return values.copy()
     opaque = np.empty((*values.shape[:2], 3), np.uint8)
     rows = max(1, 2**20 // values.shape[1])
-    for top in range(0, len(values), rows):  # in parts: the products take twelve times the room of the picture
+    for top in range(0, len(values), rows):  # in parts: the products take twelve times the memory of the picture
         part = values[top : top + rows]
         alpha = part[..., 3:].astype(np.uint32)
         opaque[top : top + rows] = (part[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255

@@ -1,4 +1,4 @@
-"""Pictures of label maps: classes as colours, and laid over their photograph with a legend."""
+"""Visualization of label maps: classes as colours, and as an overlay with a legend."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from hourglass_jax.imaging.pictures import outline, text_line
 
 
 def colorize_labels(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
-    """Classes as their colours.
+    """Colours a label map.
 
     Args:
-        labels: int [H, W], places in `colors`.
-        colors: of the classes: red, green and blue in 0..255.
+        labels: int [H, W], indices into `colors`.
+        colors: colours of the classes: red, green and blue in 0..255.
 
     Returns:
         uint8 [H, W, 3].
@@ -39,17 +39,17 @@ def colorize_labels(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
 def label_overlay(
     photo: np.ndarray, labels: np.ndarray, names: Sequence[str], colors: Sequence[Color], opacity: float = 0.5
 ) -> np.ndarray:
-    """Classes laid over their photograph and outlined, with a legend on white to the right of it.
+    """Draws classes over their photograph, with outlines and a legend on the right.
 
     The legend has a row for every class that occurs, with its share of the pixels, the largest first. Classes that
-    do not fit are summed in its last row.
+    do not fit are summed in the last row.
 
     Args:
         photo: uint8 [H, W, 3].
-        labels: int [H, W], places in `names` and `colors`.
-        names: of the classes.
-        colors: of the classes: red, green and blue in 0..255.
-        opacity: of the colours, in 0..1; at 0 only the borders between the classes are drawn.
+        labels: int [H, W], indices into `names` and `colors`.
+        names: names of the classes.
+        colors: colours of the classes: red, green and blue in 0..255.
+        opacity: opacity of the colours, 0..1; at 0 only the borders between the classes are drawn.
 
     Returns:
         uint8 [rows, columns, 3]. The photograph is not scaled and lies at the top left; below it is white if it is

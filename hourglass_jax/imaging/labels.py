@@ -1,4 +1,4 @@
-"""Names and colours of the classes that models tell apart.
+"""Names and colours of the classes of data sets.
 
 They are facts of four data sets: ADE20K (https://ade20k.csail.mit.edu, the 150 classes of its scene parsing
 benchmark), Cityscapes (https://www.cityscapes-dataset.com, the 19 classes that are evaluated), PASCAL-Context
@@ -24,11 +24,11 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Labels:
-    """What the classes of a model are called and drawn with, in the order of its outputs.
+    """Names and colours of the classes of a model, in the order of its outputs.
 
     Attributes:
-        names: of the classes.
-        colors: of the classes: red, green and blue in 0..255; two classes may share one.
+        names: names of the classes.
+        colors: colours of the classes: red, green and blue in 0..255; several classes may share one.
 
     Raises:
         ValueError: the names are no texts, the colours no colours, or there are not as many of both.
@@ -50,15 +50,15 @@ class Labels:
 
 
 def labels_of(dataset: str | None, classes: int | None) -> Labels:
-    """The names and colours of a data set's classes.
+    """Finds the names and colours of a data set's classes.
 
     Args:
         dataset: one of `DATASETS`, or None for "class 0", "class 1", ...; the colours of these and of ImageNet's
             classes are PASCAL VOC's palette.
-        classes: how many the model tells apart; None, for a data set, is as many as it has.
+        classes: number of the model's classes; None for that of the data set.
 
     Returns:
-        As many names and colours, in the order of the model's outputs.
+        The names and colours in the order of the model's outputs.
 
     Raises:
         ValueError: an unknown data set, or one with another number of classes; no classes.
@@ -110,7 +110,7 @@ def _color(value: object) -> Color:
     if (
         not isinstance(value, list | tuple)
         or len(value) != 3
-        or not all(type(each) is int and 0 <= each <= 255 for each in value)
+        or not all(type(channel) is int and 0 <= channel <= 255 for channel in value)
     ):
         raise ValueError(f"the colour of a class must be red, green and blue in 0..255, got {short(value)}")
     red, green, blue = value

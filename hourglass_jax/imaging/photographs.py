@@ -1,4 +1,4 @@
-"""Photographs that come inside scikit-image's and scikit-learn's packages, for demonstrations and measurements."""
+"""Photographs from the packages scikit-image and scikit-learn, for demonstrations and measurements."""
 
 import importlib.util
 from pathlib import Path
@@ -12,16 +12,16 @@ FILES = {
     "china": ("sklearn", "datasets/images/china.jpg"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
-"""Name -> the package and the file inside it."""
+"""Name -> package and path inside it."""
 
 
 def photographs() -> dict[str, Path]:
-    """The photographs by name; nothing is imported or downloaded.
+    """Finds the photographs, name -> path; nothing is imported or downloaded.
 
     Raises:
         ValueError: a package is not installed.
     """
-    found = {}
+    paths = {}
     for name, (package, file) in FILES.items():
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
@@ -29,5 +29,5 @@ def photographs() -> dict[str, Path]:
                 f"the photograph {name!r} comes with {package}, which is not installed: "
                 'pip install "hourglass-jax[demo]"'
             )
-        found[name] = Path(spec.origin).parent / file
-    return found
+        paths[name] = Path(spec.origin).parent / file
+    return paths

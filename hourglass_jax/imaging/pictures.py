@@ -1,4 +1,4 @@
-"""Pictures of results: colour maps, overlays, cluster mosaics, and sheets that put them side by side."""
+"""Visualization of results: colour maps, overlays, cluster mosaics, and sheets of panels."""
 
 import textwrap
 import unicodedata
@@ -21,10 +21,10 @@ _ASCII = {0xD7: "x", 0x2013: "-", 0x2014: "-", 0x2212: "-"}  # the multiplicatio
 
 
 def colorize(values: np.ndarray, name: str = "inferno") -> np.ndarray:
-    """Numbers as colours of a perceptually even map.
+    """Maps numbers to a perceptually uniform colour map.
 
     Args:
-        values: [H, W] in 0..1; what lies outside is clipped.
+        values: [H, W] in 0..1; other values are clipped.
         name: "inferno" (black, red, light yellow) or "viridis" (violet, green, yellow).
 
     Returns:
@@ -42,12 +42,12 @@ def colorize(values: np.ndarray, name: str = "inferno") -> np.ndarray:
 
 
 def overlay(photo: np.ndarray, values: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """A map of numbers laid over its photograph: the higher a value, the less of the photograph is left.
+    """Blends a colour-coded map over its photograph, with an opacity proportional to the values.
 
     Args:
         photo: uint8 [H, W, 3].
-        values: [H, W] in 0..1; what lies outside is clipped.
-        opacity: of the colour at the value 1, in 0..1; at a value v it is opacity * v.
+        values: [H, W] in 0..1; other values are clipped.
+        opacity: opacity at the value 1, in 0..1; at a value v it is opacity * v.
 
     Returns:
         uint8 [H, W, 3].
@@ -85,14 +85,14 @@ def spotlight(photo: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def principal_components(features: np.ndarray, *, of: np.ndarray | None = None) -> np.ndarray:
-    """Features as colours: their first three principal components, from the 1st to the 99th percentile.
+    """Maps features to colours: their first three principal components, from the 1st to the 99th percentile.
 
-    A component's sign is free; here its longer tail is light.
+    The sign of a component is arbitrary; here its longer tail is light.
 
     Args:
         features: [H, W, C] with C of at least 3.
-        of: [any, any, C], the features whose components and percentiles they are; by default these. Features that
-            share them have comparable colours.
+        of: [any, any, C], the features that components and percentiles are computed from, by default `features`; a
+            common `of` makes colours comparable.
 
     Returns:
         uint8 [H, W, 3].
@@ -100,10 +100,10 @@ def principal_components(features: np.ndarray, *, of: np.ndarray | None = None) 
     Raises:
         ValueError: another shape, NaN or infinite values.
     """
-    features, of = (np.asarray(each, np.float64) for each in (features, features if of is None else of))
-    for each in (features, of):
-        if each.ndim != 3 or each.shape[2] < 3 or not np.isfinite(each).all():
-            raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(each.shape)}")
+    features, of = (np.asarray(values, np.float64) for values in (features, features if of is None else of))
+    for values in (features, of):
+        if values.ndim != 3 or values.shape[2] < 3 or not np.isfinite(values).all():
+            raise ValueError(f"features must be finite and of shape [H, W, 3 or more], got {list(values.shape)}")
     mean = of.mean(axis=(0, 1))
     centred = (of - mean).reshape(-1, of.shape[2])
     axes = np.linalg.eigh(centred.T @ centred)[1][:, :-4:-1]
@@ -114,10 +114,10 @@ def principal_components(features: np.ndarray, *, of: np.ndarray | None = None) 
     return np.rint(255 * shares).astype(np.uint8)
 
 
-def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map at another size: numbers [H, W] bilinearly; labels [H, W] and features [H, W, C] by the nearest.
+def stretch(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a map: numbers [H, W] bilinearly; labels [H, W] and features [H, W, C] to the nearest.
 
-    What has fewer axes is no map and stays as it is.
+    Arrays with fewer axes are not maps and are returned unchanged.
 
     Args:
         values: floats or integers.
@@ -132,17 +132,17 @@ def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A photograph, uint8 [H, W, 3], at another size, (rows, columns) in pixels; bicubic."""
+    """Resizes a photograph, uint8 [H, W, 3], to (rows, columns) in pixels; bicubic."""
     return np.asarray(Image.fromarray(photo).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6) -> np.ndarray:
-    """Clusters drawn on their photograph: each tinted with its mean colour and outlined.
+    """Draws clusters on their photograph: each is tinted with its mean colour and outlined.
 
     Args:
         photo: uint8 [H, W, 3].
         assignment: int [rows, columns], the cluster of every token; equal numbers are one cluster.
-        fill: share of the cluster's mean colour in the picture, in 0..1.
+        fill: opacity of the cluster's mean colour, in 0..1.
 
     Returns:
         uint8 [H, W, 3].
@@ -151,7 +151,7 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
         ValueError: another type or shape.
     """
     check_rgb("photo", photo)
-    labels = _stretched_labels("assignment", assignment, photo.shape[:2])
+    labels = _stretch_labels("assignment", assignment, photo.shape[:2])
 
     flat = labels.ravel()
     sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
@@ -177,7 +177,7 @@ def group_mosaic(photo: np.ndarray, groups: np.ndarray) -> np.ndarray:
         ValueError: another type or shape.
     """
     check_rgb("photo", photo)
-    labels = _stretched_labels("groups", groups, photo.shape[:2])
+    labels = _stretch_labels("groups", groups, photo.shape[:2])
     alone = (np.unique(groups, return_counts=True)[1] == 1)[labels]
     flat = labels.ravel()
     sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
@@ -188,12 +188,12 @@ def group_mosaic(photo: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def group_overlay(photo: np.ndarray, groups: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """Groups of tokens on their photograph: a colour for each group of several, also where it lies in pieces.
+    """Draws groups of tokens on their photograph, one colour for every group of several tokens.
 
     Args:
         photo: uint8 [H, W, 3].
         groups: int [rows, columns], the group of every token; equal numbers are one.
-        opacity: of the colours, in 0..1; tokens that are alone stay as they are.
+        opacity: opacity of the colours, in 0..1; single tokens are not coloured.
 
     Returns:
         uint8 [H, W, 3].
@@ -202,9 +202,9 @@ def group_overlay(photo: np.ndarray, groups: np.ndarray, opacity: float = 0.6) -
         ValueError: another type or shape.
     """
     check_rgb("photo", photo)
-    labels = _stretched_labels("groups", groups, photo.shape[:2])
+    labels = _stretch_labels("groups", groups, photo.shape[:2])
     alone = np.unique(groups, return_counts=True)[1] == 1
-    # Steps of the golden ratio keep neighbouring numbers apart on the circle of hues.
+    # Steps of the golden ratio give neighbouring numbers different hues.
     hues = np.arange(len(alone)) * 0.6180339887 % 1
     channels = np.abs(hues[:, None] * 6 - [3, 2, 4]) * [1, -1, -1] + [-1, 2, 2]
     colors = 255 * np.clip(channels, 0, 1)
@@ -213,19 +213,19 @@ def group_overlay(photo: np.ndarray, groups: np.ndarray, opacity: float = 0.6) -
     return np.rint(picture).astype(np.uint8)
 
 
-def _stretched_labels(name: str, labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels of tokens, from 0, as those of pixels; ValueError unless they are integers [rows, columns]."""
+def _stretch_labels(name: str, labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes labels of tokens to pixels, numbered from 0; ValueError unless they are integers [rows, columns]."""
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{name} must be integers [rows, columns], got {labels.dtype} {list(labels.shape)}")
-    return stretched(np.unique(labels, return_inverse=True)[1].reshape(labels.shape), size)
+    return stretch(np.unique(labels, return_inverse=True)[1].reshape(labels.shape), size)
 
 
 def outline(picture: np.ndarray, labels: np.ndarray) -> None:
-    """Draws the borders between regions into a picture: a light line and a dark one, seen on any colour.
+    """Draws the borders between regions: a light and a dark line, visible on any colour.
 
     Args:
-        picture: floats [H, W, 3] in 0..255, changed in place. Its shorter side sets the width of the lines.
+        picture: floats [H, W, 3] in 0..255, changed in place; the line width depends on its shorter side.
         labels: int [H, W], the region of every pixel.
     """
     line = max(1, round(min(labels.shape) / 500))
@@ -243,8 +243,8 @@ def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 3
 
     Args:
         panels: rows of (title, picture uint8 [H, W, 3]). The first line of a title is large, the others are small
-            and grey; letters that Pillow's own font lacks are replaced.
-        height: of every picture in pixels; widths keep the aspect ratio.
+            and grey; characters that Pillow's font lacks are replaced.
+        height: height of every picture in pixels; the aspect ratio is kept.
 
     Returns:
         uint8 [rows, columns, 3].
@@ -255,7 +255,7 @@ def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 3
     if not panels or not all(panels):
         raise ValueError(f"panels must be rows of at least one (title, picture), got {[*map(len, panels)]} of them")
     margin, gap = max(8, height // 15), max(6, height // 24)
-    pictures = [[_scaled(title, picture, height) for title, picture in row] for row in panels]
+    pictures = [[_scale_picture(title, picture, height) for title, picture in row] for row in panels]
     titles = [[_title_lines(title, height) for title, _ in row] for row in panels]
     widths = [0] * max(map(len, panels))
     for row, headers in zip(pictures, titles, strict=True):
@@ -263,7 +263,7 @@ def sheet(panels: Sequence[Sequence[tuple[str, np.ndarray]]], *, height: int = 3
             text_width = max((line.width for line in lines), default=0)
             widths[column] = max(widths[column], picture.width, text_width)
     header_heights = [max(sum(line.height for line in lines) for lines in headers) for headers in titles]
-    header_heights = [each and each + gap // 3 for each in header_heights]
+    header_heights = [header and header + gap // 3 for header in header_heights]
 
     width = 2 * margin + sum(widths) + gap * (len(widths) - 1)
     canvas = Image.new("RGB", (width, margin + sum(header_heights) + len(panels) * (height + margin)), "white")
@@ -290,13 +290,13 @@ def comparison_picture(
     assignment: np.ndarray,
     speedup: float,
 ) -> np.ndarray:
-    """The photograph, both results, their difference, and the clusters, on a `sheet`.
+    """Draws the photograph, both results, their difference and the clusters on a `sheet`.
 
     Args:
         photo: uint8 [H, W, 3].
         original: uint8 [any, any, 3], a picture of the unexpedited model's result.
         expedited: likewise, of the expedited model's.
-        difference: of the two results, [rows, columns] in 0..1; left out if it is no map, but a number.
+        difference: difference of the results, [rows, columns] in 0..1; not drawn if it is a scalar array.
         assignment: int [rows, columns], the cluster of every token.
         speedup: of the expedited model, for its title.
 
@@ -307,11 +307,11 @@ def comparison_picture(
         ValueError: see `colorize` and `cluster_borders`.
     """
     rows, columns = photo.shape[:2]
-    small = np.asarray(_scaled("photo", photo, 360))
+    small = np.asarray(_scale_picture("photo", photo, 360))
     clusters = len(np.unique(assignment))
     differs = []
     if np.ndim(difference) > 0:
-        values = stretched(_check_map("difference", difference), small.shape[:2]) / 0.25
+        values = stretch(_check_map("difference", difference), small.shape[:2]) / 0.25
         differs = [("Difference\nblack: 0, lightest: 0.25 or more", colorize(values))]
     return sheet(
         [
@@ -350,11 +350,11 @@ def plan_picture(
     Raises:
         ValueError: see `colorize` and `group_mosaic`.
     """
-    small = np.asarray(_scaled("photo", photo, 360))
+    small = np.asarray(_scale_picture("photo", photo, 360))
     left = len(np.unique(groups))
     second = [(f"Tokens\n{left} of {np.size(groups)} are left where they are fewest", group_mosaic(small, groups))]
     if np.ndim(difference) > 0:
-        values = stretched(_check_map("difference", difference), small.shape[:2])
+        values = stretch(_check_map("difference", difference), small.shape[:2])
         second.insert(
             0, ("Difference\n0 to 0.25, from dark to light", with_bar(colorize(values / 0.25, "viridis")))
         )
@@ -393,7 +393,7 @@ def text_panel(lines: Sequence[str], size: tuple[int, int]) -> np.ndarray:
 
 
 class TextLine(NamedTuple):
-    """A line of text to be drawn in Pillow's own font; width and height in pixels, with the space between lines."""
+    """A line of text in Pillow's font; width and height in pixels, including the space between lines."""
 
     text: str
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -403,15 +403,15 @@ class TextLine(NamedTuple):
 
 
 def text_line(text: str, size: int, color: tuple[int, int, int]) -> TextLine:
-    """A line of text in Pillow's own font, which has hardly any letters beyond ASCII; the others are replaced.
+    """Lays out a line of text in Pillow's font, which has few characters beyond ASCII; others are replaced.
 
     Args:
-        text: without line breaks.
-        size: of the letters in pixels.
+        text: text without line breaks.
+        size: font size in pixels.
         color: red, green and blue in 0..255.
 
     Returns:
-        What to draw and the room it takes.
+        The text and its size.
     """
     letters = unicodedata.normalize("NFKD", text.translate(_ASCII))
     text = "".join(c if " " <= c <= "~" else "?" for c in letters if not unicodedata.combining(c))
@@ -430,7 +430,7 @@ def _title_lines(title: str, height: int) -> list[TextLine]:
     ]
 
 
-def _scaled(title: str, picture: np.ndarray, height: int) -> Image.Image:
+def _scale_picture(title: str, picture: np.ndarray, height: int) -> Image.Image:
     check_rgb(f"picture {title!r}", picture)
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
     return Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)

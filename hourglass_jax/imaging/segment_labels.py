@@ -76,9 +76,9 @@ def _check_things(things: Sequence[int] | None, classes: int) -> None:
 @cache
 def _read() -> dict[str, SegmentLabels]:
     table = json.loads(resources.files("hourglass_jax.imaging").joinpath("segments.json").read_text("utf-8"))
-    found = {}
+    labels = {}
     for dataset, rows in table.items():
         names, colors, counted, ids = zip(*rows, strict=True)
         things = frozenset(label for label, is_thing in enumerate(counted) if is_thing)
-        found[dataset] = SegmentLabels(names, tuple(map(tuple, colors)), things, ids)
-    return found
+        labels[dataset] = SegmentLabels(names, tuple(map(tuple, colors)), things, ids)
+    return labels

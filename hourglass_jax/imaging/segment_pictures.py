@@ -12,13 +12,13 @@ from hourglass_jax.imaging.labels import Color
 from hourglass_jax.imaging.pictures import text_line
 
 NOTHING = (40, 40, 40)
-"""The colour of what belongs to no region."""
+"""Colour of pixels without a region."""
 ALIKE = 90.0
-"""Colours of neighbours are at least so far apart, if that can be had (Euclidean, in 0..255)."""
+"""Minimum distance of the colours of neighbours, if possible (Euclidean, in 0..255)."""
 
 
 class Region(NamedTuple):
-    """What is drawn of a segment.
+    """A segment to draw.
 
     Attributes:
         mask: bool [rows, columns].
@@ -39,7 +39,7 @@ def encode_ids(segments: np.ndarray) -> np.ndarray:
 
 
 def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
-    """Regions laid over their photograph and outlined, things named in it, with a legend to the right of it.
+    """Draws regions over their photograph, with outlines, names of things, and a legend on the right.
 
     Where regions overlap, the first one lies on top.
 
@@ -54,7 +54,7 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     numbers = np.zeros((height, width), np.int32)
     for number, region in reversed([*enumerate(regions, start=1)]):
         numbers[region.mask] = number
-    colors = [NOTHING, *_told_apart(numbers, regions)]
+    colors = [NOTHING, *_distinct_colors(numbers, regions)]
     picture = label_overlay(photo, numbers, ["nothing", *(region.text for region in regions)], colors)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -77,8 +77,8 @@ def _eight_bits(red: float, green: float, blue: float) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
-    """A colour for every region: its class's, unless a neighbour or another thing of its class has one like it."""
+def _distinct_colors(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
+    """A colour for every region: that of its class, if no neighbour or thing of its class has a similar one."""
     neighbours = _neighbours(numbers, len(regions))
     palette: list[Color] = [
         _eight_bits(*colorsys.hsv_to_rgb(step / 12, saturation, value))
@@ -94,7 +94,7 @@ def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
         ]
 
         def distance(color: Color, /, near: Sequence[Color] = near) -> float:
-            return min((float(np.linalg.norm(np.subtract(color, each))) for each in near), default=np.inf)
+            return min((float(np.linalg.norm(np.subtract(color, other))) for other in near), default=np.inf)
 
         own = region.color
         chosen.append(own if distance(own) >= ALIKE else max(palette, key=distance))
@@ -107,7 +107,7 @@ def _bytes(color: tuple[float, float, float]) -> Color:
 
 
 def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:
-    """Which regions touch, bool [count + 1, count + 1]."""
+    """Adjacency of regions, bool [count + 1, count + 1]."""
     touching = np.zeros((count + 1, count + 1), bool)
     for before, after in ((numbers[:-1], numbers[1:]), (numbers[:, :-1], numbers[:, 1:])):
         differs = before != after

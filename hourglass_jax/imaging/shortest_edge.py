@@ -1,4 +1,4 @@
-"""The size at which detectors see images: the shorter side is scaled, unless the longer one would be too long."""
+"""The input size of detectors: the shorter side is scaled, with a limit for the longer side."""
 
 from dataclasses import dataclass, replace
 

@@ -1,8 +1,8 @@
 """Sliding windows: an image is cut into overlapping squares, and their maps are averaged where they overlap.
 
-Windows, bilinear upsampling, averaging and the resize to the photograph's size are all linear, and separable: every
-window of a row of windows has the same rows. So what all of it does to the rows of the windows' coarse maps is one
-matrix, what it does to their columns another, and no window is ever upsampled on its own.
+Windows, bilinear upsampling, averaging and the resize to the photograph's size are linear and separable: all
+windows of a row have the same rows. So the whole merge is one matrix for the rows of the windows' coarse maps and
+one for their columns, and windows are never upsampled one by one.
 
 Source: rstrudel/segmenter, segm/model/utils.py (resize, sliding_window, merge_windows).
 """
@@ -17,19 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from hourglass_jax.checks import check_config
-from hourglass_jax.imaging.images import check_enlargement, resampled
+from hourglass_jax.imaging.images import check_enlargement, resample
 from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
 TILE = 256
-"""Pixels on a side of what is merged at once: the logits of all classes for a whole photograph are large."""
+"""Side in pixels of the tiles that are merged at once: logits of all classes for a whole photograph are large."""
 
 
 class Layout(NamedTuple):
-    """How an image was cut.
+    """The layout of the views of an image.
 
     Attributes:
         image: (rows, columns) of the image in pixels.
-        view: (rows, columns) of every view.
+        view: (rows, columns) of every view in pixels.
         tops: the first row of each row of views.
         lefts: the first column of each column of views.
     """
@@ -57,7 +57,7 @@ class SlidingWindow:
             raise ValueError(f"stride must lie in 1..size, got stride {self.stride} and size {self.size}")
 
     def cut(self, image: np.ndarray) -> tuple[np.ndarray, Layout]:
-        """Enlarges an image whose shorter side is below `size` to it (bilinearly), then cuts it.
+        """Cuts an image into windows; one whose shorter side is less than `size` is enlarged (bilinearly) before.
 
         Args:
             image: float [rows, columns, channels].
@@ -65,7 +65,7 @@ class SlidingWindow:
         Returns:
             The windows, [n, size, size, channels], row by row, and their layout.
         """
-        image = _enlarged(image, self.size)
+        image = _enlarge(image, self.size)
         tops, lefts = (self._anchors(length) for length in image.shape[:2])
         windows = [image[y : y + self.size, x : x + self.size] for y in tops for x in lefts]
         return np.stack(windows), Layout(image.shape[:2], (self.size, self.size), tops, lefts)
@@ -76,12 +76,12 @@ class SlidingWindow:
 
 
 def whole_view(image: np.ndarray) -> tuple[np.ndarray, Layout]:
-    """The image as its own only view: [1, rows, columns, channels] and its layout."""
+    """The image as a single view, [1, rows, columns, channels], and its layout."""
     return image[None], whole_layout(image.shape[:2])
 
 
 def whole_layout(size: tuple[int, int]) -> Layout:
-    """The layout of an image of `size` = (rows, columns) that is its own only view."""
+    """The layout of an image of `size` = (rows, columns) as a single view."""
     return Layout(size, size, (0,), (0,))
 
 
@@ -94,20 +94,20 @@ def merge(
     resampling: ResizeMethod = "bilinear",
     decide: Callable[[jax.Array], jax.Array],
 ) -> np.ndarray:
-    """One map of a photograph from the coarse maps of its views.
+    """Merges the coarse maps of the views of a photograph into one map.
 
     Args:
-        maps: [n, h, w, C], of the views in the order of their layout; a view was padded at the bottom and on the
-            right to h * cell x w * cell pixels.
-        layout: of the views.
+        maps: [n, h, w, C], maps of the views in the order of their layout; a view was padded at the bottom and on
+            the right to h * cell x w * cell pixels.
+        layout: layout of the views.
         size: (rows, columns) of the photograph in pixels.
-        cell: pixels of a view on a side of one position of its map.
-        resampling: how the merged map gets the photograph's size.
-        decide: [rows, columns, C] -> [rows, columns], what is wanted of the values of a pixel; a function that can
-            be compiled, the same object every time.
+        cell: stride of the maps in pixels.
+        resampling: how the merged map is resized to the photograph.
+        decide: [rows, columns, C] -> [rows, columns], the decision for every pixel; a function that can be
+            compiled, the same object every time.
 
     Returns:
-        [rows, columns] of what `decide` returns.
+        [rows, columns], the output of `decide`.
     """
     _, h, w, channels = maps.shape
     rows = _weights(layout.image[0], layout.view[0], layout.tops, h, cell, size[0], resampling)
@@ -124,7 +124,7 @@ def _tile(grid: jax.Array, rows: jax.Array, columns: jax.Array, decide: Callable
 
 
 def _tiles(weights: np.ndarray) -> list[np.ndarray]:
-    """`TILE` rows each; the last is filled up, so that one function is compiled for photographs of any size."""
+    """Tiles of `TILE` rows; the last one is padded, so that one compiled function fits photographs of any size."""
     filled = np.pad(weights, ((0, -len(weights) % TILE), (0, 0)))
     return list(filled.reshape(-1, TILE, weights.shape[1]))
 
@@ -138,7 +138,7 @@ def _weights(
     target: int,
     resampling: ResizeMethod,
 ) -> np.ndarray:
-    """What every pixel of the photograph takes from every position of the views' maps, along one axis.
+    """Weights of the positions of the views' maps for every pixel of the photograph, along one axis.
 
     float32 [target, views * positions], rows sum to one.
     """
@@ -151,11 +151,11 @@ def _weights(
     return resized.astype(np.float32)
 
 
-def _enlarged(image: np.ndarray, least: int) -> np.ndarray:
+def _enlarge(image: np.ndarray, least: int) -> np.ndarray:
     rows, columns = image.shape[:2]
     shorter = min(rows, columns)
     if shorter >= least:
         return image
     height, width = (int(side / shorter * least) if side != shorter else least for side in (rows, columns))
     check_enlargement((rows, columns), (height, width))
-    return resampled(image, (height, width), "bilinear")
+    return resample(image, (height, width), "bilinear")

@@ -1,1 +1,1 @@
-"""Files: whole or absent, journals, safetensors."""
+"""Files: atomic writing, journals, safetensors; text for terminals."""

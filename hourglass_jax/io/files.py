@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what tells one from another."""
+"""Atomic writing of files, and their hashes."""
 
 import contextlib
 import functools
@@ -15,24 +15,24 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # where there are no such locks, the files of killed processes stay
+except ImportError:  # without such locks, files of killed processes are not removed
     fcntl = None
 
 _TEMPORARY = re.compile(r"\.hourglass-[0-9a-f]{32}\.tmp")
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _written: set[Path] = set()
-"""The temporary files of this process."""
+"""Temporary files of this process."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives the name of an empty file to write instead of `path`, beside it, which becomes `path` at the end.
+    """Yields the path of an empty temporary file beside `path`, which replaces `path` at the end.
 
-    If the block fails or the process is ended by a signal that can be caught, nothing is left of it, and an older
-    `path` stays as it was. What killed processes left in the folder is removed. Missing folders are made.
+    If the block fails or a signal ends the process, the temporary file is removed and an older `path` does not
+    change. Temporary files of killed processes in the folder are removed. Missing folders are created.
 
     Raises:
-        ValueError: `path` is a symbolic link, a device or anything else that is no plain file.
+        ValueError: `path` is a symbolic link, a device or another special file.
     """
     path = Path(path)
     _check_target(path)
@@ -50,10 +50,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike[str], document: object) -> None:
-    """Writes a file of JSON, whole or not at all.
+    """Writes a JSON file atomically.
 
     Raises:
-        ValueError: the file system refuses.
+        ValueError: the file cannot be written.
     """
     try:
         with replacing(path) as temporary:
@@ -69,12 +69,12 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name in a folder is hidden, or is what a system leaves there: nobody's photograph or class."""
+    """Whether a file is hidden or the operating system's: neither a photograph nor the folder of a class."""
     return name.startswith(".") or name.casefold() in {"__macosx", "thumbs.db", "desktop.ini"}
 
 
 def _check_target(path: Path) -> None:
-    """Refuses to replace what is no plain file; that a folder is none, the system says itself."""
+    """Raises ValueError for special files; for folders the system reports the error."""
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -86,18 +86,18 @@ def _check_target(path: Path) -> None:
 
 
 def _locked(folder: Path) -> tuple[Path, int]:
-    """A new temporary file and its descriptor, by which it is locked as long as this process lives."""
+    """Creates a temporary file, and locks it until this process ends; returns its path and descriptor."""
     while True:
         path = folder / f".hourglass-{uuid.uuid4().hex}.tmp"
         lock = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        if _locks(lock) is not False and path.exists():  # else another process has swept it in this moment
+        if _locks(lock) is not False and path.exists():  # otherwise another process has just removed it
             return path, lock
         os.close(lock)
         path.unlink(missing_ok=True)
 
 
 def _locks(descriptor: int) -> bool | None:
-    """Whether a file could be locked, which nobody else has locked; None where there are no locks."""
+    """Whether a file could be locked; None if the system has no locks."""
     if fcntl is None:
         return None
     try:
@@ -111,7 +111,7 @@ def _locks(descriptor: int) -> bool | None:
 
 @functools.cache
 def _sweep(folder: Path) -> None:
-    """Removes, once in a process, the temporary files in a folder that no living process has locked."""
+    """Removes temporary files in a folder that no process has locked, once per process."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
@@ -130,7 +130,7 @@ def _remove_unlocked(path: str) -> None:
 
 @contextlib.contextmanager
 def _removed_by_signals(temporary: Path) -> Iterator[None]:
-    """Removes temporary files when a signal ends the process that would otherwise end it at once."""
+    """Removes temporary files when a signal ends the process."""
 
     def end(number: int, _: object) -> None:
         for path in [*_written]:

@@ -1,4 +1,4 @@
-"""Journals: lines of JSON that outlive their process, first what is measured, then what was found of it."""
+"""Journals: JSON Lines files that survive a killed process; a header identifies the run, then come its results."""
 
 import json
 import os
@@ -14,19 +14,19 @@ Line = Mapping[str, Any]
 def read_journal(
     path: Path, header: Line, entry: Callable[[dict[str, Any]], Entry], mismatch: str
 ) -> tuple[list[Entry], int]:
-    """What a journal says, without what a killed process left of its last line.
+    """Reads a journal; an incomplete last line is ignored.
 
     Args:
-        path: of the journal; it need not be there.
-        header: the first line that is expected.
-        entry: makes something of every other line; KeyError, TypeError, ValueError or AttributeError if it cannot.
-        mismatch: what the journal is if its first line is another one.
+        path: path of the journal; it need not exist.
+        header: the expected first line.
+        entry: parses every other line; raises KeyError, TypeError, ValueError or AttributeError for invalid ones.
+        mismatch: for the message, a description of a journal with another first line.
 
     Returns:
-        What `entry` made of the lines, and how many bytes of the file are whole lines.
+        The parsed entries, and the number of bytes of the complete lines.
 
     Raises:
-        ValueError: the journal has another first line, or is damaged other than at its end.
+        ValueError: the journal has another first line, or is damaged before its last line.
     """
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith(b"\n"):
@@ -35,7 +35,7 @@ def read_journal(
         return [], 0
     try:
         first, *others = map(json.loads, lines)
-        entries = [entry(each) for each in others]
+        entries = [entry(line) for line in others]
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise ValueError(f"{path} must be lines of JSON, and one is damaged: {problem!r}") from None
     if first != header:
@@ -44,12 +44,12 @@ def read_journal(
 
 
 class Journal(Generic[Entry]):
-    """A journal that is appended to; what a killed process left of a line is overwritten.
+    """A journal to append to; an incomplete last line is overwritten.
 
     Attributes:
-        entries: what was in it when it was opened.
+        entries: the entries when it was opened.
 
-    Args and errors are those of `read_journal`; missing folders are made.
+    Arguments and errors are those of `read_journal`; missing folders are created.
     """
 
     def __init__(self, path: Path, header: Line, entry: Callable[[dict[str, Any]], Entry], mismatch: str) -> None:

@@ -1,4 +1,4 @@
-"""Safetensors files, read as views and written one tensor at a time: a model need not be in memory even once.
+"""Safetensors files, read as views and written one tensor at a time: a model need not fit into memory.
 
 A file (huggingface/safetensors, README.md) is the length of its header, as a little-endian uint64; the header, JSON
 with the dtype, shape and place of every tensor, filled with spaces; and the tensors without gaps. Here the largest
@@ -33,16 +33,16 @@ DTYPES = {
 """Name of a dtype in the format -> dtype in NumPy."""
 
 ALIGNMENT = 64
-"""Bytes: JAX takes arrays that are aligned so as they are, without copying them."""
+"""Alignment in bytes with which JAX uses arrays without copying them."""
 
 _LONGEST_HEADER, _MOST_TENSORS = 1 << 24, 50_000
-"""Bytes, and tensors, of a file that is read."""
+"""Maximum length of the header in bytes, and maximum number of tensors, of files to read."""
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class Shaped(Protocol):
-    """An array, or what is known of one before it is there, such as a `jax.ShapeDtypeStruct`."""
+    """An array, or its shape and dtype only, such as a `jax.ShapeDtypeStruct`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -52,7 +52,7 @@ class Shaped(Protocol):
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Maps a safetensors file into memory: nothing is read before it is used.
+    """Maps a safetensors file into memory; data are read when they are used.
 
     Args:
         path: the file. It must not be changed in place while its tensors are in use; `write_safetensors` replaces
@@ -126,9 +126,9 @@ def _entry(name: str, entry: object) -> tuple[list[int], np.dtype, int, int]:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    _require(len(found) == len(pairs), "a name that stands twice in its header")
-    return found
+    mapping = dict(pairs)
+    _require(len(mapping) == len(pairs), "a name that stands twice in its header")
+    return mapping
 
 
 def _require(holds: bool, got: str) -> None:

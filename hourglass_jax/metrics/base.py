@@ -1,8 +1,8 @@
-"""What a metric is: a record of every image, and figures of all records.
+"""The protocol of metrics: a record of every image, and figures of all records.
 
-A record is JSON, so that an evaluation can keep it in a journal. There are two forms of metric: `CountMetric`,
-whose records are counts that are added up (a confusion matrix), and `ImageMetric`, whose figures need the records
-of all images at the end (average precision, panoptic quality).
+A record is JSON, so that an evaluation can keep it in a journal. There are two forms of metrics: the records of a
+`CountMetric` are counts that are added up (a confusion matrix); the figures of an `ImageMetric` need the records of
+all images at the end (average precision).
 """
 
 from abc import ABC, abstractmethod
@@ -16,11 +16,11 @@ Total = TypeVar("Total")
 
 @dataclass(frozen=True, eq=False)
 class Metric(ABC, Generic[Total]):
-    """How the results of a task are compared with the ground truth. Metrics are frozen dataclasses.
+    """A comparison of results with a ground truth. Metrics are frozen dataclasses.
 
     Attributes:
-        task: the name of the task whose results they are.
-        entry: what a record is called in the line of a journal.
+        task: name of the task that the results are of.
+        entry: key of a record in the lines of a journal.
     """
 
     task: ClassVar[str]
@@ -28,7 +28,7 @@ class Metric(ABC, Generic[Total]):
 
     @abstractmethod
     def record(self, result: Any, truth: Any) -> Any:
-        """What is kept of one image, as JSON; ValueError if its result or truth is none."""
+        """The record of one image, as JSON; ValueError if its result or ground truth is invalid."""
 
     @abstractmethod
     def empty(self) -> Total:
@@ -36,7 +36,7 @@ class Metric(ABC, Generic[Total]):
 
     @abstractmethod
     def add(self, total: Total, record: Any) -> None:
-        """Adds the record of an image to a total, in place; ValueError if it is none."""
+        """Adds the record of an image to a total, in place; ValueError if it is invalid."""
 
     @abstractmethod
     def scores(self, total: Total) -> Any:
@@ -44,10 +44,10 @@ class Metric(ABC, Generic[Total]):
 
     @abstractmethod
     def shown(self, scores: Any) -> dict[str, str]:
-        """What is printed of figures, as text by its heading."""
+        """Heading -> text, for printing figures."""
 
     def progress(self, total: Total) -> str:
-        """What is shown of a total while an evaluation runs."""
+        """Text for the progress bar of an evaluation, from a total."""
         heading, text = next(iter(self.shown(self.scores(total)).items()))
         return f"{heading} {text}"
 
@@ -63,7 +63,7 @@ class CountMetric(Metric[np.ndarray]):
 
     @abstractmethod
     def count(self, result: Any, truth: Any) -> np.ndarray:
-        """The counts of one image, as `zeros`; ValueError if its result or truth is none."""
+        """The counts of one image, as `zeros`; ValueError if its result or ground truth is invalid."""
 
     def record(self, result: Any, truth: Any) -> list[list[float]]:
         """The counts of one image that are not zero: the place of each and its value."""

@@ -1,4 +1,4 @@
-"""How often the class of an image is found.
+"""Classification accuracy.
 
 Source: facebookresearch/SWAG, imagenet_1k_eval.py (accuracy).
 """
@@ -43,7 +43,7 @@ class ClassificationMetric(CountMetric):
 
         Args:
             result: float [classes], larger for more probable classes; of equal ones the first counts more.
-            truth: its class.
+            truth: class of the ground truth.
 
         Returns:
             int64 [classes, 3], as `zeros`.
@@ -64,9 +64,9 @@ class ClassificationMetric(CountMetric):
 
     def scores(self, counts: np.ndarray) -> Accuracies:
         """The figures of a data set, from the sum of the counts of its images."""
-        images, found, among = counts.sum(axis=0)
+        images, correct, among = counts.sum(axis=0)
         return Accuracies(
-            float(share(found, images)), float(share(among, images)), share(counts[:, 1], counts[:, 0])
+            float(share(correct, images)), float(share(among, images)), share(counts[:, 1], counts[:, 0])
         )
 
     def shown(self, scores: Accuracies) -> dict[str, str]:

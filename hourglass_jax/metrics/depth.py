@@ -1,4 +1,4 @@
-"""How far estimated depth is from the truth.
+"""Errors of depth maps.
 
 Source: cogaplex-bts/bts, utils/eval_with_pngs.py (figures and crops), which isl-org/DPT, EVALUATION.md, names; the
 alignment of relative inverse depth is MiDaS's (arXiv 1907.01341).
@@ -12,12 +12,12 @@ import numpy as np
 from hourglass_jax.metrics.base import CountMetric
 
 NEAREST = 1e-3
-"""Metres: nothing nearer is measured or believed."""
+"""Metres: smaller depths do not count in the ground truth, and predictions are clipped to it."""
 
 GARG = (0.40810811, 0.99189189, 0.03594771, 0.96405229)
 EIGEN = (0.3324324, 0.91351351, 0.0359477, 0.96405229)
 EIGEN_NYU = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
-"""Where the pixels that count begin and end: rows and columns in units of the truth's sides."""
+"""Begin and end of the evaluated crop: rows and columns relative to the sides of the ground truth."""
 
 Crop = tuple[float, float, float, float]
 
@@ -54,7 +54,7 @@ class DepthMetric(CountMetric):
         cap: depth in metres up to which pixels count, and to which estimates are clipped.
         crop: which pixels count, or None for all; see `GARG`.
         is_relative: whether results are relative inverse depth. Then scale and shift of each image are those that
-            fit its true inverse depth best, in the sense of least squares.
+            fit the inverse depth of its ground truth best, in the sense of least squares.
     """
 
     cap: float = 80.0
@@ -93,29 +93,29 @@ class DepthMetric(CountMetric):
             )
         if not np.isfinite(result).all():
             raise ValueError("result must be finite, got NaN or infinity")
-        counted = self._counted(truth)
+        counted = self._counted_pixels(truth)
         (rows, columns), left = result.shape, (truth.shape[1] - result.shape[1]) // 2
         seen = np.s_[truth.shape[0] - rows :, left : left + columns]
         counted, truth = counted[seen], truth[seen]
         if not counted.any():
             return self.zeros()
-        true, found = truth[counted].astype(np.float64), result[counted].astype(np.float64)
+        true, predicted = truth[counted].astype(np.float64), result[counted].astype(np.float64)
         if self.is_relative:
-            found = _aligned(found, true, self.cap)
-        found = np.clip(found, NEAREST, self.cap)
-        return np.concatenate([[1.0], figures(found, true)])
+            predicted = _align(predicted, true, self.cap)
+        predicted = np.clip(predicted, NEAREST, self.cap)
+        return np.concatenate([[1.0], figures(predicted, true)])
 
     def scores(self, counts: np.ndarray) -> DepthScores:
         """The figures of a data set, from the sum of the counts of its images."""
         images, *sums = counts.tolist()
-        return DepthScores(*(each / images if images else float("nan") for each in sums))
+        return DepthScores(*(total / images if images else float("nan") for total in sums))
 
     def shown(self, scores: DepthScores) -> dict[str, str]:
         """See `Metric.shown`; the order is that of the paper's Table 7."""
         names = ("d1", "d2", "d3", "AbsRel", "SqRel", "RMSE", "RMSElog", "SILog", "log10")
         return {name: f"{value:.3f}" for name, value in zip(names, scores, strict=True)}
 
-    def _counted(self, truth: np.ndarray) -> np.ndarray:
+    def _counted_pixels(self, truth: np.ndarray) -> np.ndarray:
         counted = (truth > NEAREST) & (truth < self.cap)
         if self.crop is not None:
             sides = (truth.shape[0], truth.shape[0], truth.shape[1], truth.shape[1])
@@ -127,11 +127,11 @@ class DepthMetric(CountMetric):
         return counted
 
 
-def figures(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+def figures(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """The figures of `DepthScores` of positive depths in metres, float64 [n] both: float64 [9]."""
-    factor = np.maximum(true / found, found / true)
-    logs = np.log(found) - np.log(true)
-    errors = found - true
+    factor = np.maximum(true / predicted, predicted / true)
+    logs = np.log(predicted) - np.log(true)
+    errors = predicted - true
     return np.array(
         [
             *((factor < 1.25**power).mean() for power in (1, 2, 3)),
@@ -145,8 +145,8 @@ def figures(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     )
 
 
-def _aligned(found: np.ndarray, true: np.ndarray, cap: float) -> np.ndarray:
+def _align(predicted: np.ndarray, true: np.ndarray, cap: float) -> np.ndarray:
     """Relative inverse depth as depth in metres, at most `cap`; by scale and shift of its own image."""
-    terms = np.stack([found, np.ones_like(found)], axis=1)
+    terms = np.stack([predicted, np.ones_like(predicted)], axis=1)
     solution, *_ = np.linalg.lstsq(terms, 1 / true)
     return 1 / np.maximum(terms @ solution, 1 / cap)

@@ -1,4 +1,4 @@
-"""How well instances agree with the truth: average precision of their masks, by pycocotools.
+"""Average precision of instance masks, by pycocotools.
 
 Source: cocodataset/cocoapi, PythonAPI/pycocotools/cocoeval.py.
 """
@@ -94,7 +94,7 @@ class InstanceMetric(ImageMetric):
             )
         if any(not 0 <= label < self.classes for label in truth.labels):
             raise ValueError(f"classes of the truth must lie in 0..{self.classes - 1}, got {max(truth.labels)}")
-        found = [
+        predicted = [
             {"category_id": int(label), "score": float(score), "segmentation": encode_mask(mask)}
             for label, score, mask in zip(result.labels, result.scores, result.masks, strict=True)
             if label < self.classes and mask.any()
@@ -104,7 +104,7 @@ class InstanceMetric(ImageMetric):
             {"category_id": label, **{name: annotation[name] for name in kept if name in annotation}}
             for label, annotation in zip(truth.labels, truth.annotations, strict=True)
         ]
-        return {"size": list(truth.size), "found": found, "true": true}
+        return {"size": list(truth.size), "found": predicted, "true": true}
 
     def scores(self, total: list[dict[str, Any]]) -> AveragePrecision:
         """The figures of a data set, from the records of its images.
@@ -121,10 +121,12 @@ class InstanceMetric(ImageMetric):
             truth.dataset = _document(total, self.classes)  # pyright: ignore[reportAttributeAccessIssue]  untyped
             truth.createIndex()
             detections = [
-                each | {"image_id": image} for image, record in enumerate(total) for each in record["found"]
+                annotation | {"image_id": image}
+                for image, record in enumerate(total)
+                for annotation in record["found"]
             ]
-            found = truth.loadRes(detections) if detections else COCO()  # pyright: ignore[reportArgumentType]  or a list
-            run = COCOeval(truth, found, "segm")
+            predicted = truth.loadRes(detections) if detections else COCO()  # pyright: ignore[reportArgumentType]  or a list
+            run = COCOeval(truth, predicted, "segm")
             run.params.imgIds, run.params.catIds = list(range(len(total))), list(range(self.classes))
             run.evaluate()
             run.accumulate()
@@ -167,8 +169,8 @@ def _document(total: list[dict[str, Any]], classes: int) -> dict[str, Any]:
     images = [
         {"id": image, "height": record["size"][0], "width": record["size"][1]} for image, record in enumerate(total)
     ]
-    true = [each | {"image_id": image} for image, record in enumerate(total) for each in record["true"]]
-    annotations = [{"iscrowd": 0, **each, "id": number} for number, each in enumerate(true, start=1)]
+    true = [annotation | {"image_id": image} for image, record in enumerate(total) for annotation in record["true"]]
+    annotations = [{"iscrowd": 0, **annotation, "id": number} for number, annotation in enumerate(true, start=1)]
     return {
         "images": images,
         "annotations": annotations,

@@ -1,4 +1,4 @@
-"""How well panoptic maps agree with the truth: panoptic quality.
+"""Panoptic quality.
 
 Source: cocodataset/panopticapi, panopticapi/evaluation.py (arXiv 1801.00868).
 """
@@ -90,7 +90,7 @@ def match_segments(
     """
     places, areas = np.unique(np.stack([first.ravel(), second.ravel()]), axis=1, return_counts=True)
     shared = {(a, b): area for a, b, area in zip(*places.tolist(), areas.tolist(), strict=True)}
-    of_first, of_second = (dict(zip(*_counts(each), strict=True)) for each in (first, second))
+    of_first, of_second = (dict(zip(*_counts(segments), strict=True)) for segments in (first, second))
     pairs = []
     for (a, b), area in shared.items():
         if a in first_labels and first_labels[a] == second_labels.get(b):
@@ -109,7 +109,7 @@ def _counts(segments: np.ndarray) -> tuple[list[int], list[int]]:
 class PanopticMetric(CountMetric):
     """Panoptic maps of `classes`, of which `things` can be counted.
 
-    A found segment that lies mostly where the truth says nothing, or in a crowd of its class, is not counted.
+    A predicted segment is not counted if most of it lies on pixels without ground truth or in a crowd of its class.
     """
 
     classes: int
@@ -117,7 +117,7 @@ class PanopticMetric(CountMetric):
     task = "panoptic"
 
     def zeros(self) -> np.ndarray:
-        """See `CountMetric.zeros`: matched, found alone, true alone, and sums of overlaps, float64 [classes, 4]."""
+        """See `CountMetric.zeros`: matches, false positives, false negatives, sums of IoU; float64 [classes, 4]."""
         return np.zeros((self.classes, 4))
 
     def count(self, result: PanopticMap, truth: PanopticMap) -> np.ndarray:
@@ -129,22 +129,22 @@ class PanopticMetric(CountMetric):
         Raises:
             ValueError: another shape or type, a class out of range, or a number without a segment.
         """
-        for name, each in (("result", result), ("truth", truth)):
-            _check(name, each, self.classes)
+        for name, panoptic in (("result", result), ("truth", truth)):
+            _check(name, panoptic, self.classes)
         if result.segments.shape != truth.segments.shape:
             expected, got = list(truth.segments.shape), list(result.segments.shape)
             raise ValueError(f"result must have the truth's shape {expected}, got {got}")
-        found = {each.id: each.label for each in result.table}
-        true = {each.id: each.label for each in truth.table if not each.is_crowd}
-        crowds = {each.id: each.label for each in truth.table if each.is_crowd}
+        predicted = {segment.id: segment.label for segment in result.table}
+        true = {segment.id: segment.label for segment in truth.table if not segment.is_crowd}
+        crowds = {segment.id: segment.label for segment in truth.table if segment.is_crowd}
         counts = self.zeros()
-        matched = match_segments(result.segments, found, truth.segments, true)
+        matched = match_segments(result.segments, predicted, truth.segments, true)
         for number, _, overlap in matched:
-            counts[found[number], [0, 3]] += (1, overlap)
+            counts[predicted[number], [0, 3]] += (1, overlap)
         for number in true.keys() - {pair.second for pair in matched}:
             counts[true[number], 2] += 1
-        for number in found.keys() - {pair.first for pair in matched}:
-            label, own = found[number], truth.segments[result.segments == number]
+        for number in predicted.keys() - {pair.first for pair in matched}:
+            label, own = predicted[number], truth.segments[result.segments == number]
             ignored = [0, *(crowd for crowd, its_label in crowds.items() if its_label == label)]
             if own.size and np.isin(own, ignored).mean() <= 0.5:
                 counts[label, 1] += 1
@@ -181,10 +181,10 @@ def _check(name: str, panoptic: PanopticMap, classes: int) -> None:
     segments, table = panoptic
     if segments.ndim != 2 or not np.issubdtype(segments.dtype, np.integer):
         raise ValueError(f"{name} must be integers [H, W], got {segments.dtype} {list(segments.shape)}")
-    known = {each.id for each in table} | {0}
+    known = {segment.id for segment in table} | {0}
     unknown = sorted(set(np.unique(segments).tolist()) - known)
     if unknown:
         raise ValueError(f"every number of {name} must be a segment of its table, got {unknown[0]}")
-    wrong = [each.label for each in table if not 0 <= each.label < classes]
+    wrong = [segment.label for segment in table if not 0 <= segment.label < classes]
     if wrong:
         raise ValueError(f"classes of {name} must lie in 0..{classes - 1}, got {wrong[0]}")

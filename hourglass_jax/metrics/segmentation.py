@@ -1,4 +1,4 @@
-"""How well label maps agree with the truth.
+"""Accuracy of label maps.
 
 Source: open-mmlab/mmsegmentation, mmseg/core/evaluation/metrics.py (intersect_and_union, total_area_to_metrics).
 """
@@ -19,7 +19,7 @@ class Scores(NamedTuple):
 
     Attributes:
         miou: mean of `iou` over the classes that occur, in the labels or the predictions.
-        mean_accuracy: mean over the classes that occur in the labels of the share of their pixels that are found.
+        mean_accuracy: mean over the classes that occur in the labels of the share of their pixels that are correct.
         pixel_accuracy: share of the labelled pixels that are right.
         iou: float64 [classes], intersection over union.
     """
@@ -38,7 +38,7 @@ class SegmentationMetric(CountMetric):
     task = "segmentation"
 
     def zeros(self) -> np.ndarray:
-        """See `CountMetric.zeros`: pixels by what they are (rows) and what they are taken for (columns)."""
+        """See `CountMetric.zeros`: pixels by the classes of ground truth (rows) and prediction (columns)."""
         return np.zeros((self.classes, self.classes), np.int64)
 
     def count(self, result: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -60,17 +60,17 @@ class SegmentationMetric(CountMetric):
         if result.shape != truth.shape:
             raise ValueError(f"result must have the truth's shape {list(truth.shape)}, got {list(result.shape)}")
         counted = truth != IGNORED
-        true, found = truth[counted].astype(np.int64), result[counted].astype(np.int64)
-        for name, values in (("result", found), ("truth", true)):
+        true, predicted = truth[counted].astype(np.int64), result[counted].astype(np.int64)
+        for name, values in (("result", predicted), ("truth", true)):
             if values.size and not 0 <= values.min() <= values.max() < self.classes:
                 raise ValueError(f"{name} must lie in 0..{self.classes - 1}, got {values.min()} to {values.max()}")
-        places = np.bincount(true * self.classes + found, minlength=self.classes**2)
+        places = np.bincount(true * self.classes + predicted, minlength=self.classes**2)
         return places.reshape(self.classes, self.classes)
 
     def scores(self, counts: np.ndarray) -> Scores:
         """The figures of a data set, from the sum of the counts of its images."""
-        right, true, found = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
-        iou, accuracy = share(right, true + found - right), share(right, true)
+        right, true, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+        iou, accuracy = share(right, true + predicted - right), share(right, true)
         return Scores(_mean(iou), _mean(accuracy), float(share(right.sum(), true.sum())), iou)
 
     def shown(self, scores: Scores) -> dict[str, str]:

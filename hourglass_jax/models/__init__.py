@@ -1,1 +1,1 @@
-"""Systems: a backbone, a head and how their images are prepared; one file each."""
+"""Models: a backbone, a head and the preparation of images; one file per system."""

@@ -1,7 +1,7 @@
 """The contract of a model, and what most models share.
 
-A model is two functions under `jax.jit`: `features` is the encoder, whose cost a plan lowers, and `decode` the
-head. What the outputs mean is said by tasks, on the host (`hourglass_jax.tasks`).
+A model is two functions under `jax.jit`: `features` is the encoder, whose cost a plan reduces, and `decode` the
+head. Tasks turn the outputs into results on the host (`hourglass_jax.tasks`).
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 
 class Config(Protocol):
-    """What every model's configuration, a frozen dataclass, says."""
+    """The protocol of every model's configuration, a frozen dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -34,31 +34,31 @@ class Config(Protocol):
 
 
 class Encoder(Protocol):
-    """The part of the contract that analyses of plans need; models and bare backbones have it.
+    """The part of the contract that the analysis of plans needs; models and backbones implement it.
 
     Attributes:
-        backbone: what takes a plan.
+        backbone: the backbone, which takes a plan.
     """
 
     @property
     def backbone(self) -> Backbone: ...
 
     def features(self, images: jax.Array) -> Any:
-        """Normalised images [B, rows, columns, 3] -> what the encoder says of them, an immutable pytree."""
+        """Normalised images [B, rows, columns, 3] -> the encoder's features, an immutable pytree."""
         ...
 
     def head_input(self, features: Any) -> jax.Array:
-        """The features that the head reads, [B, N, C]: what the fidelity of a plan is measured on."""
+        """The input of the head as tokens [B, N, C], on which the fidelity of a plan is measured."""
         ...
 
 
 class Model(Encoder, Protocol):
-    """A model whose outputs follow from images alone.
+    """A model without prompts.
 
     Attributes:
-        config: how it was built.
-        tasks: what its outputs can be made into, by the names of the tasks; the first one is the default.
-        window: the views that large images are cut into; None for a model that sees whole images.
+        config: the configuration.
+        tasks: name -> task that its outputs can be used for; the first one is the default.
+        window: how large images are cut into windows; None for a model that works on whole images.
     """
 
     @property
@@ -74,9 +74,9 @@ class Model(Encoder, Protocol):
         """The head.
 
         Args:
-            features: what `features` returned.
-            size: (rows, columns) of the images, the size of output maps; None leaves them at the resolution that
-                the tasks read.
+            features: the output of `features`.
+            size: (rows, columns) of the images, to which maps are resized; None leaves maps at the resolution that
+                the tasks expect.
 
         Returns:
             A pytree of arrays [B, ...].
@@ -89,10 +89,10 @@ class Model(Encoder, Protocol):
 
 
 class PromptedModel(Encoder, Protocol):
-    """A model that answers prompts about an image: one encoding, then many prompts.
+    """A model with prompts: one encoding of an image, then many prompts.
 
-    Attributes are those of `Model`. What `features` returns is the encoded image: a pytree of arrays, which leaves
-    one compiled function and enters others.
+    The attributes are those of `Model`. The output of `features` is the encoded image: a pytree of arrays that can
+    be passed from one compiled function to others.
     """
 
     @property
@@ -105,7 +105,7 @@ class PromptedModel(Encoder, Protocol):
         """The head.
 
         Args:
-            features: what `features` returned, of B images.
+            features: the output of `features` for B images.
             prompts: a pytree of arrays [B, ...]: points, boxes, ... in pixels of the images.
             size: see `Model.decode`.
 
@@ -116,7 +116,7 @@ class PromptedModel(Encoder, Protocol):
 
 
 def find_task(model: Model | PromptedModel, name: str | None) -> Task:
-    """A model's task of this name, its first one without a name; ValueError if it has none such."""
+    """Finds a model's task by name, by default the first one; ValueError if there is no such task."""
     tasks = model.tasks
     if name is None:
         return next(iter(tasks.values()))
@@ -126,11 +126,11 @@ def find_task(model: Model | PromptedModel, name: str | None) -> Task:
 
 
 class VisionModel(nnx.Module):
-    """What models share: the encoder is the backbone, and images are seen whole.
+    """Base class of models whose encoder is the backbone and that work on whole images.
 
     Args:
-        config: of the model.
-        backbone: the encoder.
+        config: the configuration.
+        backbone: the backbone.
     """
 
     config_class: ClassVar[type[Any]]
@@ -151,7 +151,7 @@ class VisionModel(nnx.Module):
         return self.backbone(images)
 
     def head_input(self, features: Any) -> jax.Array:
-        """The backbone's last map of features, restored to the full grid, [B, H*W, C]."""
+        """The backbone's last feature map, restored to the full grid, [B, H*W, C]."""
         return self.backbone.head_input(features)
 
     def decode(self, features: Any, size: Size | None) -> Any:

@@ -1,4 +1,4 @@
-"""DPT and Depth Anything V1 and V2: features of several blocks, reassembled to maps and fused from coarse to fine.
+"""DPT and Depth Anything V1 and V2: features of several blocks, reassembled to maps, fused from coarse to fine.
 
 Source: isl-org/DPT, dpt/{models,blocks,vit}.py (arXiv 2103.13413); DepthAnything/Depth-Anything-V2,
 depth_anything_v2/dpt.py and metric_depth/depth_anything_v2/dpt.py (arXiv 2406.09414).
@@ -24,7 +24,7 @@ from hourglass_jax.tasks.depth import Depth
 from hourglass_jax.tasks.segmentation import Segmentation
 
 FACTORS = (4, 2, 1, 0.5)
-"""Sides of the four maps, in units of the token grid's."""
+"""Sides of the four maps as multiples of the token grid's."""
 HEAD_WIDTH = 32
 """Channels of the depth head's last map."""
 SMALLEST = 1e-8
@@ -33,17 +33,17 @@ SMALLEST = 1e-8
 
 @dataclass(frozen=True)
 class DPTConfig:
-    """A ViT, what is made of its features, and the preparation of images.
+    """A ViT, the fusion of its features, and the preparation of images.
 
     Attributes:
-        backbone: the ViT; DPT's resize their position embedding bilinearly.
-        hooks: 0-based blocks whose features make up the four maps. A hybrid has two: its two finer maps are those
-            of the first two stages of its stem.
+        backbone: the ViT; DPT resizes its position embedding bilinearly.
+        hooks: 0-based blocks whose features become the four maps. A hybrid has two hooks: its two finer maps are
+            those of the first two stages of its stem.
         widths: channels of the four maps, from fine to coarse.
-        fusion_width: channels of all maps while they are fused.
-        readout: what becomes of the class token: "project" joins it to every token (DPT), "ignore" does not.
-        norm_features: whether features pass the backbone's final norm (Depth Anything).
-        preprocessing: of images.
+        fusion_width: channels of all maps during the fusion.
+        readout: use of the class token: "project" joins it to every token (DPT), "ignore" drops it.
+        norm_features: whether the backbone's final norm is applied to the features (Depth Anything).
+        preprocessing: how images are prepared.
     """
 
     backbone: ViTConfig = field(
@@ -82,12 +82,12 @@ class DPTConfig:
 
 @dataclass(frozen=True)
 class DPTDepthConfig(DPTConfig):
-    """A DPT that estimates depth: relative inverse depth unless `inversion` or `max_depth` makes metres of it.
+    """A DPT for depth: relative inverse depth, unless `inversion` or `max_depth` converts it to metres.
 
     Attributes:
         inversion: (scale, shift): the depth is 1 / (scale * output + shift) metres (DPT for KITTI and NYUv2).
         max_depth: the depth is sigmoid(output) times so many metres (Depth Anything V2, metric).
-        resampling: how a depth map gets its photograph's size.
+        resampling: how a depth map is resized to its photograph.
     """
 
     inversion: tuple[float, float] | None = None
@@ -106,18 +106,18 @@ class DPTDepthConfig(DPTConfig):
 
     @property
     def farthest(self) -> float | None:
-        """The largest depth in metres that the model can tell; None if its depth is relative."""
+        """Largest depth in metres that the model can predict; None if its depth is relative."""
         return 1 / self.inversion[1] if self.inversion else self.max_depth
 
 
 @dataclass(frozen=True)
 class DPTSegmentationConfig(DPTConfig):
-    """A DPT that labels pixels.
+    """A DPT for semantic segmentation.
 
     Attributes:
-        classes: number of them.
-        dataset: whose classes they are (`inference.labels.DATASETS`), or None.
-        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
+        classes: number of classes.
+        dataset: data set of the classes (`imaging.labels.DATASETS`), or None.
+        labels: names and colours of the classes if they differ from those of the data set, or None.
     """
 
     classes: int = 150
@@ -156,29 +156,29 @@ class Reassemble(nnx.Module):
         """Features on a grid of H x W tokens -> [B, factor * H, factor * W, outputs]."""
         tokens = features.tokens
         if self.readout is not None:
-            tokens = gelu(_joined(self.readout, tokens, features.special[:, :1]))
+            tokens = gelu(_join_readout(self.readout, tokens, features.special[:, :1]))
         x = self.projection(tokens).reshape(len(tokens), *grid, -1)
         if self.factor > 1:
-            return self._upsampled(x)
+            return self._upsample(x)
         return self.downsampling(x) if self.factor < 1 else x
 
-    def _upsampled(self, x: jax.Array) -> jax.Array:
-        """A transposed convolution whose stride is its kernel's side: every position becomes a tile of its own."""
+    def _upsample(self, x: jax.Array) -> jax.Array:
+        """A transposed convolution whose stride is the side of its kernel: every position becomes one tile."""
         side = int(self.factor)
         batch, rows, columns, width = x.shape
         tiles = self.upsampling(x).reshape(batch, rows, columns, side, side, width).swapaxes(2, 3)
         return tiles.reshape(batch, side * rows, side * columns, width) + self.upsampling_bias[...].astype(x.dtype)
 
 
-def _joined(readout: nnx.Linear, tokens: jax.Array, class_token: jax.Array) -> jax.Array:
-    """The readout of every token side by side with the class token, whose share is the same for all."""
+def _join_readout(readout: nnx.Linear, tokens: jax.Array, class_token: jax.Array) -> jax.Array:
+    """The readout of every token joined to the class token, whose product is computed once for all tokens."""
     kernel, bias = kernel_and_bias(readout, tokens.dtype)
     of_tokens, of_class = jnp.split(kernel, 2)
     return tokens @ of_tokens + (class_token @ of_class + bias)
 
 
 class ResidualUnit(nnx.Module):
-    """Two convolutions, each of what is positive of its input, around which the input is led."""
+    """Two convolutions, each after a ReLU, with a residual connection."""
 
     def __init__(self, width: int, *, batch_norm: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         kinds = {"dtype": dtype, "rngs": rngs}
@@ -202,7 +202,7 @@ def _batch_norm(width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNor
 
 
 class Fusion(nnx.Module):
-    """Adds a map to the fused ones, and upsamples the sum."""
+    """Adds a map to the fused map, and upsamples the sum."""
 
     def __init__(self, width: int, *, is_first: bool, batch_norm: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         kinds = {"dtype": dtype, "rngs": rngs}
@@ -222,7 +222,7 @@ class Fusion(nnx.Module):
 
 
 class DPT(VisionModel):
-    """Image to the fused map; what is made of that is a subclass's `head`."""
+    """Image to the fused map; subclasses add the `head`."""
 
     config: DPTConfig
     backbone: ViT
@@ -234,24 +234,26 @@ class DPT(VisionModel):
         self.reassemble = nnx.List(
             [Reassemble(config, i, **kinds) for i in range(count - len(config.hooks), count)]
         )
-        self.convolutions = nnx.List([_convolution(each, width, bias=False, **kinds) for each in config.widths])
+        self.convolutions = nnx.List(
+            [_convolution(channels, width, bias=False, **kinds) for channels in config.widths]
+        )
         self.fusions = nnx.List(
             [Fusion(width, is_first=i == count - 1, batch_norm=batch_norm, **kinds) for i in range(count)]
         )
 
     def features(self, images: jax.Array) -> ViTFeatures:
-        """The backbone's features, with those that are fused."""
+        """The backbone's features, including those of the hooks."""
         return self.backbone(images, intermediates=self.config.hooks)
 
     def fused(self, features: ViTFeatures) -> jax.Array:
         """Features on a grid of H x W tokens -> the fused map, [B, 8 H, 8 W, fusion width]."""
         hooked = features.intermediates
         if self.config.norm_features:
-            hooked = tuple(BlockFeatures(*map(self.backbone.norm, each)) for each in hooked)
+            hooked = tuple(BlockFeatures(*map(self.backbone.norm, block)) for block in hooked)
         maps = list(features.stem[: len(FACTORS) - len(hooked)])
-        maps += [module(each, features.token_grid) for module, each in zip(self.reassemble, hooked, strict=True)]
+        maps += [module(block, features.token_grid) for module, block in zip(self.reassemble, hooked, strict=True)]
         finest = maps[0].shape[1:3]
-        sizes = [(2 * finest[0], 2 * finest[1]), *((each.shape[1], each.shape[2]) for each in maps)]
+        sizes = [(2 * finest[0], 2 * finest[1]), *((finer.shape[1], finer.shape[2]) for finer in maps)]
         last = len(maps) - 1
         fused = self.fusions[last](self.convolutions[last](maps[last]), None, sizes[last])
         for index in reversed(range(last)):

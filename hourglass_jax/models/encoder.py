@@ -1,4 +1,4 @@
-"""A backbone on its own: image to a map of features, for whatever comes after it."""
+"""A backbone without a head: image to a feature map, for downstream use."""
 
 from dataclasses import dataclass, field
 
@@ -44,6 +44,6 @@ class Encoder(VisionModel):
         return {"features": Features()}
 
     def decode(self, features: ViTFeatures | SwinFeatures, size: Size | None) -> jax.Array:
-        """The last map of features after its norm, [B, H, W, C], float32; `size` plays no part."""
+        """The last feature map after its norm, [B, H, W, C], float32; `size` is ignored."""
         *_, last = features.maps().values()
         return last.astype(jnp.float32)

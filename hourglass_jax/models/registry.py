@@ -159,7 +159,7 @@ def _config(cls: type, values: Mapping[str, Any]) -> Any:
     nested = {}
     for name, value in values.items():
         alternatives = typing.get_args(types[name]) or (types[name],)
-        configs = [each for each in alternatives if isinstance(each, type) and dataclasses.is_dataclass(each)]
+        configs = [kind for kind in alternatives if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
         nested[name] = value if not configs or value is None else _config(_kind(name, configs, value), value)
     return cls(**nested)
 
@@ -167,9 +167,9 @@ def _config(cls: type, values: Mapping[str, Any]) -> Any:
 def _kind(name: str, configs: list[type], values: Mapping[str, Any]) -> type:
     """Which of these dataclasses a saved config is; in the first version of the format its fields tell."""
     if KIND not in values:
-        fitting = (each for each in configs if values.keys() <= {field.name for field in dataclasses.fields(each)})
+        fitting = (kind for kind in configs if values.keys() <= {field.name for field in dataclasses.fields(kind)})
         return next(fitting, configs[0])
-    kinds = {each.__name__: each for each in configs}
+    kinds = {kind.__name__: kind for kind in configs}
     if values[KIND] not in kinds:
         raise ValueError(f"{name} must be a config of {' or '.join(kinds)}, got {values[KIND]!r}")
     return kinds[values[KIND]]

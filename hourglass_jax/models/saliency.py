@@ -41,9 +41,9 @@ class SaliencyConfig:
 class UpsamplingStage(nnx.Module):
     """Transposed convolution (4 x 4, stride 2, padding 1) to twice the sides, batch norm, ReLU.
 
-    An output pixel sees only 2 x 2 input pixels, and which of the 16 weights it meets depends on whether its row
-    and column are odd. So it is one 2 x 2 convolution to the four parities at once: half the time of a convolution
-    over an input dilated with zeros.
+    An output pixel depends on 2 x 2 input pixels, and the parity of its row and column selects 4 of the 16 weights.
+    So this is a 2 x 2 convolution to all four parities at once, which takes half the time of a convolution over an
+    input dilated with zeros.
     """
 
     TAPS = np.array([[3, 1], [2, 0]])

@@ -32,13 +32,13 @@ class SegmenterConfig:
 
     Attributes:
         backbone: the ViT; upstream resizes its position embedding bilinearly and has norms of epsilon 1e-5.
-        classes: number of them.
+        classes: number of classes.
         decoder: "linear" or "mask_transformer".
-        decoder_depth: blocks of the mask transformer.
-        window: the windows that images are cut into; None to take them whole.
-        dataset: whose classes they are (`inference.labels.DATASETS`), or None.
-        preprocessing: of images.
-        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
+        decoder_depth: number of blocks of the mask transformer.
+        window: how images are cut into windows; None for whole images.
+        dataset: data set of the classes (`imaging.labels.DATASETS`), or None.
+        preprocessing: how images are prepared.
+        labels: names and colours of the classes if they differ from those of the data set, or None.
     """
 
     backbone: ViTConfig = field(
@@ -132,7 +132,7 @@ class Segmenter(VisionModel):
 
     @property
     def window(self) -> SlidingWindow | None:
-        """The views that images are cut into."""
+        """How images are cut into windows."""
         return self.config.window
 
     @property
@@ -151,7 +151,7 @@ class Segmenter(VisionModel):
     def decode(self, features: ViTFeatures, size: Size | None) -> jax.Array:
         """The head: features -> class logits, float32.
 
-        Where a plan leaves the clusters to the head, the decoder runs on them and its logits are restored.
+        Under a plan with reconstruct="logits", the decoder runs on the clusters and its logits are restored.
 
         Args:
             features: of the padded images.

@@ -1,7 +1,6 @@
 """SWAG: a ViT whose class token is classified.
 
-The class token is read after the last block, so nothing of the image's tokens is needed there: under an hourglass,
-they stay clusters to the end.
+Only the class token is read after the last block: under an hourglass, the clusters are never restored.
 
 Source: facebookresearch/SWAG, models/vision_transformer.py and imagenet_1k_eval.py (arXiv 2201.08371); for the
 hourglass, Expedit-SWAG, models/hourglass_vit.py.
@@ -28,10 +27,10 @@ class SwagConfig:
 
     Attributes:
         backbone: the ViT; the official loader resizes its position embedding with aligned corners.
-        classes: number of them.
-        dataset: whose classes they are (`inference.labels.DATASETS`), or None.
-        preprocessing: of images.
-        labels: names and colours of the classes where they are nobody's or others than the data set's, or None.
+        classes: number of classes.
+        dataset: data set of the classes (`imaging.labels.DATASETS`), or None.
+        preprocessing: how images are prepared.
+        labels: names and colours of the classes if they differ from those of the data set, or None.
     """
 
     backbone: ViTConfig = field(
@@ -74,6 +73,6 @@ class Swag(VisionModel):
         return features.special[:, :1]
 
     def decode(self, features: ViTFeatures, size: Size | None) -> jax.Array:
-        """The head: features -> class logits [B, classes], float32; `size` plays no part."""
+        """The head: features -> class logits [B, classes], float32; `size` is ignored."""
         with jax.named_scope("head"):
             return self.head(self.head_input(features)[:, 0]).astype(jnp.float32)

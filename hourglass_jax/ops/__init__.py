@@ -1,1 +1,1 @@
-"""Pure functions on arrays: clustering, reconstruction, pooling, resizing, attention. No Flax here."""
+"""Pure functions on arrays: clustering, reconstruction, pooling, resizing, attention; without Flax."""

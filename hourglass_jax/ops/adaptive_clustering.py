@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from hourglass_jax.ops.attention import attention
 
 HASHES = 32
-"""At most: two bits of a 64-bit code for each."""
+"""Maximum number of hashes: each takes two bits of a 64-bit code."""
 
 
 def clustered_attention(
@@ -25,17 +25,17 @@ def clustered_attention(
 
     Args:
         query, key, value: [B, heads, D, N].
-        prototypes: groups that a head can have. Where there are more codes than that, codes next to each other in
-            their order share a group.
-        hashes: rounds of hashing.
+        prototypes: maximum number of groups per head. If there are more codes, neighbouring codes in sorted order
+            share a group.
+        hashes: number of hashes.
         bucket: width of a hash's buckets.
-        seed: of the random directions.
+        seed: seed of the random directions.
 
     Returns:
         [B, N, heads, D] in the dtype of `query`.
 
     Source: gaopengcuhk/SMCA-DETR, Adaptive_Cluster_Transformer/ACT/ada_clustering_attention.py. There the number of
-        groups follows the codes, and the directions are drawn anew in every call.
+        groups is that of the codes, and every call draws new directions.
     """
     groups = group_queries(query, prototypes, hashes=hashes, bucket=bucket, seed=seed)
     means = _group_means(query.astype(jnp.float32), groups, min(prototypes, query.shape[-1]))
@@ -79,7 +79,7 @@ def _codes(
         projected = jnp.einsum("kd,bhdn->bhkn", directions, query.astype(jnp.float32), precision="highest")
     values = jnp.floor((projected + bias) / bucket).astype(jnp.int32)
     values -= values.min(axis=-1, keepdims=True)
-    # Sixteen bits at a time: eight hashes of two bits, and what they carry into the next sixteen.
+    # Sixteen bits at a time: eight hashes of two bits, and the carry into the next sixteen bits.
     values = jnp.pad(values, ((0, 0), (0, 0), (0, HASHES - hashes), (0, 0)))
     values = values.reshape(*values.shape[:2], 4, 8, values.shape[-1])
     sums = jnp.sum(values << (2 * np.arange(8, dtype=np.int32))[:, None], axis=3).astype(jnp.uint32)

@@ -1,9 +1,9 @@
 """The token clustering layer: local soft k-means on a grid of tokens (arXiv 2210.01035, equations 2 and 3).
 
-A token competes only for the window x window clusters around its home cell, so most of the h*w distances are never
-needed. The cluster grid is cut into square tiles; every tile meets the rectangle of tokens that can reach it
-(`ops.tiling`), and one iteration is two batched matrix products over the tiles with a softmax over the window^2
-candidates between them. The tokens are arranged once, before the iterations.
+A token can join only the window x window clusters around its home cell, so most of the h*w distances are not
+needed. The cluster grid is divided into square tiles, each with the rectangle of tokens that can reach it
+(`ops.tiling`). An iteration is two batched matrix products over the tiles, with a softmax over the window^2
+candidates in between. The tokens are rearranged once, before the iterations.
 """
 
 from typing import Literal
@@ -42,11 +42,11 @@ def cluster_tokens(
         token_grid: (H, W).
         cluster_grid: (h, w); a side may exceed that of the token grid.
         window: side of the square of clusters around its home cell that a token may join (lambda = window^2); odd.
-        iterations: kappa; 0 leaves the average pooling.
+        iterations: kappa, number of k-means iterations; 0 returns the average pooling.
         temperature: tau, in units of squared feature distance (the official code multiplies by 1/tau); "auto" is
-            `auto_temperature`; an array [B] gives every image its own.
-        representative: "mean" is the paper's. "medoid" replaces every centre by the real token nearest to it among
-            the tokens whose candidate it is.
+            `auto_temperature`; an array [B] has one temperature per image.
+        representative: "mean" is the paper's. "medoid" replaces every centre by the nearest token among those that
+            can join it.
 
     Returns:
         [B, h*w, C] in the dtype of `tokens`. Distances and softmax are computed in float32 or wider.
@@ -55,6 +55,16 @@ def cluster_tokens(
         ValueError: an option is out of range, or the shapes and grids do not fit each other.
 
     Source: Expedit-Segmenter, mmseg/ops/cluster.py (`TokenClusteringBlock`).
+
+    Pooling mixes the two values of these 4 x 4 tokens, clustering does not:
+
+    >>> tokens = jnp.array([[0.0, 0, 0, 9]] * 4).reshape(1, 16, 1)
+    >>> pooled = cluster_tokens(tokens, token_grid=(4, 4), cluster_grid=(2, 2), iterations=0)
+    >>> pooled.ravel().tolist()
+    [0.0, 4.5, 0.0, 4.5]
+    >>> clusters = cluster_tokens(tokens, token_grid=(4, 4), cluster_grid=(2, 2), temperature=1.0)
+    >>> clusters.ravel().round(3).tolist()
+    [0.0, 9.0, 0.0, 9.0]
     """
     token_grid, cluster_grid = check_grid("token_grid", token_grid), check_grid("cluster_grid", cluster_grid)
     check_tokens("tokens", tokens, token_grid)
@@ -67,7 +77,7 @@ def cluster_tokens(
 
     z = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
     tau = resolve_temperature(temperature, z, token_grid)
-    # Distances do not see a common offset; without it they lose fewer digits.
+    # A common offset does not change distances; without it they lose fewer digits.
     offset = z.mean(axis=1, keepdims=True)
     z = z - offset
 
@@ -76,13 +86,13 @@ def cluster_tokens(
     centers = tiling.split_clusters(pool_tokens(z, token_grid=token_grid, cluster_grid=cluster_grid))
 
     def iterate(_: jax.Array | int, centers: jax.Array) -> jax.Array:
-        # ||z||^2 is the same for all candidates of a token: the softmax does not need it.
+        # ||z||^2 is the same for all candidates of a token, and cancels in the softmax.
         affinity = 2 * _products(z_tiles, centers) - jnp.sum(centers**2, axis=-1)[:, :, None]
         weights = tiling.softmax(affinity, tau)
         mass = weights.sum(axis=2)[..., None]
         floored = jnp.maximum(mass, 1e-16)
         total = jnp.einsum("btpi,btpc->btic", weights, z_tiles, precision="highest")
-        # A cluster without mass is zero before the offset was taken out, as in equation 3.
+        # By equation 3 a cluster without mass is zero, before the offset is subtracted.
         return total / floored + (mass / floored - 1) * offset[:, None]
 
     centers = jax.lax.fori_loop(0, iterations, iterate, centers)
@@ -96,8 +106,8 @@ def cluster_tokens(
 def auto_temperature(tokens: Float[Array, "batch tokens channels"], token_grid: Grid) -> Float[Array, " batch"]:
     """0.05 times the mean squared distance between horizontally and vertically adjacent tokens, per image.
 
-    The unit of the temperature is a squared feature distance, which differs between backbones, blocks and images;
-    this one follows it.
+    The temperature is a squared feature distance, whose scale differs between backbones, blocks and images: this
+    value adapts to it.
 
     Args:
         tokens: [B, H*W, C].
@@ -105,6 +115,10 @@ def auto_temperature(tokens: Float[Array, "batch tokens channels"], token_grid: 
 
     Returns:
         [B], float32 or wider, positive (a constant image gets the resolution of its features' precision).
+
+    >>> tokens = jnp.array([0.0, 1, 2, 3]).reshape(1, 4, 1)
+    >>> print(auto_temperature(tokens, (1, 4)))
+    [0.05]
     """
     height, width = check_grid("token_grid", token_grid)
     check_tokens("tokens", tokens, (height, width))
@@ -152,7 +166,7 @@ def _medoids(
     distances: Float[Array, "batch tiles span2 side2"],
     clusters: Float[Array, "batch tiles side2 channels"],
 ) -> Float[Array, "batch tiles side2 channels"]:
-    """Replaces every cluster by the token nearest to its centre whose candidate it is, if there is one."""
+    """Replaces every cluster by the token nearest to its centre among those that can join it, if any."""
     nearest = jnp.argmin(jnp.where(tiling.is_candidate, distances, jnp.inf), axis=2)
     index = jnp.take_along_axis(jnp.asarray(tiling.positions)[None], nearest, axis=2)
     medoids = jnp.take_along_axis(tokens, index.reshape(len(tokens), -1, 1), axis=1).reshape(clusters.shape)

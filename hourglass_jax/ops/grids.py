@@ -1,5 +1,6 @@
-"""Static geometry of token grids and cluster grids: plain NumPy, evaluated while tracing."""
+"""Static geometry of token grids and cluster grids: NumPy, evaluated during tracing."""
 
+import math
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ def check_tokens(name: str, tokens: jax.Array, grid: Grid | None = None) -> None
 
 
 def home_cells(tokens: int, cells: int) -> Int64[np.ndarray, " {tokens}"]:
-    """The cell that each of `tokens` positions along one axis belongs to: PyTorch's nearest interpolation.
+    """The home cell of each of `tokens` positions along one axis: PyTorch's nearest interpolation.
 
     floor(position * float32(cells / tokens)) in float32, as `torch.nn.functional.interpolate` computes it;
     for a few sizes (44 tokens, 26 cells) this is not the integer quotient.
@@ -60,21 +61,21 @@ def pooling_taps(
 
 
 def grid_positions(grid: Grid, cells: Grid) -> Float32[np.ndarray, "cells 2"]:
-    """Where the cells of a coarser grid lie on a grid that covers the same area.
+    """The positions of the cells of a coarser grid on a grid that covers the same area.
 
     Args:
         grid: (H, W).
         cells: (h, w).
 
     Returns:
-        float32 [h*w, 2]: row and column of every cell's centre, row by row; whole numbers if both are the same.
+        float32 [h*w, 2]: row and column of every cell's centre, row by row; integers if both grids are equal.
     """
     rows, columns = ((np.arange(few) + 0.5) * (side / few) - 0.5 for side, few in zip(grid, cells, strict=True))
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
 def pooled_positions(grid: Grid, cells: Grid) -> Float32[np.ndarray, "cells 2"]:
-    """The mean row and column of the positions that adaptive average pooling gives to every cell.
+    """The mean row and column of the positions that adaptive average pooling assigns to every cell.
 
     Args:
         grid: (H, W).
@@ -87,7 +88,20 @@ def pooled_positions(grid: Grid, cells: Grid) -> Float32[np.ndarray, "cells 2"]:
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
-def shrunk(grid: Grid, share: float) -> Grid:
-    """The grid with nearly this share of the positions and nearly the same aspect ratio; at least 1 x 1."""
+def shrink_grid(grid: Grid, share: float) -> Grid:
+    """The grid with approximately this share of the positions and the same aspect ratio; at least 1 x 1.
+
+    >>> shrink_grid((37, 37), 0.5)
+    (26, 26)
+    """
     rows, columns = (max(1, round(side * share**0.5)) for side in grid)
     return rows, columns
+
+
+def fit_clusters(clusters: Grid, grid: Grid, other: Grid) -> Grid:
+    """The cluster grid for the token grid `other` with the share of tokens that `clusters` has on `grid`.
+
+    >>> fit_clusters((10, 10), (20, 20), (40, 30))
+    (20, 15)
+    """
+    return shrink_grid(other, min(1.0, math.prod(clusters) / math.prod(grid)))

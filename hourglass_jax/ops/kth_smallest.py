@@ -1,4 +1,4 @@
-"""The k-th smallest of many values, without sorting them."""
+"""The k-th smallest of many values, without sorting."""
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +13,21 @@ def kth_smallest(
 ) -> Float[Array, "batch 1 each"]:
     """The k-th smallest value along the middle axis, or `high` where fewer than k values are within it.
 
-    Non-negative floats are ordered as their bit patterns are, so that halving the bracket of patterns ends at the
-    exact value. `jax.lax.top_k` takes 30 times as long on CPU (benchmarks/operators.py).
+    Non-negative floats have the same order as their bit patterns, so that bisection of the patterns finds the exact
+    value. `jax.lax.top_k` takes 30 times as long on CPU (benchmarks/operators.py).
 
     Args:
         values: [B, M, N], not negative.
         k: from 1 to M.
         low: [B, 1, N], at most the k-th smallest.
-        high: [B, 1, N], the largest value that is asked for.
+        high: [B, 1, N], the limit of the search.
 
     Returns:
-        [B, 1, N]; no gradient goes through it.
+        [B, 1, N], without a gradient.
     """
     values, low, high = jax.lax.stop_gradient((values, low, high))
     integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
-    bits, low, high = (jax.lax.bitcast_convert_type(each, integer) for each in (values, low, high))
+    bits, low, high = (jax.lax.bitcast_convert_type(floats, integer) for floats in (values, low, high))
 
     def halve(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket

@@ -36,7 +36,7 @@ def masked_attention(
         mixed = jnp.einsum("bnm,bmd->bnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
 
-    by_head = tuple(each.transpose(2, 0, 1, 3) for each in (query, key, value))
+    by_head = tuple(heads.transpose(2, 0, 1, 3) for heads in (query, key, value))
     return jax.lax.map(one_head, by_head).transpose(1, 2, 0, 3)
 
 

@@ -1,4 +1,4 @@
-"""Bipartite soft matching: similar tokens become one (Token Merging, arXiv 2210.09461)."""
+"""Bipartite soft matching: merging similar tokens (Token Merging, arXiv 2210.09461)."""
 
 from typing import Literal, NamedTuple
 
@@ -10,19 +10,19 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from hourglass_jax.ops.grids import Grid
 
 MEDOID_MARGIN = 1e-4
-"""A token is the medoid in its partner's place only if it is nearer to the mean by more than this, relatively: two
-tokens of one size are equally near to theirs, up to rounding."""
+"""A token replaces its partner as the medoid only if it is nearer to the mean by this relative margin: two tokens
+of equal sizes have the same distance to their mean, up to rounding."""
 
 
 class Matching(NamedTuple):
-    """Which of M tokens join which; M - r are left: those of the first half that stay, then the second half.
+    """The pairs of M tokens to merge into M - r: unmerged tokens of the first half, then the second half.
 
     Attributes:
-        stay: [B, Ma - r], the tokens of the first half that join none.
-        join: [B, r], those that join a partner.
-        others: [Mb], the second half.
-        partner: [B, r], whom `join` joins, as a place in `others`.
-        place: [B, M], where every token is afterwards, 0 .. M - r - 1.
+        stay: [B, Ma - r], indices of the tokens of the first half that do not merge.
+        join: [B, r], indices of the tokens of the first half that merge into a partner.
+        others: [Mb], indices of the second half.
+        partner: [B, r], the partners of `join`, as indices into `others`.
+        place: [B, M], the index of every token after merging, 0 .. M - r - 1.
     """
 
     stay: Int[Array, "batch staying"]
@@ -33,11 +33,11 @@ class Matching(NamedTuple):
 
 
 def alternate(count: int, *, offset: int = 0) -> Bool[np.ndarray, " {count}"]:
-    """The halves of `count` tokens of a sequence: every second token is of the second half.
+    """Splits `count` tokens of a sequence into halves: every second token is in the second half.
 
     Args:
         count: M.
-        offset: how many tokens of the sequence come before them and take no part.
+        offset: number of tokens before them in the sequence, which do not merge.
 
     Returns:
         bool [M], true in the second half.
@@ -48,9 +48,9 @@ def alternate(count: int, *, offset: int = 0) -> Bool[np.ndarray, " {count}"]:
 
 
 def checkerboard(grid: Grid) -> Bool[np.ndarray, " tokens"]:
-    """The halves of a grid (H, W) of tokens, row by row: neighbours in a row or column are of different halves.
+    """Splits a grid (H, W) of tokens into halves: neighbours in a row or column are in different halves.
 
-    Where the columns are an odd number, this is `alternate`; where they are even, that would be stripes.
+    For an odd number of columns this is `alternate`, which would make stripes for an even number.
 
     Returns:
         bool [H*W], true in the second half.
@@ -61,22 +61,22 @@ def checkerboard(grid: Grid) -> Bool[np.ndarray, " tokens"]:
 
 def match_tokens(
     metric: Float[Array, "batch tokens width"],
-    merged: int,
+    count: int,
     *,
     second: Bool[np.ndarray, " tokens"],
     in_order: bool = True,
 ) -> Matching:
-    """Of two halves of the tokens, the most similar pairs between them are to merge.
+    """Chooses the most similar pairs between two halves of the tokens.
 
-    Every token of the first half has one candidate: the token of the second half whose metric has the largest
-    cosine to its own. The pairs with the largest cosines merge, several into one partner where it so happens.
+    Every token of the first half has one candidate: the token of the second half with the largest cosine of their
+    metrics. The pairs with the largest cosines merge; several tokens may merge into the same partner.
 
     Args:
-        metric: [B, M, D], what is compared; cosines are computed in float32 or wider.
-        merged: r, the number of tokens that join another: from one to as many as the first half has.
-        second: bool [M], which tokens are of the second half (`alternate`, `checkerboard`).
-        in_order: whether tokens of the first half that stay keep their order; otherwise the least similar to their
-            candidates come last.
+        metric: [B, M, D], the features to compare; cosines are computed in float32 or wider.
+        count: r, the number of tokens to merge, from one to the size of the first half.
+        second: bool [M], the tokens of the second half (`alternate`, `checkerboard`).
+        in_order: whether unmerged tokens of the first half keep their order; otherwise they are sorted by
+            decreasing similarity to their candidates.
 
     Returns:
         A `Matching`.
@@ -91,13 +91,13 @@ def match_tokens(
 
     order = jnp.argsort(-best, axis=-1)
     rank = jnp.argsort(order, axis=-1)
-    join, stay = order[:, :merged], order[:, merged:]
-    staying = len(first) - merged
-    position = rank - merged
+    join, stay = order[:, :count], order[:, count:]
+    staying = len(first) - count
+    position = rank - count
     if in_order:
         stay = jnp.sort(stay, axis=-1)
-        position = jnp.cumsum(rank >= merged, axis=-1) - 1
-    place_first = jnp.where(rank < merged, staying + candidate, position)
+        position = jnp.cumsum(rank >= count, axis=-1) - 1
+    place_first = jnp.where(rank < count, staying + candidate, position)
     place_second = jnp.broadcast_to(staying + np.arange(len(second)), (len(metric), len(second)))
     in_sequence = np.argsort(np.concatenate([first, second]))
     return Matching(
@@ -116,17 +116,16 @@ def merge_tokens(
     *,
     value: Literal["mean", "medoid"] = "mean",
 ) -> tuple[Float[Array, "batch left channels"], Float[Array, "batch left"]]:
-    """Tokens and their sizes after a matching.
+    """Merges tokens by a matching.
 
     Args:
         tokens: [B, M, C].
-        sizes: [B, M], how many tokens each one stands for.
-        matching: which join which.
-        value: what a group becomes: "mean", weighted with the sizes, or "medoid", the member that is nearest to
-            that mean.
+        sizes: [B, M], number of members of each token.
+        matching: the pairs to merge.
+        value: value of a group: "mean", weighted by the sizes, or "medoid", the member nearest to that mean.
 
     Returns:
-        [B, M - r, C] in the dtype of `tokens`, and [B, M - r].
+        Tokens [B, M - r, C] in the dtype of `tokens`, and their sizes [B, M - r].
 
     Source: facebookresearch/ToMe, tome/merge.py (`merge_wavg`); the medoid is this library's.
     """
@@ -154,7 +153,7 @@ def merge_tokens(
 def take(
     values: Shaped[Array, "batch rows *channels"], index: Int[Array, "batch taken"]
 ) -> Shaped[Array, "batch taken *channels"]:
-    """Rows of [B, M] or [B, M, C] at the places [B, K] of every image."""
+    """Gathers rows of [B, M] or [B, M, C] at the indices [B, K] of every image."""
     return jnp.take_along_axis(values, index.reshape(*index.shape, *(1,) * (values.ndim - 2)), axis=1)
 
 
@@ -163,5 +162,5 @@ def _add(
     index: Int[Array, "batch added"],
     more: Float[Array, "batch added *channels"],
 ) -> Float[Array, "batch rows *channels"]:
-    """Adds to the rows at the places [B, K] of every image."""
+    """Adds to the rows at the indices [B, K] of every image."""
     return jax.vmap(lambda values, index, more: values.at[index].add(more))(values, index, more)

@@ -1,4 +1,4 @@
-"""The parameter-free baselines that the paper compares with (Tables 4 and 5)."""
+"""The paper's baselines without parameters (Tables 4 and 5)."""
 
 import functools
 
@@ -37,7 +37,7 @@ def pool_tokens(
 def _pool_axis(
     image: Float[Array, "batch rows columns channels"], axis: int, cells: int
 ) -> Float[Array, "batch pooled_rows pooled_columns channels"]:
-    """A sum over the few positions of a cell: a matrix product takes five times as long, mostly to transpose."""
+    """Sums over the few positions of a cell; a matrix product takes five times as long, mostly for transposes."""
     following = (1,) * (image.ndim - axis - 1)
     terms = (
         jnp.take(image, positions, axis=axis, mode="clip") * weights.reshape(-1, *following).astype(image.dtype)

@@ -1,4 +1,4 @@
-"""The token reconstruction layer: refined clusters back to the full token grid (arXiv 2210.01035, equation 4)."""
+"""The token reconstruction layer: from refined clusters to the full token grid (arXiv 2210.01035, equation 4)."""
 
 from typing import Literal
 
@@ -21,20 +21,20 @@ def reconstruct_tokens(
     normalize: Literal["sum", "l2"] = "sum",
     token_grid: Grid | None = None,
 ) -> Float[Array, "batch tokens refined_channels"]:
-    """Every token becomes a weighted mean of the refined clusters that were nearest to it before the refinement.
+    """Reconstructs every token as a weighted mean of the refined clusters that were nearest before the refinement.
 
     The weights of token p are proportional to exp(-||z_p - s_i||^2 / temperature) over its `neighbors` nearest
-    clusters s_i; clusters tied with the last of them take part too.
+    clusters s_i; clusters tied with the last of them are included.
 
     Args:
-        refined: [B, M, Cr], what is to be spread: the clusters after further blocks, or class logits of clusters.
+        refined: [B, M, Cr], the values to spread: clusters after further blocks, or their class logits.
         tokens: [B, N, C], the tokens z that were clustered.
-        clusters: [B, M, C], the clusters s as they came out of `cluster_tokens`.
-        neighbors: k; more than M means all of them.
+        clusters: [B, M, C], the clusters s, the output of `cluster_tokens`.
+        neighbors: k; more than M means all clusters.
         temperature: tau, as in `cluster_tokens`.
         normalize: "sum" makes the weights of a token sum to one (equation 4); "l2" gives them unit Euclidean norm,
             as the official code does.
-        token_grid: (H, W); only temperature="auto" needs it.
+        token_grid: (H, W), required for temperature="auto" only.
 
     Returns:
         [B, N, Cr] in the dtype of `refined`. Distances and weights are computed in float32 or wider.
@@ -43,6 +43,13 @@ def reconstruct_tokens(
         ValueError: an option is out of range, or the shapes do not fit each other.
 
     Source: Expedit-Segmenter, mmseg/ops/reconstruction.py (`TokenReconstructionBlock`).
+
+    The first two tokens are equal to a cluster, the last one lies halfway between both:
+
+    >>> clusters, tokens = jnp.array([[[0.0], [8.0]]]), jnp.array([[[0.0], [8.0], [4.0]]])
+    >>> refined = jnp.array([[[10.0], [20.0]]])
+    >>> reconstruct_tokens(refined, tokens=tokens, clusters=clusters, temperature=1.0).ravel().tolist()
+    [10.0, 20.0, 15.0]
     """
     if not isinstance(neighbors, (int, np.integer)) or neighbors < 1:
         raise ValueError(f"neighbors must be a positive integer, got {neighbors!r}")
@@ -69,7 +76,7 @@ def unpool_tokens(
     tokens: Float[Array, "batch tokens channels"],
     clusters: Float[Array, "batch clusters channels"],
 ) -> Float[Array, "batch tokens refined_channels"]:
-    """Every token becomes the refined cluster that was nearest to it: the hard baseline for the reconstruction.
+    """Reconstructs every token as the refined cluster that was nearest: the hard baseline for the reconstruction.
 
     Args:
         refined: [B, M, Cr].
@@ -92,7 +99,7 @@ def _squared_distances(
     clusters: Float[Array, "batch clusters channels"],
     token_grid: Grid | None = None,
 ) -> Float[Array, "batch clusters tokens"]:
-    """||z_p - s_i||^2 as [B, M, N], at least 0; raises ValueError where the three arrays do not fit."""
+    """||z_p - s_i||^2 as [B, M, N], at least 0; raises ValueError if the shapes do not fit each other."""
     check_tokens("refined", refined)
     check_tokens("tokens", tokens, token_grid)
     check_tokens("clusters", clusters)

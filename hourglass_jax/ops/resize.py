@@ -88,21 +88,21 @@ def resize(
     rows = resize_matrix(image.shape[1], size[0], method, row_scale)
     columns = resize_matrix(image.shape[2], size[1], method, column_scale)
     if method.startswith("bilinear"):
-        # On CPU nine times as fast as the products at 192 x 192 to 384 x 384 positions of a DPT's maps.
-        resized = _interpolated(_interpolated(image.astype(dtype), rows, 1), columns, 2)
+        # On CPU nine times as fast as matrix products, for a DPT's maps of 192 x 192 to 384 x 384 positions.
+        resized = _interpolate(_interpolate(image.astype(dtype), rows, 1), columns, 2)
     else:
         resized = jnp.einsum("yh,bhwc->bywc", jnp.asarray(rows, dtype), image, precision="highest")
         resized = jnp.einsum("xw,bywc->byxc", jnp.asarray(columns, dtype), resized, precision="highest")
     return resized.astype(image.dtype)
 
 
-def _interpolated(
+def _interpolate(
     image: Float[Array, "batch _ _ channels"], matrix: Float64[np.ndarray, "target source"], axis: int
 ) -> Float[Array, "batch _ _ channels"]:
-    """An axis of an image times a matrix [target, source] with at most two weights in a row, without a product."""
+    """Applies a matrix [target, source] with at most two weights per row to an axis, by gathers."""
     first = np.argmax(matrix != 0, axis=1)
     second = matrix.shape[1] - 1 - np.argmax(matrix[:, ::-1] != 0, axis=1)
-    shape = [-1 if each == axis else 1 for each in range(image.ndim)]
+    shape = [-1 if place == axis else 1 for place in range(image.ndim)]
     share = jnp.asarray(matrix[np.arange(len(matrix)), first].reshape(shape), image.dtype)
     near, far = (jnp.take(image, places, axis=axis, mode="clip") for places in (first, second))
     return far + share * (near - far)

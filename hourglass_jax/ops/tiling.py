@@ -1,8 +1,8 @@
-"""Tiles of clusters, each with the tokens that can reach it.
+"""Tiles of clusters and the tokens that can reach each.
 
-A token competes only for the window x window clusters around its home cell. On a grid of clusters that is cut into
-square tiles, every tile meets one rectangle of tokens, and what the clustering does is a batched product over the
-tiles, not of all tokens with all clusters: a fifth to a tenth of the time on CPU (benchmarks/operators.py).
+A token can join only the window x window clusters around its home cell. If the grid of clusters is divided into
+square tiles, one rectangle of tokens can reach every tile, and the clustering is a batched product over the tiles
+instead of one of all tokens with all clusters: a fifth to a tenth of the time on CPU (benchmarks/operators.py).
 """
 
 from typing import NamedTuple
@@ -16,35 +16,35 @@ from hourglass_jax.ops.grids import Grid, home_cells
 
 
 def tile_side(cells: int, reach: int) -> int:
-    """Clusters along one side of a tile: what was fastest over the published plans (benchmarks/operators.py).
+    """The number of clusters along a side of a tile, the fastest for the published plans (benchmarks/operators.py).
 
-    A tile whose tokens would be nearly all of them is the whole axis.
+    If a tile would need nearly all tokens, it is the whole axis.
     """
     side = 8 if cells <= 16 else 4
     return side if side + 2 * reach < cells else cells
 
 
 class Axis(NamedTuple):
-    """One axis of a tiling: how `tokens` positions and `cells` clusters fall into tiles.
+    """One axis of a tiling: the assignment of `tokens` positions and `cells` clusters to tiles.
 
-    Eight clusters in tiles of two, 16 tokens, and a window of three: a token may join its home cell and one on each
-    side, so that a tile of two clusters meets the tokens of four.
+    Eight clusters in tiles of two, 16 tokens, and a window of three: a token can join its home cell and one on each
+    side, so that the tokens of four clusters can reach a tile of two.
 
         clusters   0   1 | 2   3 | 4   5 | 6   7
         tokens     0 1 2 3 4 5 6 7 8 9 . . . . . .
         tile 0     [---------)                         tokens whose home is cluster 0 .. 2
         tile 1         [---------------)               tokens whose home is cluster 1 .. 4
 
-    All tiles take as many tokens as the widest one, `span`; the first and the last are filled up with neighbours,
-    which are no candidates there.
+    All tiles have as many tokens as the widest one, `span`; the first and the last are padded with neighbours,
+    which are not candidates there.
     """
 
     side: int  # clusters in a tile
     span: int  # tokens in a tile
     starts: Int[np.ndarray, " tiles"]  # first token of every tile
     tile: Int[np.ndarray, "tokens window"]  # the tile of every candidate of every token
-    cell: Int[np.ndarray, "tokens window"]  # its place inside the tile
-    place: Int[np.ndarray, "tokens window"]  # the token's own place inside that tile
+    cell: Int[np.ndarray, "tokens window"]  # its index inside the tile
+    place: Int[np.ndarray, "tokens window"]  # the token's index inside that tile
     exists: Bool[np.ndarray, "tokens window"]  # false beyond the border of the grid
 
     @classmethod
@@ -71,9 +71,9 @@ class Tiling(NamedTuple):
     cluster_grid: Grid
     rows: Axis
     columns: Axis
-    slots: Int[np.ndarray, "tokens window2"]  # the flat place of every candidate in [tiles, span^2, side^2]
+    slots: Int[np.ndarray, "tokens window2"]  # the flat index of every candidate in [tiles, span^2, side^2]
     exists: Bool[np.ndarray, "tokens window2"]
-    sources: Int[np.ndarray, "tiles span2 side2"]  # the inverse of slots; H*W*window^2 where nothing points
+    sources: Int[np.ndarray, "tiles span2 side2"]  # the inverse of slots; H*W*window^2 if there is none
     is_candidate: Bool[np.ndarray, "tiles span2 side2"]
     positions: Int[np.ndarray, "tiles span2"]  # the tokens of every rectangle
 
@@ -139,7 +139,7 @@ class Tiling(NamedTuple):
         """Softmax of [B, tiles, span^2, side^2] over the candidates of every token, zero for all other pairs."""
         batch = affinity.shape[0]
         candidates = affinity.reshape(batch, -1)[:, self.slots]
-        # The maximum goes before the division: no temperature, however small, overflows.
+        # The maximum is subtracted before the division, so that small temperatures do not overflow.
         highest = jax.lax.stop_gradient(candidates.max(axis=-1, keepdims=True, where=self.exists, initial=-jnp.inf))
         gaps = jnp.where(self.exists, candidates - highest, 0)
         weights = jax.nn.softmax(gaps / temperature[:, None, None], axis=-1, where=self.exists)

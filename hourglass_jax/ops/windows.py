@@ -1,4 +1,4 @@
-"""Windows of a feature map as a batch of small images, shifted or not, and the bias of their relative positions."""
+"""Windows of a feature map as a batch of small images, optionally shifted, and their relative positions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,25 +8,25 @@ from hourglass_jax.ops.grids import Grid
 
 
 def window_grid(grid: Grid, window: int) -> Grid:
-    """How many windows of `window` x `window` tokens cover a map, down and across."""
+    """Number of windows of `window` x `window` tokens that cover a map, down and across."""
     return -(-grid[0] // window), -(-grid[1] // window)
 
 
 def partition(
     image: Float[Array, "batch rows columns channels"], window: int, shift: int = 0
 ) -> Float[Array, "windows {window**2} channels"]:
-    """Cuts a feature map into windows, which go into the batch.
+    """Cuts a feature map into windows, which become images of the batch.
 
-    A map that is no multiple of the window is filled up with zeros below and on the right; then it is rolled up and
-    to the left by `shift`, so that the windows lie `shift` tokens farther down and to the right.
+    The map is padded with zeros at the bottom and on the right to multiples of the window; then it is rolled up and
+    to the left by `shift`, which moves the windows `shift` tokens down and to the right.
 
     Args:
         image: [B, H, W, C].
         window: side of a window in tokens.
-        shift: in tokens, less than `window`.
+        shift: shift in tokens, less than `window`.
 
     Returns:
-        [B * windows, window^2, C]: the windows of an image row by row, and so are their tokens.
+        [B * windows, window^2, C]; the windows of an image and the tokens of a window are sorted row by row.
 
     Source: SwinTransformer/Swin-Transformer-Object-Detection, mmdet/models/backbones/swin_transformer.py.
     """
@@ -52,9 +52,9 @@ def merge(
 
 
 def shifted_regions(grid: Grid, window: int, shift: int) -> Int32[np.ndarray, "windows {window**2}"]:
-    """What belongs together in every window of a shifted map: tokens of different regions must not mix.
+    """The region of every token in the windows of a shifted map: tokens of different regions must not mix.
 
-    The last window of a row or column holds tokens from both ends of the map.
+    The last window of a row or column contains tokens from both ends of the map.
 
     Returns:
         int32 [windows, window^2].
@@ -70,7 +70,7 @@ def shifted_regions(grid: Grid, window: int, shift: int) -> Int32[np.ndarray, "w
 
 
 def relative_positions(window: int) -> Int64[np.ndarray, "{window**2} {window**2}"]:
-    """Where the offset of every pair of tokens of a window stands in a table of all offsets.
+    """The index of the offset of every pair of tokens of a window in a table of all offsets.
 
     Returns:
         int [window^2, window^2]; entry (p, q) is (dy + window - 1) * (2 window - 1) + dx + window - 1 for the

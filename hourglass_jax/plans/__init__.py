@@ -1,1 +1,1 @@
-"""What a plan is, and every kind of plan."""
+"""Plans: the base class, and every kind of plan."""

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import jax
-import numpy as np
 
 from hourglass_jax.ops.adaptive_clustering import HASHES, clustered_attention
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.plans.base import Plan
+from hourglass_jax.plans.checks import check_integer
 
 
 @dataclass(frozen=True)
 class ACT(Plan):
-    """In every block, each head groups its queries by hashing and attends once for a group.
+    """In every block, each head groups its queries by hashing and computes one row of attention per group.
 
-    All tokens stay; only the rows of the attention are fewer, so the rest of a block costs what it did. Here the
-    number of rows is fixed, where the official algorithm has as many as there are hash codes: with fewer codes some
-    rows are idle, with more, neighbouring codes share a row. The random directions of the hashes are fixed too.
+    The number of tokens does not change, only that of the rows of attention: the rest of a block costs as much as
+    before. The number of rows is fixed, while the official algorithm has one row per hash code: with fewer codes
+    some rows are unused, with more, neighbouring codes share a row. The random directions are fixed, too.
 
     Attributes:
-        prototypes: rows of attention of every head.
-        hashes: rounds of hashing, up to 32; fewer make larger groups.
+        prototypes: number of groups of queries per head.
+        hashes: number of hashes, up to 32; fewer hashes make larger groups.
         bucket: width of a hash's buckets, in units of queries divided by sqrt(D).
-        seed: of the hashes' random directions.
+        seed: seed of the hashes' random directions.
 
     Raises:
         ValueError: a field is out of range.
@@ -40,16 +41,13 @@ class ACT(Plan):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least, most in (("prototypes", 1, np.inf), ("hashes", 1, HASHES), ("seed", 0, np.inf)):
-            value = getattr(self, name)
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not whole or not least <= value <= most:
-                limit = "" if most == np.inf else f" and at most {most}"
-                raise ValueError(f"{name} must be an integer of at least {least}{limit}, got {value!r}")
+        check_integer("prototypes", self.prototypes, 1)
+        check_integer("hashes", self.hashes, 1, HASHES)
+        check_integer("seed", self.seed, 0)
         if (
             isinstance(self.bucket, bool)
             or not isinstance(self.bucket, (int, float))
-            or not 0 < self.bucket < np.inf
+            or not 0 < self.bucket < math.inf
         ):
             raise ValueError(f"bucket must be a positive number, got {self.bucket!r}")
 
@@ -69,7 +67,7 @@ class ACT(Plan):
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
-        """Rows for a share of the tokens; see `Plan.scaled`."""
+        """As many groups as a share of the tokens; see `Plan.scaled`."""
         return cls(max(1, round(share * token_grid[0] * token_grid[1])))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a plan is: the hooks that a backbone calls around its blocks, and the tokens that pass through them."""
+"""The base class of plans: the hooks that a backbone calls around its blocks, and the tokens they work on."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from hourglass_jax.ops.grids import Grid, grid_positions
 
 
 class Block(Protocol):
-    """What plans use of a block.
+    """The part of a block that plans use.
 
     Attributes:
-        predictor: DynamicViT's scores of tokens, [B, M, C] -> [B, M], or None if the block has none.
+        predictor: DynamicViT's prediction module, tokens [B, M, C] -> scores [B, M]; None if the block has none.
     """
 
     @property
     def predictor(self) -> Callable[[jax.Array], jax.Array] | None: ...
 
     def keys(self, x: jax.Array, *, mean: bool = False) -> jax.Array:
-        """The keys of tokens [B, N, C]: of all heads side by side, [B, N, C], or their mean, [B, N, D]."""
+        """Keys of tokens [B, N, C]: the heads side by side, [B, N, C], or their mean, [B, N, D]."""
         ...
 
 
 class BackboneConfig(Protocol):
-    """What plans use of a backbone's config.
+    """The part of a backbone's config that plans use.
 
     Attributes:
-        special_tokens: class, distillation and register tokens, the class token first.
+        special_tokens: number of class, distillation and register tokens, the class token first.
     """
 
     @property
@@ -41,7 +41,7 @@ class BackboneConfig(Protocol):
 
 
 class Backbone(Protocol):
-    """What plans use of a backbone, to say whether they fit it."""
+    """The part of a backbone that plans are checked against."""
 
     @property
     def config(self) -> BackboneConfig: ...
@@ -59,19 +59,18 @@ def _unchanged(values: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The tokens of images on their way through the blocks: special ones first, then the image's, all or fewer.
+    """The tokens of a batch of images between blocks: S special tokens, then M image tokens, at most H*W.
 
     Attributes:
-        sequence: [B, S + M, C].
-        special: S, how many class, distillation and register tokens there are.
-        grid: (H, W), the grid of all tokens of an image (or of a window, in a backbone that works in windows).
-        depth: the number of the block after which all tokens are there again: how many blocks there are, or the
-            first one of the next stage.
-        positions: [1 or B, M, 2], row and column on the grid that each of the image's tokens stands for, the mean
-            of its members.
-        restore: spreads values of the image's M tokens, [B, M, any], over the full grid, [B, H*W, any].
-        sizes: [B, M], how many tokens of the grid each one stands for, or None where that plays no part. Attention
-            adds log(sizes) to the logits of its keys.
+        sequence: tokens, [B, S + M, C].
+        special: S, the number of class, distillation and register tokens.
+        grid: (H, W), the full grid of image tokens (of a window, in a backbone that works in windows).
+        depth: the block before which the full grid must be restored: the number of blocks, or the first block of
+            the next stage.
+        positions: [1 or B, M, 2], row and column of each image token on the grid, the mean of its members.
+        restore: spreads values of the M image tokens, [B, M, any], over the full grid, [B, H*W, any].
+        sizes: [B, M], the number of grid tokens merged into each token; None if attention ignores it. Otherwise
+            attention adds log(sizes) to the logits of the keys.
     """
 
     sequence: jax.Array
@@ -86,57 +85,57 @@ class Tokens:
     def whole(
         cls, sequence: jax.Array, grid: Grid, *, special: int = 0, depth: int, cells: Grid | None = None
     ) -> Self:
-        """Tokens that no plan has changed.
+        """Tokens of the full grid, which no plan has changed.
 
         Args:
             sequence: [B, S + H*W, C], or [B, S + h*w, C] with `cells`.
             grid: (H, W).
             special: S.
             depth: see `Tokens`.
-            cells: (h, w) where the image was made smaller before its tokens were embedded.
+            cells: (h, w), the grid of the embedded tokens if the image was resized before; None for the full grid.
         """
         return cls(sequence, special, grid, depth, grid_positions(grid, cells or grid)[None])
 
     @property
     def values(self) -> jax.Array:
-        """The image's tokens, [B, M, C]."""
+        """Image tokens, [B, M, C]."""
         return self.sequence[:, self.special :] if self.special else self.sequence
 
     @property
     def special_values(self) -> jax.Array:
-        """The special tokens, [B, S, C]."""
+        """Special tokens, [B, S, C]."""
         return self.sequence[:, : self.special]
 
     @property
     def count(self) -> int:
-        """M, how many of the image's tokens there are."""
+        """M, the number of image tokens."""
         return self.sequence.shape[1] - self.special
 
     @property
     def key_bias(self) -> jax.Array | None:
-        """log(sizes) for the attention over the sequence, special tokens counting as one each: [B, S + M]."""
+        """log(sizes) of the sequence for attention, [B, S + M]; special tokens have size 1."""
         return None if self.sizes is None else jnp.pad(jnp.log(self.sizes), ((0, 0), (self.special, 0)))
 
     @property
     def is_whole(self) -> bool:
-        """Whether these are all tokens of the grid, as they are."""
+        """Whether these are the unreduced tokens of the full grid."""
         return self.restore is _unchanged
 
     def with_sequence(self, sequence: jax.Array) -> Tokens:
-        """What a block made of the sequence, [B, S + M, C]."""
+        """The same tokens with another sequence, [B, S + M, C], such as the output of a block."""
         return replace(self, sequence=sequence)
 
     def without_special(self) -> Tokens:
-        """The image's tokens alone."""
+        """The image tokens alone."""
         return replace(self, sequence=self.values, special=0)
 
     def with_values(self, values: jax.Array, **changes: Any) -> Tokens:
-        """The same special tokens before other tokens of the image, [B, M', C], with further fields changed."""
+        """The same special tokens with other image tokens, [B, M', C], and changes of further fields."""
         sequence = jnp.concatenate([self.special_values, values], axis=1) if self.special else values
         return replace(self, sequence=sequence, **changes)
 
     def restored(self) -> Tokens:
-        """All tokens of the grid."""
+        """Tokens of the full grid, restored if they were reduced."""
         if self.is_whole:
             return self
         whole = Tokens.whole(self.sequence, self.grid, special=self.special, depth=self.depth)
@@ -145,33 +144,33 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Base class of all plans, and the plan that changes nothing. Subclasses override the hooks they need.
+    """Base class of all plans, and the identity plan. Subclasses override the hooks they need.
 
-    Plans are frozen, hashable dataclasses. Shapes are static, and what happens to an image does not depend on the
-    others of its batch. A backbone calls the hooks in this order: `before_embedding`; for every block
+    Plans are frozen, hashable dataclasses. Shapes are static, and the images of a batch are independent of one
+    another. A backbone calls the hooks in this order: `before_embedding`; for every block
     `before_block`, `attention` and `after_attention`; `after_blocks`.
     """
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
-        """Raises ValueError if the plan fits no backbone of `depth` blocks, or not this grid of tokens."""
+        """Raises ValueError if the plan does not fit a backbone of `depth` blocks, or this grid of tokens."""
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Raises ValueError if the backbone lacks something that the plan needs beyond its blocks."""
+        """Raises ValueError if the backbone lacks a part that the plan needs, such as a class token."""
 
     def before_embedding(self, pixels: jax.Array, side: int) -> jax.Array:
-        """What is embedded of normalised images [B, rows, columns, 3], or of the last map of the backbone's stem.
+        """Transforms the input of the patch embedding.
 
         Args:
-            pixels: as above.
-            side: rows and columns of `pixels` that become one token.
+            pixels: normalised images [B, rows, columns, 3], or the last feature map of the backbone's stem.
+            side: side of a patch, in rows and columns of `pixels`.
 
         Returns:
-            As many images, whose sides are multiples of `side`, too.
+            Images [B, rows', columns', channels], whose sides are multiples of `side`.
         """
         return pixels
 
     def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
-        """The tokens that enter block `index`, from 0 on; the same object where they are not changed."""
+        """The tokens that enter the block `index` (0-based); the same object if they do not change."""
         return tokens
 
     def attention(
@@ -181,30 +180,30 @@ class Plan:
         return attention(query, key, value, key_bias=key_bias)
 
     def after_attention(self, index: int, tokens: Tokens, query: jax.Array, key: jax.Array) -> Tokens:
-        """The tokens that enter the second half of block `index`.
+        """The tokens that enter the MLP of the block `index`.
 
         Args:
-            index: from 0 on.
-            tokens: after the attention of the block.
-            query, key: of that attention, [B, heads, D, S + M].
+            index: 0-based index of the block.
+            tokens: tokens after the attention of the block.
+            query, key: queries and keys of that attention, [B, heads, D, S + M].
         """
         return tokens
 
     def after_blocks(self, tokens: Tokens) -> Tokens:
-        """What is made of the tokens that leave the last block, without special ones.
+        """The image tokens after the last block, restored to the full grid unless the head takes clusters.
 
-        Restored apart from those, as a head that reads the class token needs no other.
+        Special tokens are passed on separately: a head that reads the class token alone needs no restoration.
         """
         return tokens.restored()
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
-        """How many of the image's tokens attend in block 0 .. depth - 1, and how many there are in the end."""
+        """Number of image tokens in the attention of every block, and after the last one: depth + 1 numbers."""
         return [token_grid[0] * token_grid[1]] * (depth + 1)
 
     def in_windows(self, depth: int) -> range:
-        """The blocks, of `depth`, that run on fewer tokens of every window, for a backbone that works in windows.
+        """The blocks that run on reduced tokens in every window, for a backbone that works in windows.
 
-        As many tokens as `counts` tells of such a block are a square grid.
+        In these blocks `counts` are square numbers: the tokens of a window are a square grid.
 
         Raises:
             ValueError: the plan does not work inside windows.
@@ -215,37 +214,37 @@ class Plan:
         """Raises ValueError if the plan does not fit windows of `side` x `side` tokens."""
 
     def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
-        """The plan for another grid of tokens, at the share of them that it keeps on the grid `made_for`.
+        """The same plan for another grid of tokens, with the share of tokens that it keeps on the grid `made_for`.
 
-        A plan whose numbers are shares is its own.
+        A plan whose fields are shares does not change.
         """
         return self
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
-        """A plan of this kind whose cost rises with `share`, from the least that makes sense to (nearly) all.
+        """A plan of this kind whose cost increases with `share`, from the cheapest useful one to hardly any saving.
 
         Args:
             share: in (0, 1].
-            depth: blocks of the backbone.
-            token_grid: (H, W) of the image.
+            depth: number of blocks of the backbone.
+            token_grid: (H, W), the tokens of an image.
 
         Returns:
             A plan that fits this depth and grid.
 
         Raises:
-            ValueError: plans of this kind are not made for a cost.
+            ValueError: this kind of plan does not override `scaled`.
         """
         raise ValueError(f"{cls.__name__} makes no plans for a cost: it does not override `scaled`")
 
     @classmethod
     def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
-        """Field -> what the tuner tries of it; numbers are in order, as the search climbs along them.
+        """Field -> values that the tuner tries; numbers in increasing order, as the search climbs along them.
 
-        Fields whose type lists their values, and switches, are tried without this, and before.
+        Fields of the types bool and Literal are tuned without being listed here.
 
         Args:
-            depth: blocks of the backbone.
+            depth: number of blocks of the backbone.
         """
         return {}
 
@@ -253,4 +252,4 @@ class Plan:
 NO_PLAN = Plan()
 
 TokenReduction = Plan
-"""The name of `Plan` up to version 0.1; it goes in the next one."""
+"""Deprecated alias of `Plan`, its name in version 0.1; to be removed in the next version."""

@@ -1,4 +1,4 @@
-"""DynamicViT (arXiv 2106.02034): small trained networks say which tokens are dropped."""
+"""DynamicViT (arXiv 2106.02034): small trained networks choose the tokens to drop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hourglass_jax.plans.checks import (
 from hourglass_jax.plans.selection import NEIGHBORS, select
 
 STAGES = (3, 6, 9)
-"""Of 12 blocks."""
+"""Default stages of 12 blocks."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class DynamicViT(Plan):
     DynamicViT have them.
 
     Attributes:
-        keep: rho, share of the image's tokens that the first stage leaves; the j-th leaves rho^j of them.
-        stages: the blocks; None for 3, 6, 9 of 12, scaled to the depth.
-        neighbors: k of the reconstruction that brings dropped tokens back in the end, the last ones first.
+        keep: rho, share of the image tokens that the first stage keeps; the j-th stage leaves rho^j of all.
+        stages: indices of the blocks; None for 3, 6, 9 of 12, scaled to the depth.
+        neighbors: k of the reconstruction that restores dropped tokens in the end, the last ones first.
         temperature: tau of the reconstruction, or "auto".
 
     Raises:

@@ -1,4 +1,4 @@
-"""EViT (arXiv 2202.07800): tokens that the class token does not attend to are dropped."""
+"""EViT (arXiv 2202.07800): drops the tokens with the least attention from the class token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hourglass_jax.plans.checks import (
 from hourglass_jax.plans.selection import NEIGHBORS, Restore, select
 
 STAGES = (7, 13, 19)
-"""Of 24 blocks."""
+"""Default stages of 24 blocks."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class EViT(Plan):
 
     Attributes:
         keep: share of its tokens that every stage keeps.
-        stages: the blocks; None for 7, 13, 19 of 24, scaled to the depth.
-        fuse: whether the sum of the dropped tokens, weighted with their class attention, goes on as a token; later
+        stages: indices of the blocks; None for 7, 13, 19 of 24, scaled to the depth.
+        fuse: whether the sum of the dropped tokens, weighted by their class attention, is kept as a token; later
             stages treat it like any other.
-        restore: how dropped tokens come back in the end, the last ones first: see `selection.select`.
+        restore: how dropped tokens are restored in the end, the last ones first: see `selection.select`.
         neighbors: k of the reconstruction.
         temperature: tau of the reconstruction, or "auto".
 
@@ -73,7 +73,7 @@ class EViT(Plan):
 
     def after_attention(self, index: int, tokens: Tokens, query: jax.Array, key: jax.Array) -> Tokens:
         """See `Plan.after_attention`."""
-        before, after = self._left(tokens.depth, tokens.grid)[index : index + 2]
+        before, after = self._block_counts(tokens.depth, tokens.grid)[index : index + 2]
         if after == before:
             return tokens
         scores = _class_attention(query, key)[:, tokens.special :]
@@ -100,11 +100,11 @@ class EViT(Plan):
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
-        left = self._left(depth, token_grid)
+        left = self._block_counts(depth, token_grid)
         return [*left[:-1], left[0]]
 
-    def _left(self, depth: int, token_grid: Grid) -> list[int]:
-        """How many tokens enter each block, and how many leave the last one."""
+    def _block_counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """Number of tokens before every block, and after the last one."""
         stages = scaled_blocks(STAGES, 24, depth) if self.stages is None else self.stages
         left = [token_grid[0] * token_grid[1]]
         for index in range(depth):
@@ -124,7 +124,7 @@ class EViT(Plan):
 
 
 def _class_attention(query: jax.Array, key: jax.Array) -> jax.Array:
-    """How much the first token attends to every one, mean of the heads: [B, heads, D, N] -> [B, N]."""
+    """Attention weights of the first token, mean over the heads: [B, heads, D, N] -> [B, N]."""
     with jax.named_scope("clustering"):
         first = query[..., 0] * query.shape[2] ** -0.5
         logits = jnp.einsum("bhd,bhdn->bhn", first, key, preferred_element_type=jnp.float32)

@@ -14,7 +14,7 @@ from hourglass_jax.plans.recommended import recommended
 
 
 class TakesPlan(Protocol):
-    """What `expedite` uses of a backbone."""
+    """The part of a backbone that `expedite` uses."""
 
     @property
     def plan(self) -> Plan | None: ...
@@ -49,10 +49,10 @@ Model = TypeVar("Model", bound=Expeditable)
 
 
 def expedite(model: Model, plan: Plan | Preset | str | os.PathLike[str] | None) -> Model:
-    """The same model under another plan: every parameter array is shared, none is copied or changed.
+    """Puts a model under a plan: the new model shares every parameter array, none is copied or changed.
 
-    What a plan derives from the parameters, the position bias of a Swin's clusters, is computed here and not in the
-    calls.
+    Values that a plan derives from the parameters, such as the position bias of a Swin's clusters, are computed
+    here and not in the calls.
 
     Args:
         model: a model whose `backbone` takes a plan, or such a backbone itself.
@@ -60,11 +60,21 @@ def expedite(model: Model, plan: Plan | Preset | str | os.PathLike[str] | None) 
             plan to begin with (`plans.recommended`); None for the unexpedited model.
 
     Returns:
-        A new model of the same class; `model` itself stays as it is.
+        A new model of the same class; `model` itself does not change.
 
     Raises:
         ValueError: the plan does not fit the backbone, a preset is another model's, there is none of that name and
             no such file, or the model has no backbone that takes a plan.
+
+    >>> import hourglass_jax as hj
+    >>> from flax import nnx
+    >>> from hourglass_jax.backbones.vit import ViT, ViTConfig
+    >>> vit = ViT(ViTConfig(width=8, depth=2, heads=1, patch_size=16), rngs=nnx.Rngs(0))
+    >>> fast = expedite(vit, hj.Hourglass(alpha=1, clusters=(8, 8)))
+    >>> vit.token_counts(224, 224), fast.token_counts(224, 224)
+    ((196, 196), (196, 64))
+    >>> fast.blocks[0].attention.qkv.kernel.get_value() is vit.blocks[0].attention.qkv.kernel.get_value()
+    True
     """
     fast = nnx.clone(model, variables=False)
     try:
@@ -90,15 +100,15 @@ def _named(name: str, backbone: TakesPlan) -> Plan | Preset:
 
 
 def fit_plan(model: Model, size: tuple[int, int], made_for: tuple[int, int]) -> Model:
-    """The same model, its plan fitted to images of another size than it was made for, if it does not fit them.
+    """Adapts a model's plan to images of another size, if it does not fit them.
 
     Args:
-        model: under any plan.
+        model: a model under any plan.
         size: (rows, columns) of the images in pixels.
-        made_for: the size of the images that the plan was made for.
+        made_for: (rows, columns) of the images that the plan was made for.
 
     Returns:
-        `model` itself if its plan fits; otherwise under `Plan.fitted`, with a warning in the log.
+        `model` itself if its plan fits; otherwise the model under `Plan.fitted`, with a warning in the log.
 
     Raises:
         ValueError: the plan cannot be made to fit.

@@ -1,4 +1,4 @@
-"""Plan files: a plan as JSON, its method and its fields."""
+"""Plan files: the method and the fields of a plan as JSON."""
 
 import dataclasses
 import json
@@ -18,14 +18,24 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> Path:
     """Writes a plan to a JSON file that `load_plan` and the option --plan read.
 
     Args:
-        plan: of a kind that `find_method` knows.
-        path: the target; missing folders are made.
+        plan: a plan of a kind that `find_method` knows.
+        path: path of the file; missing folders are created.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: the plan is of none of these classes.
+        ValueError: the plan is of an unknown class.
+
+    >>> import hourglass_jax as hj
+    >>> print(save_plan(hj.StagedMerging(keep=0.8), "plan.json").read_text())
+    {
+      "method": "StagedMerging",
+      "keep": 0.8,
+      "stages": null,
+      "value": "mean"
+    }
+    <BLANKLINE>
     """
     if not _is_known(type(plan)):
         raise ValueError(
@@ -41,13 +51,17 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Reads a plan file.
 
     Args:
-        path: of a JSON object: the method, a name that `find_method` knows, and fields of its class.
+        path: path of a JSON object with the method, a name that `find_method` knows, and fields of its class.
 
     Returns:
         The plan, for `expedite`.
 
     Raises:
-        ValueError: there is no such file, it is no such object, or a method, a field or a value is unknown.
+        ValueError: the file does not exist or holds no such object, or a method, a field or a value is unknown.
+
+    >>> characters = Path("plan.json").write_text('{"method": "StagedMerging", "keep": 0.8}')
+    >>> load_plan("plan.json")
+    StagedMerging(keep=0.8, stages=None, value='mean')
     """
     path = Path(path)
     try:
@@ -63,12 +77,12 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
 
 
 def plan_fields(plan: Plan) -> dict[str, object]:
-    """The method and the fields of a plan, as a plan file has them."""
+    """The method and the fields of a plan, as in a plan file."""
     return {"method": type(plan).__name__, **json.loads(json.dumps(dataclasses.asdict(plan)))}
 
 
 def plan_of(fields: object) -> Plan:
-    """The plan that `plan_fields` made these of.
+    """Builds a plan from its method and fields; the inverse of `plan_fields`.
 
     Raises:
         ValueError: a method, a field or a value is unknown, or one is missing.
@@ -106,17 +120,17 @@ def is_required(field: dataclasses.Field) -> bool:
 
 
 def _is_of(value: object, hint: object) -> bool:
-    """Whether a value of JSON is one of a type, lists standing for tuples."""
+    """Whether a JSON value has a type, where lists count as tuples."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_is_of(value, each) for each in arguments)
+        return any(_is_of(value, kind) for kind in arguments)
     if origin is typing.Literal:
-        return any(type(value) is type(each) and value == each for each in arguments)
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
     if origin is tuple:
         if not isinstance(value, list):
             return False
         if arguments[-1] is Ellipsis:
-            return all(_is_of(each, arguments[0]) for each in value)
+            return all(_is_of(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(map(_is_of, value, arguments))
     return type(value) is hint or (hint is float and type(value) is int)
 
@@ -130,7 +144,7 @@ def _type_name(hint: object) -> str:
     if origin is typing.Literal:
         return " or ".join(map(json.dumps, arguments))
     if origin is tuple:
-        return f"[{', '.join('...' if each is Ellipsis else _type_name(each) for each in arguments)}]"
+        return f"[{', '.join('...' if kind is Ellipsis else _type_name(kind) for kind in arguments)}]"
     return getattr(hint, "__name__", str(hint))
 
 

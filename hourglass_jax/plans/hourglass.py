@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -11,10 +10,10 @@ import jax
 import numpy as np
 
 from hourglass_jax.ops.clustering import Representative, cluster_tokens, resolve_temperature
-from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrunk
+from hourglass_jax.ops.grids import Grid, check_grid, fit_clusters, pooled_positions, shrink_grid
 from hourglass_jax.ops.reconstruction import reconstruct_tokens
 from hourglass_jax.plans.base import Block, Plan, Tokens
-from hourglass_jax.plans.checks import check_reconstruction
+from hourglass_jax.plans.checks import check_integer, check_reconstruction, is_integer
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Hourglass(Plan):
         window: side of the square of clusters that a token may join (lambda = window^2); odd.
         iterations: kappa, the number of k-means iterations.
         temperature: tau, a divisor in units of squared feature distance, or "auto" (`ops.auto_temperature`). Within
-            a compiled function it may be one of its arrays, to differentiate by; such a plan has no hash.
+            a compiled function it may be an array, to compute gradients; such a plan has no hash.
         neighbors: k, the number of clusters that a token is reconstructed from.
         representative: "mean" (the paper's) or "medoid"; see `ops.cluster_tokens`.
         reconstruct: "tokens" restores the full grid after block alpha + beta (the paper's Figure 2). "logits"
@@ -56,14 +55,10 @@ class Hourglass(Plan):
             if not holds:
                 raise ValueError(f"{field} must be {expected}, got {getattr(self, field)!r}")
 
-        def whole(field: str, least: int) -> bool:
-            value = getattr(self, field)
-            return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
-
-        require("alpha", whole("alpha", 0), "an integer of at least 0")
-        require("beta", self.beta is None or whole("beta", 1), "None or an integer of at least 1")
-        require("window", whole("window", 1) and self.window % 2 == 1, "a positive odd integer")
-        require("iterations", whole("iterations", 0), "an integer of at least 0")
+        check_integer("alpha", self.alpha, 0)
+        require("beta", self.beta is None or is_integer(self.beta, 1), "None or an integer of at least 1")
+        require("window", is_integer(self.window, 1) and self.window % 2 == 1, "a positive odd integer")
+        check_integer("iterations", self.iterations, 0)
         check_reconstruction(self.neighbors, self.temperature)
         require("representative", self.representative in ("mean", "medoid"), "'mean' or 'medoid'")
         require("reconstruct", self.reconstruct in ("tokens", "logits"), "'tokens' or 'logits'")
@@ -71,7 +66,7 @@ class Hourglass(Plan):
             raise ValueError(f"reconstruct='logits' needs beta=None: clusters reach the head; got beta={self.beta}")
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
-        """Raises ValueError if this plan fits no backbone of `depth` blocks, or not this grid of tokens."""
+        """See `Plan.check`."""
         if self.alpha >= depth:
             raise ValueError(f"alpha must be less than the backbone's {depth} blocks, got {self.alpha}")
         if self.beta is not None and self.alpha + self.beta > depth:
@@ -117,13 +112,12 @@ class Hourglass(Plan):
 
     def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
         """See `Plan.fitted`."""
-        share = min(1.0, math.prod(self.clusters) / math.prod(made_for))
-        return replace(self, clusters=shrunk(token_grid, share))
+        return replace(self, clusters=fit_clusters(self.clusters, made_for, token_grid))
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
-        """Clusters for a share of the tokens after a third of the blocks; see `Plan.scaled`."""
-        return cls(depth // 3, shrunk(token_grid, share))
+        """As many clusters as a share of the tokens, after a third of the blocks; see `Plan.scaled`."""
+        return cls(depth // 3, shrink_grid(token_grid, share))
 
     @classmethod
     def search_space(cls, depth: int) -> dict[str, Sequence[object]]:

@@ -1,4 +1,4 @@
-"""What the two merging methods share: tokens that join others, and how all of them come back."""
+"""Shared by the two merging methods: merging tokens, and restoring the full grid."""
 
 from typing import Literal
 
@@ -19,10 +19,9 @@ def merge(
     value: Literal["mean", "medoid"] = "mean",
     in_order: bool = True,
 ) -> Tokens:
-    """Lets `count` of the tokens join others; see `ops.merging.match_tokens` and `merge_tokens`.
+    """Merges `count` tokens into others; see `ops.merging.match_tokens` and `merge_tokens`.
 
-    They are restored by giving every token of the grid the value of its group: the places of all merges so far,
-    composed.
+    Restoration gives every token of the grid the value of its group: the composition of all merges so far.
     """
     with jax.named_scope("clustering"):
         matching = match_tokens(metric, count, second=second, in_order=in_order)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import jax
-import numpy as np
 
-from hourglass_jax.ops.grids import Grid, check_grid, pooled_positions, shrunk
+from hourglass_jax.ops.grids import Grid, check_grid, fit_clusters, pooled_positions, shrink_grid
 from hourglass_jax.ops.pooling import pool_tokens, upsample_tokens
 from hourglass_jax.ops.resize import resize
 from hourglass_jax.plans.base import Block, Plan, Tokens
-from hourglass_jax.plans.checks import check_share
+from hourglass_jax.plans.checks import check_integer, check_share
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Pooling(Plan):
 
     Attributes:
         alpha: blocks that run on all tokens before the pooling.
-        clusters: (h, w), the grid that is left.
+        clusters: (h, w), the pooled grid.
 
     Raises:
         ValueError: a field is out of range.
@@ -34,8 +32,7 @@ class Pooling(Plan):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clusters", check_grid("clusters", self.clusters))
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, np.integer)) or self.alpha < 0:
-            raise ValueError(f"alpha must be an integer of at least 0, got {self.alpha!r}")
+        check_integer("alpha", self.alpha, 0)
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
         """See `Plan.check`."""
@@ -61,13 +58,12 @@ class Pooling(Plan):
 
     def fitted(self, token_grid: Grid, made_for: Grid) -> Plan:
         """See `Plan.fitted`."""
-        share = min(1.0, math.prod(self.clusters) / math.prod(made_for))
-        return replace(self, clusters=shrunk(token_grid, share))
+        return replace(self, clusters=fit_clusters(self.clusters, made_for, token_grid))
 
     @classmethod
     def scaled(cls, share: float, depth: int, token_grid: Grid) -> Self:
-        """A share of the positions after a third of the blocks; see `Plan.scaled`."""
-        return cls(depth // 3, shrunk(token_grid, share))
+        """A grid with a share of the tokens, after a third of the blocks; see `Plan.scaled`."""
+        return cls(depth // 3, shrink_grid(token_grid, share))
 
     @classmethod
     def search_space(cls, depth: int) -> dict[str, Sequence[object]]:
@@ -77,12 +73,12 @@ class Pooling(Plan):
 
 @dataclass(frozen=True)
 class Downsampling(Plan):
-    """A smaller image, bicubic with antialiasing; its features are upsampled bilinearly in the end.
+    """Downsamples the image (bicubic, antialiased), and upsamples the final features bilinearly.
 
-    A hybrid's convolutional stem still sees the whole image; its features are made smaller.
+    In a hybrid, the feature map of the convolutional stem is downsampled instead of the image.
 
     Attributes:
-        keep: share of the image's tokens that the smaller image has, nearly: its sides are whole numbers of tokens.
+        keep: approximate share of the tokens that are kept: the sides of the image become whole numbers of tokens.
 
     Raises:
         ValueError: a field is out of range.
@@ -95,18 +91,18 @@ class Downsampling(Plan):
 
     def before_embedding(self, pixels: jax.Array, side: int) -> jax.Array:
         """See `Plan.before_embedding`."""
-        rows, columns = shrunk((pixels.shape[1] // side, pixels.shape[2] // side), self.keep)
+        rows, columns = shrink_grid((pixels.shape[1] // side, pixels.shape[2] // side), self.keep)
         return resize(pixels, (rows * side, columns * side), "bicubic-antialias")
 
     def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
         """See `Plan.before_block`."""
         if index:
             return tokens
-        return replace(tokens, restore=_upsampling(shrunk(tokens.grid, self.keep), tokens.grid))
+        return replace(tokens, restore=_upsampling(shrink_grid(tokens.grid, self.keep), tokens.grid))
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
-        rows, columns = shrunk(token_grid, self.keep)
+        rows, columns = shrink_grid(token_grid, self.keep)
         return [rows * columns] * depth + [token_grid[0] * token_grid[1]]
 
     @classmethod

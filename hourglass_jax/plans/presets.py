@@ -136,7 +136,7 @@ def _swin_rows() -> dict[str, Preset]:
             SWIN_L, alpha, 8, size, source=f"Expedit-Mask2Former, configs; README.md: {row}", **fields
         )
 
-    found = {
+    presets = {
         "mask2former-swin-l-coco-panoptic": mask2former(
             10, "alpha 10, PQ 56.8", window=7, temperature=20.0, neighbors=10
         ),
@@ -156,7 +156,7 @@ def _swin_rows() -> dict[str, Preset]:
     }
     for name, plans in rows.items():
         for alpha, clusters in plans:
-            found[f"{name}-a{alpha}-{clusters}"] = _published(
+            presets[f"{name}-a{alpha}-{clusters}"] = _published(
                 *(SWIN_L, alpha, clusters, size),
                 iterations=3,
                 temperature=100.0,
@@ -164,7 +164,7 @@ def _swin_rows() -> dict[str, Preset]:
                 source="Expedit-DINO, README.md",
             )
     for alpha, clusters in [(8, 10), (10, 8), (8, 8)]:
-        found[f"oneformer-swin-l-ade20k-a{alpha}-{clusters}"] = _published(
+        presets[f"oneformer-swin-l-ade20k-a{alpha}-{clusters}"] = _published(
             *(SWIN_L, alpha, clusters, (1280, 1280)),
             window=7,
             iterations=4,
@@ -172,7 +172,7 @@ def _swin_rows() -> dict[str, Preset]:
             neighbors=49,
             source="Expedit-OneFormer, README.md",
         )
-    return found
+    return presets
 
 
 def _dpt_rows() -> dict[str, Preset]:

@@ -1,4 +1,4 @@
-"""All methods by name: those of this package, those that are registered, and those of installed packages."""
+"""All methods by name: built-in, registered, and from installed packages."""
 
 import contextlib
 import dataclasses
@@ -23,9 +23,9 @@ _METHODS: dict[str, type[Plan]] = {
     for member in (Hourglass, TokenMerging, StagedMerging, EViT, DynamicViT, ACT, Pooling, Downsampling)
 }
 METHODS: Mapping[str, type[Plan]] = MappingProxyType(_METHODS)
-"""Every kind of plan by the name of its class; `register_plan` adds to it."""
+"""Name of the class -> every kind of plan; `register_plan` adds to it."""
 ALIASES = MappingProxyType({"tome": "TokenMerging", "staged": "StagedMerging"})
-"""Short names, in lower case, beside the names of the classes."""
+"""Short names in lower case -> names of the classes."""
 GROUP = "hourglass_jax.plans"
 """Entry points of installed packages: the name of a class -> module:Class."""
 
@@ -33,17 +33,17 @@ PlanClass = TypeVar("PlanClass", bound=type[Plan])
 
 
 def register_plan(cls: PlanClass) -> PlanClass:
-    """Makes a kind of plan known by the name of its class: in plan files, to the tuner and on the command line.
+    """Registers a kind of plan under the name of its class, for plan files, the tuner and the command line.
 
     Args:
         cls: a frozen dataclass, a subclass of `Plan`, whose fields a plan file can hold: numbers, strings,
             switches, None, and tuples and unions of those.
 
     Returns:
-        `cls`, so that this is a decorator too.
+        `cls`, so that the function can be used as a decorator.
 
     Raises:
-        ValueError: `cls` is no such class, or its name is another one's.
+        ValueError: `cls` is not such a class, or its name is taken.
     """
     is_plan = isinstance(cls, type) and issubclass(cls, Plan) and cls is not Plan
     parameters = vars(cls).get("__dataclass_params__") if is_plan else None
@@ -69,14 +69,14 @@ def register_plan(cls: PlanClass) -> PlanClass:
 
 
 def find_method(name: object) -> type[Plan]:
-    """The kind of plan of that name.
+    """Finds a kind of plan.
 
     Args:
-        name: of its class, in upper or lower case, or one of `ALIASES`. If none is known by that name, it is looked
-            for among the entry points of installed packages.
+        name: name of the class, in upper or lower case, or one of `ALIASES`. Unknown names are looked up in the
+            entry points of installed packages.
 
     Raises:
-        ValueError: there is none of that name, or it cannot be imported.
+        ValueError: the name is unknown, or the entry point cannot be imported.
     """
     if isinstance(name, str):
         known = _registered(name)
@@ -89,9 +89,9 @@ def find_method(name: object) -> type[Plan]:
 
 
 def all_methods() -> Mapping[str, type[Plan]]:
-    """`METHODS`, with those of installed packages that can be imported."""
+    """`METHODS`, and the kinds of plans from installed packages that can be imported."""
     for point in entry_points(group=GROUP):
-        with contextlib.suppress(ValueError):  # `find_method` says what is wrong with one that is asked for
+        with contextlib.suppress(ValueError):  # `find_method` reports the error of one that is used
             _installed(point)
     return METHODS
 
@@ -113,7 +113,7 @@ def _installed(point: EntryPoint) -> type[Plan]:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Whether values of a type are written to JSON and read from it."""
+    """Whether values of a type can be stored as JSON."""
     origin = typing.get_origin(hint)
     if origin in (tuple, typing.Union, types.UnionType):
         return all(map(_is_plain, typing.get_args(hint)))

@@ -1,4 +1,4 @@
-"""What the two pruning methods share: tokens that are dropped, and how they come back."""
+"""Shared by the two pruning methods: dropping tokens, and restoring them."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from hourglass_jax.plans.base import Tokens
 
 Restore = Literal["reconstruction", "reuse"]
 NEIGHBORS = (3, 5, 10, 20, 50)
-"""What the tuner tries of the k of the reconstruction."""
+"""Values of k, of the reconstruction, that the tuner tries."""
 
 
 def select(
@@ -27,18 +27,18 @@ def select(
     """Keeps the `count` tokens with the highest scores, in their order.
 
     Args:
-        tokens: of which M are left.
+        tokens: tokens, of which M are image tokens.
         scores: [B, M].
-        count: how many to keep.
-        restore: how dropped tokens come back. "reconstruction" spreads the kept ones over them by eq. 4, with the
-            features of the moment when they were dropped; "reuse" returns those features themselves, and so can
-            restore nothing but features.
+        count: number of tokens to keep.
+        restore: how dropped tokens are restored. "reconstruction" interpolates them from the kept ones by eq. 4,
+            with weights from the features at the time of dropping; "reuse" returns the features themselves as they
+            were at that time, and cannot restore other values.
         neighbors: k of eq. 4.
-        temperature: tau of eq. 4, or "auto": `ops.auto_temperature` of tokens that follow one another.
+        temperature: tau of eq. 4, or "auto": `ops.auto_temperature` of consecutive tokens.
 
     Returns:
-        The tokens, and the places [B, M - count] of those that were dropped. Restored values of more than `count`
-        tokens are of others that came to them since: only the first `count` are spread.
+        The kept tokens, and the indices [B, M - count] of the dropped ones. If tokens are appended later,
+        restoration uses the first `count` only.
     """
     values = tokens.values
     with jax.named_scope("clustering"):

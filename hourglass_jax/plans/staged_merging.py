@@ -1,4 +1,4 @@
-"""Token merging at a few places only, with few and large steps."""
+"""Token merging before a few blocks only, with few and large steps."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from hourglass_jax.plans.checks import check_among_blocks, check_blocks, check_s
 from hourglass_jax.plans.merging import merge
 
 STAGES = (0, 2, 4, 6)
-"""Of 12 blocks."""
+"""Default stages of 12 blocks."""
 TRIED = ((0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7), (0, 3, 6, 9), (1, 3, 5, 7), (0, 4))
-"""Other stages that the tuner tries, of 12 blocks."""
+"""Other stages that the tuner tries, for 12 blocks."""
 
 
 @dataclass(frozen=True)
 class StagedMerging(Plan):
-    """Before a few blocks, similar tokens merge: of N tokens round(N keep^j) are left at stage j = 1, 2, ...
+    """Merges similar tokens before a few blocks: stage j = 1, 2, ... leaves round(N keep^j) of N tokens.
 
-    Tokens are compared by the keys that the block would compute for them. Attention counts a merged token as often
-    as it has tokens in it, and in the end every token of the grid gets the value of its group.
+    Tokens are compared by the keys that the block would compute for them. Attention weights a merged token by the
+    number of its members, and in the end every token of the grid gets the value of its group.
 
-    Tokens of one half join tokens of the other. The first halves are the two colours of a checkerboard; later ones
-    alternate, as what was merged lies on no grid.
+    Tokens of one half are merged into tokens of the other. The first halves are the two colours of a checkerboard;
+    later ones alternate, as merged tokens do not lie on a grid.
 
     Attributes:
         keep: q, share of its tokens that every stage keeps; at least one half.
-        stages: the blocks before which tokens merge; None for 0, 2, 4, 6 of 12, scaled to the depth.
-        value: what a group becomes. "mean": of its tokens, weighted with their sizes; tokens are compared by the
-            mean of their keys over the heads. "medoid": the real token nearest to that mean; tokens are compared by
-            the keys of all heads.
+        stages: indices of the blocks before which tokens merge; None for 0, 2, 4, 6 of 12, scaled to the depth.
+        value: value of a group. "mean": the mean of its tokens, weighted by their sizes; tokens are compared by the
+            mean of their keys over the heads. "medoid": the token nearest to that mean; tokens are compared by the
+            keys of all heads.
 
     Raises:
         ValueError: a field is out of range.

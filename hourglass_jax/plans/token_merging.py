@@ -7,30 +7,29 @@ from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.merging import alternate
 from hourglass_jax.plans.base import Plan, Tokens
-from hourglass_jax.plans.checks import check_share
+from hourglass_jax.plans.checks import check_share, is_integer
 from hourglass_jax.plans.merging import merge
 
 
 @dataclass(frozen=True)
 class TokenMerging(Plan):
-    """Every block merges its most similar tokens, by the mean of their keys over the heads.
+    """Every block merges its most similar tokens, compared by the mean of their keys over the heads.
 
     Class and register tokens take part in the alternating split, as in the official code, but never merge. No block
     merges more than half of its tokens. In the end every token of the grid gets the value of its group.
 
     Attributes:
-        keep: share of its tokens that every block keeps; None if `merged` says how many it merges.
-        merged: r, tokens that every block merges, or one number for each block (further blocks merge none).
+        keep: share of its tokens that every block keeps; None if `merged` is given instead.
+        merged: r, number of tokens that every block merges, or one number per block (further blocks merge none).
         schedule: "constant", or "decreasing": from twice `merged` in the first block to none in the last.
-        proportional: whether attention counts a token as often as it has tokens in it.
+        proportional: whether attention weights a merged token by the number of its members.
 
     Raises:
-        ValueError: a field is out of range, or both or none of `keep` and `merged` are given.
+        ValueError: a field is out of range, or both or neither of `keep` and `merged` are given.
 
     Source: facebookresearch/ToMe, tome/patch/timm.py and tome/utils.py (`parse_r`).
     """
@@ -48,11 +47,11 @@ class TokenMerging(Plan):
         if isinstance(self.merged, list):
             object.__setattr__(self, "merged", tuple(self.merged))
         numbers = self.merged if isinstance(self.merged, tuple) else (self.merged or 0,)
-        if not all(isinstance(each, (int, np.integer)) and each >= 0 for each in numbers):
+        if not all(map(is_integer, numbers)):
             raise ValueError(f"merged must be integers of at least 0, got {self.merged!r}")
         if self.schedule not in ("constant", "decreasing"):
             raise ValueError(f"schedule must be 'constant' or 'decreasing', got {self.schedule!r}")
-        if self.schedule == "decreasing" and not isinstance(self.merged, (int, np.integer)):
+        if self.schedule == "decreasing" and not is_integer(self.merged):
             raise ValueError("schedule='decreasing' needs merged as one number")
 
     def check(self, depth: int, token_grid: Grid | None = None) -> None:
@@ -70,7 +69,7 @@ class TokenMerging(Plan):
 
     def after_attention(self, index: int, tokens: Tokens, query: jax.Array, key: jax.Array) -> Tokens:
         """See `Plan.after_attention`."""
-        before, after = self._left(tokens.depth, tokens.grid)[index : index + 2]
+        before, after = self._block_counts(tokens.depth, tokens.grid)[index : index + 2]
         if after == before:
             return tokens
         special = tokens.special
@@ -84,19 +83,19 @@ class TokenMerging(Plan):
 
     def counts(self, depth: int, token_grid: Grid) -> list[int]:
         """See `Plan.counts`."""
-        left = self._left(depth, token_grid)
+        left = self._block_counts(depth, token_grid)
         return [*left[:-1], left[0]]
 
-    def _left(self, depth: int, token_grid: Grid) -> list[int]:
-        """How many tokens enter each block, and how many leave the last one."""
+    def _block_counts(self, depth: int, token_grid: Grid) -> list[int]:
+        """Number of tokens before every block, and after the last one."""
         left = [token_grid[0] * token_grid[1]]
         for index in range(depth):
             before = left[-1]
-            wanted = round(before * (1 - self.keep)) if self.keep is not None else self._merged(index, depth)
+            wanted = round(before * (1 - self.keep)) if self.keep is not None else self._merges(index, depth)
             left.append(before - min(wanted, before // 2))
         return left
 
-    def _merged(self, index: int, depth: int) -> int:
+    def _merges(self, index: int, depth: int) -> int:
         merged = self.merged or 0
         if isinstance(merged, tuple):
             return merged[index] if index < len(merged) else 0

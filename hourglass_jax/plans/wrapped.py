@@ -1,4 +1,4 @@
-"""A plan around another one."""
+"""A wrapper around another plan."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from hourglass_jax.plans.base import Backbone, Block, Plan, Tokens
 
 @dataclass(frozen=True)
 class WrappedPlan(Plan):
-    """Another plan, for subclasses that look at what it does or change a part of it."""
+    """Base class of plans that observe or change a part of another plan."""
 
     plan: Plan
 

@@ -1,1 +1,1 @@
-"""Looking for plans: costs, ablations, the tuner."""
+"""Search for plans: costs, ablations, the tuner."""

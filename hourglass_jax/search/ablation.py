@@ -1,4 +1,4 @@
-"""The paper's ablations, without labels: how close the features stay when one part of a plan is changed."""
+"""The paper's ablations, without labels: fidelity of the features when one setting of a plan changes."""
 
 import functools
 import hashlib
@@ -38,10 +38,10 @@ STUDIES = (
 
 @dataclass(frozen=True)
 class Layers(WrappedPlan):
-    """A plan with the paper's baselines in place of its layers (Tables 4 and 5).
+    """A plan whose clustering or reconstruction layer is replaced by one of the paper's baselines (Tables 4 and 5).
 
     Attributes:
-        plan: where the layers are, and their settings.
+        plan: the places and the settings of the layers.
         clustering: "pooling" is adaptive average pooling.
         reconstruction: "bilinear" upsamples the grid of clusters; "nearest" gives every token its nearest cluster.
     """
@@ -70,15 +70,15 @@ class Layers(WrappedPlan):
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement of a study.
+    """One point of a study.
 
     Attributes:
-        label: what was changed; unique among the points of a study that share their `series`.
-        x: its place on the study's axis.
-        plan: None leaves the model as it is.
-        series: which of the study's curves it belongs to.
-        block: 0-based, the block whose features are compared too.
-        side: of the input in pixels, where it is not that of all others.
+        label: the change; unique among the points of a study with the same `series`.
+        x: coordinate on the study's axis.
+        plan: the plan; None for the unchanged model.
+        series: the curve that the point belongs to.
+        block: 0-based block whose features are compared as well, or None.
+        side: side of the input in pixels; None for the size of the ablation.
     """
 
     label: str
@@ -91,13 +91,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Study:
-    """What happens if this alone is changed.
+    """One setting of the plan, varied alone.
 
     Attributes:
-        title: what is changed, and where the paper does so.
-        axis: what `Point.x` is; None if it is but a number.
-        points: by series, then by x.
-        logarithmic: whether the axis is.
+        title: the setting, and the table or figure of the paper that varies it.
+        axis: label of `Point.x`; None if the points are categories.
+        points: the points, sorted by series and then by x.
+        logarithmic: whether the axis is logarithmic.
     """
 
     title: str
@@ -107,16 +107,16 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What is measured of a point.
+class Measurement:
+    """The measurements of a point.
 
     Attributes:
-        cosine: between the final features that the model's head reads and those of the unexpedited model, mean of
-            the photographs.
-        worst: the same of the worst photograph.
-        cosine_at_block: after `Point.block`, mean of the photographs; None if the point has no block.
-        gflops: of the encoder, 10^9 multiply-accumulates.
-        gflops_ratio: of the unexpedited encoder's.
+        cosine: cosine similarity of the head's input features to those of the unexpedited model, mean over the
+            photographs.
+        worst: the same for the worst photograph.
+        cosine_at_block: the same after `Point.block`, mean over the photographs; None if the point has no block.
+        gflops: cost of the encoder, 10^9 multiply-accumulates.
+        gflops_ratio: `gflops` as a share of the unexpedited encoder's.
     """
 
     cosine: float
@@ -130,16 +130,16 @@ class Ablation:
     """All studies of one model, around one plan, on photographs of one size.
 
     Args:
-        model: unexpedited.
-        photographs: name -> uint8 [rows, columns, 3]; the largest square in the middle is used.
-        plan: what the studies change a part of; it reconstructs tokens, even if it says logits.
-        weights: what tells the model's weights from others, such as the hash of its file.
-        preprocessing: how photographs are prepared; by default as the model's config says.
+        model: the model, without a plan.
+        photographs: name -> uint8 [rows, columns, 3]; the largest centred square is used.
+        plan: the plan that the studies vary; it reconstructs tokens, even if its `reconstruct` is "logits".
+        weights: identifies the model's weights, such as the hash of their file.
+        preprocessing: how photographs are prepared; by default that of the model's config.
 
     Attributes:
-        plan: as above.
+        plan: the plan that the studies vary.
         size: side of the input in pixels.
-        studies: name of `STUDIES` -> its points. Those that do not fit the model are left out.
+        studies: name of `STUDIES` -> the study. Points that do not fit the model are left out.
 
     Raises:
         ValueError: there is no photograph or one is too small, or the plan does not fit the model or has alpha 0.
@@ -167,7 +167,7 @@ class Ablation:
             raise ValueError("expected at least one photograph, got none")
         if self.plan.alpha < 1:
             raise ValueError("alpha must be at least 1 for an ablation, got 0")
-        # Studies share points, points an input size and all of them the original.
+        # Studies share points, and points share input sizes.
         self._images = functools.cache(self._images)
         self._gflops = functools.cache(self._gflops)
         images = self._images(self.size)
@@ -186,18 +186,18 @@ class Ablation:
         ]
         self.studies = self._studies()
 
-    def measure(self, point: Point) -> Figures:
-        """The figures of a point, all photographs with one compiled function."""
+    def measure(self, point: Point) -> Measurement:
+        """Measures a point, with one compiled function for all photographs."""
         fast, blocks = expedite(self._model, point.plan), () if point.block is None else (point.block,)
         final, at_block = [], []
         for image, (features, kept) in zip(self._images(point.side or self.size), self._original, strict=True):
-            found, found_at_block = _features(fast, image[None], self._grid, blocks)
-            final.append(float(cosine_similarity(found, features)[0]))
+            fast_features, fast_at_block = _features(fast, image[None], self._grid, blocks)
+            final.append(float(cosine_similarity(fast_features, features)[0]))
             if point.block is not None:
                 original = kept[point.block - self.plan.alpha + 1]
-                at_block.append(float(cosine_similarity(found_at_block[0], original)[0]))
+                at_block.append(float(cosine_similarity(fast_at_block[0], original)[0]))
         gflops = self._gflops(point.plan, point.side or self.size)
-        return Figures(
+        return Measurement(
             cosine=round(float(np.mean(final)), 6),
             worst=round(min(final), 6),
             cosine_at_block=round(float(np.mean(at_block)), 6) if at_block else None,
@@ -207,20 +207,22 @@ class Ablation:
 
     def run(
         self, journal: str | os.PathLike[str], names: Collection[str] = STUDIES
-    ) -> Iterator[tuple[str, Point, Figures]]:
-        """Measures one point after the other; goes on where an earlier run ended.
+    ) -> Iterator[tuple[str, Point, Measurement]]:
+        """Measures one point after the other, and resumes an earlier run.
 
-        A point whose plan another point has too is not measured again.
+        Points with the same plan are measured once.
 
         Args:
-            journal: file of lines of JSON, what is measured and then every point; made if it is missing.
-            names: of the studies.
+            journal: path of a JSON Lines file: a header that identifies the ablation, then one line per point. It
+                is created if it does not exist.
+            names: the studies to run.
 
         Yields:
-            Name of the study, point and figures, also of the points that the journal has.
+            Name of the study, point and measurement, including the points that are already in the journal.
 
         Raises:
-            ValueError: an unknown study; the journal is of another ablation, or damaged other than at its end.
+            ValueError: a study is unknown, or the journal belongs to another ablation or is damaged before its last
+                line.
         """
         unknown = sorted(set(names) - set(STUDIES))
         if unknown:
@@ -233,7 +235,7 @@ class Ablation:
                 for point in study.points
                 if (name, point.series, point.label) in known
             }
-            for name in (each for each in STUDIES if each in names):
+            for name in (study for study in STUDIES if study in names):
                 for point in self.studies[name].points:
                     work = _work(point)
                     if work not in measured:
@@ -257,7 +259,7 @@ class Ablation:
         whole = base.beta is None
         ends = range(base.alpha + 1, depth + 1)
         betas = {end: replace(base, beta=None if whole and end == depth else end - base.alpha) for end in ends}
-        found = {
+        studies = {
             "beta": Study(
                 "Reconstruction after block alpha + beta (Table 1)",
                 "alpha + beta, blocks",
@@ -266,7 +268,7 @@ class Ablation:
             "alpha": Study(
                 "Clustering after block alpha",
                 "alpha, blocks",
-                self._varied("alpha", range(1, depth, -(-depth // 8)), "alpha {}"),
+                self._vary("alpha", range(1, depth, -(-depth // 8)), "alpha {}"),
             ),
             "clusters": Study(
                 "Number of clusters (Tables 2, 3)",
@@ -274,7 +276,7 @@ class Ablation:
                 self._clusters(base),
             ),
             "representative": Study(
-                "What stands for a cluster",
+                "Representative of a cluster",
                 "clusters",
                 (
                     *self._clusters(replace(base, representative="mean"), "mean"),
@@ -282,39 +284,39 @@ class Ablation:
                 ),
             ),
             "window": Study(
-                "Window (Tables 2, 3)", "side of the window, clusters", self._varied("window", (1, 3, 5, 7, 9))
+                "Window (Tables 2, 3)", "side of the window, clusters", self._vary("window", (1, 3, 5, 7, 9))
             ),
             "iterations": Study(
                 "k-means iterations (Tables 2, 3)",
                 "kappa, iterations",
-                self._varied("iterations", (0, 1, 2, 5, 10, 20)),
+                self._vary("iterations", (0, 1, 2, 5, 10, 20)),
             ),
             "temperature": self._temperatures(),
             "neighbors": Study(
                 "Neighbours in the reconstruction (Tables 2, 3)",
                 "k, clusters",
-                self._varied("neighbors", (1, 2, 5, 10, 20, 50)),
+                self._vary("neighbors", (1, 2, 5, 10, 20, 50)),
                 logarithmic=True,
             ),
             "layers": self._layers(),
         }
-        found["downsampling"] = self._downsampling(found["alpha"].points, found["clusters"].points)
-        return {name: found[name] for name in STUDIES}
+        studies["downsampling"] = self._downsampling(studies["alpha"].points, studies["clusters"].points)
+        return {name: studies[name] for name in STUDIES}
 
-    def _varied(self, field: str, values: Iterable[int], label: str = "{}") -> tuple[Point, ...]:
-        """A point for each value of a field of the plan, and for the plan's own."""
+    def _vary(self, field: str, values: Iterable[int], label: str = "{}") -> tuple[Point, ...]:
+        """A point for each value of a field of the plan, including the plan's own value."""
         values = sorted({*values, getattr(self.plan, field)})
         plans = {value: replace(self.plan, **{field: value}) for value in values}
         return tuple(Point(label.format(value), value, plan) for value, plan in plans.items() if self._fits(plan))
 
     def _clusters(self, plan: Hourglass, series: str = "") -> tuple[Point, ...]:
-        """A third to four thirds of the plan's clusters along each side."""
+        """Points with a third to four thirds of the plan's clusters along each side."""
         grids = dict.fromkeys(tuple(max(1, side * sixth // 6) for side in plan.clusters) for sixth in range(2, 9))
         plans = (replace(plan, clusters=grid) for grid in grids)
         return tuple(
-            Point(f"{each.clusters[0]} x {each.clusters[1]}", math.prod(each.clusters), each, series)
-            for each in plans
-            if self._fits(each)
+            Point(f"{varied.clusters[0]} x {varied.clusters[1]}", math.prod(varied.clusters), varied, series)
+            for varied in plans
+            if self._fits(varied)
         )
 
     def _temperatures(self) -> Study:
@@ -348,7 +350,7 @@ class Ablation:
         return Study("Other layers (Tables 4 and 5)", None, tuple(points))
 
     def _downsampling(self, alphas: tuple[Point, ...], clusters: tuple[Point, ...]) -> Study:
-        """Hourglasses, and the smaller images whose GFLOPs are nearest to theirs."""
+        """Hourglass plans, and the smaller images with the closest GFLOPs."""
         unit, original = self._backbone.config.patch_size, self._gflops(None, self.size)
         sides = range(unit, self.size, unit)
         costs = np.array([self._gflops(None, side) for side in sides])
@@ -383,21 +385,21 @@ class Ablation:
 def _features(
     model: Encoder, images: jax.Array, grid: Grid, blocks: tuple[int, ...] = ()
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """What the head reads, a map of all tokens being resized to `grid`, [B, N, C]; and tokens after some blocks."""
+    """The head's input features [B, N, C], resized to `grid` if they are a map, and the tokens after `blocks`."""
     backbone = model.backbone
     assert isinstance(backbone, ViT), "see `Ablation`"
     features = backbone(images, intermediates=blocks)
-    found = model.head_input(features)
-    if found.shape[1] == math.prod(features.token_grid):
-        found = upsample_tokens(found, cluster_grid=features.token_grid, token_grid=grid)
-    return found, tuple(each.tokens for each in features.intermediates)
+    final = model.head_input(features)
+    if final.shape[1] == math.prod(features.token_grid):
+        final = upsample_tokens(final, cluster_grid=features.token_grid, token_grid=grid)
+    return final, tuple(intermediate.tokens for intermediate in features.intermediates)
 
 
 def _work(point: Point) -> tuple[object, ...]:
-    """What is run for a point."""
+    """Identifies the computation of a point: points with equal ones have equal measurements."""
     return point.plan, point.block, point.side
 
 
-def _entry(line: dict[str, Any]) -> tuple[tuple[str, str, str], Figures]:
-    """The study, series and label of a point, and its figures."""
-    return (line.pop("study"), line.pop("series"), line.pop("label")), Figures(**line)
+def _entry(line: dict[str, Any]) -> tuple[tuple[str, str, str], Measurement]:
+    """The study, series and label of a point, and its measurement."""
+    return (line.pop("study"), line.pop("series"), line.pop("label")), Measurement(**line)

@@ -1,4 +1,4 @@
-"""Plans at equal cost: every method's own settings for a share of the encoder's multiply-accumulates."""
+"""Plans of equal cost: the settings of a method for a share of the encoder's multiply-accumulates."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -11,14 +11,14 @@ from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.registry import find_method
 
-FINENESS = 4096
-"""Steps that a method's knob is turned in."""
-NEAR = 5e-4
-"""A cost so little below its share is near enough."""
+STEPS = 4096
+"""Number of steps in which `Plan.scaled` is searched."""
+TOLERANCE = 5e-4
+"""The search ends at a cost that is at most this much below the share."""
 
 
 class Costs:
-    """What plans cost a model's encoder: executed multiply-accumulates, as a share of those without a plan.
+    """The cost of plans: executed multiply-accumulates of the encoder, as a share of those without a plan.
 
     Nothing is run, and every plan is counted once.
 
@@ -44,23 +44,23 @@ class Costs:
         self._share = functools.cache(lambda plan: count_encoder_macs(expedite(model, plan), size) / self.original)
 
     def __call__(self, plan: Plan) -> float:
-        """The share that a plan costs; clustering, merging and reconstruction included."""
+        """The cost of a plan as a share, including clustering, merging and reconstruction."""
         return self._share(plan)
 
     def solve(self, method: str, share: float, fields: Mapping[str, object] | None = None) -> Plan:
-        """A method's plan whose cost is nearest to a share, and not above it.
+        """The method's most expensive plan that does not exceed a share.
 
         Args:
             method: a name that `find_method` knows.
             share: of the encoder's multiply-accumulates, in (0, 1].
-            fields: what the plan has in place of what the method would choose.
+            fields: fields of the plan that replace the method's defaults.
 
         Returns:
-            A plan of that kind.
+            The plan.
 
         Raises:
-            ValueError: an unknown method, a share out of range or below the method's cheapest plan, or `fields` do
-                not fit the method.
+            ValueError: the method is unknown, the share is out of range or below the method's cheapest plan, or
+                `fields` do not fit the method.
         """
         cls = find_method(method)
         if not 0 < share <= 1:
@@ -68,10 +68,10 @@ class Costs:
 
         @functools.cache
         def plan_at(step: int) -> Plan:
-            scaled = cls.scaled(step / FINENESS, self.depth, self.token_grid)
+            scaled = cls.scaled(step / STEPS, self.depth, self.token_grid)
             return replace(scaled, **(fields or {}))
 
-        step = _last(FINENESS, lambda step: self(plan_at(step)) - share, round(share * FINENESS) or 1)
+        step = _last_step(STEPS, lambda step: self(plan_at(step)) - share, round(share * STEPS) or 1)
         if step is None:
             cheapest = self(plan_at(1))
             raise ValueError(
@@ -113,7 +113,7 @@ def at_budget(model: Encoder, method: str, share: float, size: tuple[int, int]) 
         size: (rows, columns) of the image in pixels, multiples of the patch size.
 
     Returns:
-        The method's plan whose cost is nearest to `share`, and not above it.
+        The method's most expensive plan that does not exceed `share`.
 
     Raises:
         ValueError: see `Costs.solve`.
@@ -121,15 +121,15 @@ def at_budget(model: Encoder, method: str, share: float, size: tuple[int, int]) 
     return Costs(model, size).solve(method, share)
 
 
-def _last(count: int, excess: Callable[[int], float], guess: int) -> int | None:
-    """The last of 1 .. count at which a rising function is not above 0; None if there is none.
+def _last_step(count: int, excess: Callable[[int], float], guess: int) -> int | None:
+    """The last step of 1 .. count at which an increasing function is not above 0; None if there is none.
 
-    Regula falsi with the Illinois rule, from a guess: the function is nearly a straight line from -1 to 1, and
-    expensive. A place where it is within `NEAR` of 0 will do.
+    Regula falsi with the Illinois rule: the function is expensive, and nearly linear from -1 to 1. The search ends
+    early at a value within `TOLERANCE` below 0.
     """
     low, high = 0, count + 1
     below, above, moved = -1.0, 1.0, None
-    while high - low > 1 and below < -NEAR:
+    while high - low > 1 and below < -TOLERANCE:
         value = excess(guess)
         if value <= 0:
             low, below, above = guess, value, above / (2 if moved == "low" else 1)

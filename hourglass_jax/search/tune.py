@@ -1,9 +1,9 @@
-"""The search for a plan: which method, with which settings, is best for a model and images without labels.
+"""The tuner: searches the method and the settings that suit a model best, on images without labels.
 
-It goes from coarse to fine. Every method's plan for the target is tried on few images; the best methods are kept,
-and their settings are changed one at a time; what is left is measured on all images that are tuned on. Temperatures
+The search goes from coarse to fine. One plan of every method is measured on a few images; the best methods are
+kept, and their settings are changed one at a time; the finalists are measured on all tuning images. Temperatures
 are continuous: they follow the gradient of the fidelity through the expedited backbone. The other half of the
-images is held out for the final figure. The weights are never touched.
+images is held out for the final figure. The weights never change.
 """
 
 import contextlib
@@ -35,31 +35,32 @@ from hourglass_jax.plans.files import plan_fields
 from hourglass_jax.plans.registry import METHODS, find_method
 from hourglass_jax.search.budget import Costs
 
-FEW = 4
-"""Images that candidates are told apart by: with fewer, settings are chosen that suit but these."""
-KEPT, HOPELESS = 3, 3.0
-"""So many methods have their settings changed; none whose cosine is so many times farther from 1 than the best."""
+RANKING_IMAGES = 4
+"""Number of images used to rank candidates. With fewer, the search overfits to them."""
+MAX_REFINED = 3
+"""Number of methods that are refined."""
+MAX_ERROR_RATIO = 3.0
+"""A method is dropped if its error, 1 - cosine, exceeds this many times the best method's."""
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Costs that are tried for a wanted cosine, from safe to cheap."""
-SPREAD = 0.02
-"""A cosine so far below the mean is worth a warning."""
-AROUND = 0.12
-"""How far a plot looks to cheaper and dearer plans."""
+"""Costs that are tried to reach a target cosine, in shares of the encoder, from expensive to cheap."""
+MAX_SPREAD = 0.02
+"""An image whose cosine lies further below the mean than this gets a warning."""
+PLOT_MARGIN = 0.12
+"""Plots also show plans that cost this much less and this much more, in shares of the encoder."""
 STEPS, RATE = 8, 0.3
-"""Of Adam, on the logarithm of a temperature."""
+"""Number of steps and learning rate of Adam, on the logarithm of a temperature."""
 
-GAIN = 1e-4
-"""Of the cosine, for a setting to be changed."""
-LEFT_ALONE = {"reconstruct"}
-"""Fields that say what a head sees."""
-
+MIN_GAIN = 1e-4
+"""The least gain of the cosine for which a setting is changed."""
+FIXED_FIELDS = {"reconstruct"}
+"""Fields that are not tuned, as they decide what the head receives."""
 
 Kind = Literal["share", "speedup", "cosine"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted.
+    """The target of a search.
 
     Attributes:
         kind: "share": at most this share of the encoder's multiply-accumulates, at the best cosine; "speedup": at
@@ -83,13 +84,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan that was measured.
+    """A plan and its measurements.
 
     Attributes:
-        plan: as it ran.
-        share: of the encoder's multiply-accumulates.
-        cosines: of the final features with the original's, by photograph.
-        speedup: of the whole model; None if it was not asked for.
+        plan: the plan.
+        share: its cost as a share of the encoder's multiply-accumulates.
+        cosines: photograph -> cosine similarity of the final features to those of the original model.
+        speedup: speed-up of the whole model; None if it was not measured.
     """
 
     plan: Plan
@@ -104,29 +105,29 @@ class Candidate:
 
     @property
     def speed(self) -> float:
-        """The speed-up as a number, 0 if it was not asked for."""
+        """The speed-up as a number, 0 if it was not measured."""
         return self.speedup or 0.0
 
     @property
     def cosine(self) -> float:
-        """Mean of the photographs."""
+        """Mean cosine over the photographs."""
         return float(np.mean(list(self.cosines.values())))
 
     @property
     def worst(self) -> float:
-        """Of the worst photograph."""
+        """Cosine of the worst photograph."""
         return min(self.cosines.values())
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        best: the plan, and its cosines on the photographs that it was chosen by.
-        held_out: its cosines on the others.
-        finalists: the best of each method that was left, by what was wanted; `best` is the first.
-        warnings: sentences.
+        best: the best plan, with its cosines on the tuning photographs.
+        held_out: photograph -> its cosine, for the photographs that were held out.
+        finalists: the best candidate of each refined method, best first; the first one is `best`.
+        warnings: sentences for the user.
     """
 
     best: Candidate
@@ -136,23 +137,24 @@ class Tuned:
 
 
 class NoPlan(Exception):
-    """No plan meets the target; says in a sentence how near the best one comes."""
+    """No plan meets the target; the message says how close the best one comes."""
 
 
 class Tuner:
     """Searches plans for one model, on photographs of one size.
 
     Args:
-        model: unexpedited.
-        photographs: name -> uint8 [rows, columns, 3], at least two; the largest square in the middle is used. Every
-            other one is held out.
-        journal: file of lines of JSON, what is measured and then every measurement; made if it is missing.
-        weights: what tells the model's weights from others, such as the hash of its file.
-        preprocessing: how photographs are prepared; by default as the model's config says.
+        model: the model, without a plan.
+        photographs: name -> uint8 [rows, columns, 3], at least two; the largest centred square is used. Every
+            second one is held out.
+        journal: path of a JSON Lines file: a header that identifies the search, then one line per measurement. It
+            is created if it does not exist.
+        weights: identifies the model's weights, such as the hash of their file.
+        preprocessing: how photographs are prepared; by default that of the model's config.
         on_plan: called with every plan that is measured or looked up.
 
     Attributes:
-        candidates: the plans that were measured, with the photographs that they were measured on.
+        candidates: plan -> its measurements so far.
 
     Raises:
         ValueError: there are fewer than two photographs, one is too small, or the journal is of another search, or
@@ -174,7 +176,7 @@ class Tuner:
         preprocessing = preprocessing or model.config.preprocessing
         preprocessing = preprocessing.at(preprocessing.side).whole_patches(model.config.backbone.patch_size)
         self.model, self.size, self._on_plan = expedite(model, None), preprocessing.shape[0], on_plan
-        self._images = {name: preprocessing(center_crop_square(each))[None] for name, each in photographs.items()}
+        self._images = {name: preprocessing(center_crop_square(photo))[None] for name, photo in photographs.items()}
         names = list(photographs)
         self.tuned_on, self.held_out = tuple(names[::2]), tuple(names[1::2])
         self.costs = Costs(model, (self.size, self.size))
@@ -200,7 +202,7 @@ class Tuner:
         self._journal.__exit__(kind, error, trace)
 
     def measure(self, plan: Plan, names: Sequence[str]) -> Candidate:
-        """The cosines of a plan on some of the photographs; what is known is not measured again."""
+        """Measures the cosines of a plan on some photographs; those in the journal are not measured again."""
         cosines = self._cosines(plan, names)
         known = self.candidates.get(plan)
         self.candidates[plan] = Candidate(
@@ -212,30 +214,32 @@ class Tuner:
         self._on_plan(plan)
         fast, cosines = expedite(self.model, plan), {}
         for name in names:
-            [cosines[name]] = self._once(
+            [cosines[name]] = self._measure_once(
                 {"plan": plan_fields(plan), "photograph": name},
                 lambda name=name: [float(_cosine(fast, self._images[name], self._original(name)))],
             )
         return cosines
 
     def speedup(self, plan: Plan) -> float:
-        """How much faster the whole model is under a plan: medians of runs in turn on one photograph."""
-        [found] = self._once({"plan": plan_fields(plan), "speedup": True}, lambda: [self._time(plan)])
-        return found
+        """Speed-up of the whole model under a plan, from the medians of alternating runs on one photograph."""
+        [ratio] = self._measure_once(
+            {"plan": plan_fields(plan), "speedup": True}, lambda: [self._measure_speedup(plan)]
+        )
+        return ratio
 
     def tune(self, target: Target, methods: Sequence[str] | None = None) -> Tuned:
-        """Searches a plan.
+        """Searches the best plan for a target.
 
         Args:
-            target: what is wanted.
+            target: the target.
             methods: names that `find_method` knows; by default all of `plans.METHODS`.
 
         Returns:
-            The best plan that meets the target on the photographs that it was tuned on.
+            The best plan that meets the target on the tuning photographs, and the other finalists.
 
         Raises:
-            NoPlan: none meets it.
-            ValueError: no method, or an unknown one.
+            NoPlan: no plan meets the target.
+            ValueError: `methods` is empty or names an unknown method.
         """
         wanted = dict.fromkeys(find_method(name).__name__ for name in (METHODS if methods is None else methods))
         if not wanted:
@@ -244,16 +248,17 @@ class Tuner:
         reasons = []
         for method in wanted:
             try:
-                first[method] = self._first(method, target)
+                first[method] = self._first_candidate(method, target)
             except ValueError as problem:
                 reasons.append(str(problem))
         if not first:
             raise NoPlan(f"no plan meets the target: {'; '.join(reasons)}")
-        key = self._key(target)
-        kept = sorted(first, key=lambda method: key(first[method]))[:KEPT]
+        key = self._ranking_key(target)
+        kept = sorted(first, key=lambda method: key(first[method]))[:MAX_REFINED]
         if target.kind != "cosine":
-            kept = [each for each in kept if 1 - first[each].cosine < HOPELESS * (1 - first[kept[0]].cosine)]
-        refined = [self._refined(first[method], target) for method in kept]
+            limit = MAX_ERROR_RATIO * (1 - first[kept[0]].cosine)
+            kept = [method for method in kept if 1 - first[method].cosine < limit]
+        refined = [self._refine(first[method], target) for method in kept]
         refined.sort(key=lambda pair: key(pair[0]))
         best = refined[0][0]
         reached = {"share": 1.0, "speedup": best.speed, "cosine": best.cosine}[target.kind]
@@ -263,88 +268,89 @@ class Tuner:
                 f"{reached:.4f}, of {best.method} at {best.share:.2f} of the encoder's multiply-accumulates"
             )
         for candidate, changed in refined:
-            self._look_around(candidate, changed)
+            self._measure_nearby(candidate, changed)
         held_out = self._cosines(best.plan, self.held_out)
-        return Tuned(best, held_out, tuple(each for each, _ in refined), self._warnings(best, held_out, target))
+        finalists = tuple(candidate for candidate, _ in refined)
+        return Tuned(best, held_out, finalists, self._warnings(best, held_out, target))
 
-    def _key(self, target: Target) -> Callable[[Candidate], tuple[bool, float]]:
-        """What finalists are sorted by, the best first."""
+    def _ranking_key(self, target: Target) -> Callable[[Candidate], tuple[bool, float]]:
+        """The sort key of finalists, the best first."""
         if target.kind == "cosine":
-            return lambda each: (False, each.share) if each.cosine >= target.value else (True, -each.cosine)
+            return lambda plan: (False, plan.share) if plan.cosine >= target.value else (True, -plan.cosine)
         if target.kind == "speedup":
-            return lambda each: (False, -each.cosine) if each.speed >= target.value else (True, -each.speed)
-        return lambda each: (False, -each.cosine)
+            return lambda plan: (False, -plan.cosine) if plan.speed >= target.value else (True, -plan.speed)
+        return lambda plan: (False, -plan.cosine)
 
     @property
-    def _few(self) -> tuple[str, ...]:
-        return self.tuned_on[:FEW]
+    def _ranking_images(self) -> tuple[str, ...]:
+        return self.tuned_on[:RANKING_IMAGES]
 
-    def _first(self, method: str, target: Target) -> Candidate:
-        """A method's own plan that meets the target, on few photographs, or its nearest."""
+    def _first_candidate(self, method: str, target: Target) -> Candidate:
+        """The method's default plan that meets the target on the ranking images, or the closest to it."""
         if target.kind == "share":
-            return self.measure(self.costs.solve(method, target.value), self._few)
+            return self.measure(self.costs.solve(method, target.value), self._ranking_images)
         if target.kind == "speedup":
-            return self._fast_enough(method, {}, target.value, self._few)
-        found = None
+            return self._solve_speedup(method, {}, target.value, self._ranking_images)
+        cheapest = None
         for share in SHARES:
             try:
                 plan = self.costs.solve(method, share)
             except ValueError:
                 break
-            candidate = self.measure(plan, self._few)
+            candidate = self.measure(plan, self._ranking_images)
             if candidate.cosine < target.value:
-                return found or candidate
-            found = candidate
-        if found is None:
+                return cheapest or candidate
+            cheapest = candidate
+        if cheapest is None:
             raise ValueError(f"{method} cannot do with {SHARES[0]:g} of the encoder's cost")
-        return found
+        return cheapest
 
-    def _fast_enough(
+    def _solve_speedup(
         self, method: str, changed: Mapping[str, object], wanted: float, names: Sequence[str]
     ) -> Candidate:
-        """The plan that keeps most and whose measured speed-up is the wanted one; the fastest if there is none.
+        """The most expensive plan whose measured speed-up reaches the target; the fastest if none does.
 
-        The time is nearly a straight line over the share of the multiply-accumulates, which the last two
-        measurements give.
+        Time is nearly linear in the share of the multiply-accumulates: each step is along the line through the last
+        two measurements.
         """
-        points, share, found = [(1.0, 1.0)], 1 / wanted, {}
+        points, share, speedups = [(1.0, 1.0)], 1 / wanted, {}
         for _ in range(4):
             try:
                 plan = self.costs.solve(method, share, changed)
             except ValueError:
-                if not found:
+                if not speedups:
                     raise
                 break
-            found[plan] = self.speedup(plan)
-            points.append((self.costs(plan), 1 / found[plan]))
+            speedups[plan] = self.speedup(plan)
+            points.append((self.costs(plan), 1 / speedups[plan]))
             (x0, y0), (x1, y1) = points[-2:]
-            if x0 == x1 or y0 == y1 or wanted <= found[plan] < 1.03 * wanted:
+            if x0 == x1 or y0 == y1 or wanted <= speedups[plan] < 1.03 * wanted:
                 break
-            # A little faster than wanted: the next measurement may be a little slower.
+            # Aim slightly above the target: the next measurement may be slightly slower.
             share = float(np.clip(x1 + (0.985 / wanted - y1) * (x1 - x0) / (y1 - y0), 0.05, 1))
-        enough = [plan for plan in found if found[plan] >= wanted]
-        plan = max(enough, key=self.costs) if enough else max(found, key=found.__getitem__)
+        fast = [plan for plan, speedup in speedups.items() if speedup >= wanted]
+        plan = max(fast, key=self.costs) if fast else max(speedups, key=speedups.__getitem__)
         self.measure(plan, names)
-        self.candidates[plan] = replace(self.candidates[plan], speedup=found[plan])
-        return replace(self.measure(plan, names), speedup=found[plan])
+        self.candidates[plan] = replace(self.candidates[plan], speedup=speedups[plan])
+        return replace(self.measure(plan, names), speedup=speedups[plan])
 
-    def _refined(self, start: Candidate, target: Target) -> tuple[Candidate, dict[str, object]]:
-        """A method's best plan for the target, on all photographs that are tuned on, and its settings."""
+    def _refine(self, start: Candidate, target: Target) -> tuple[Candidate, dict[str, object]]:
+        """The method's best plan for the target on all tuning photographs, and the settings that it changes."""
         share = target.value if target.kind == "share" else start.share
-        plan, changed = self._polished(start, share)
+        plan, changed = self._improve_settings(start, share)
         if target.kind == "share":
-            # What is better on few photographs need not be so on all.
-            own, polished = (self.measure(each, self.tuned_on) for each in (start.plan, plan))
-            return (polished, changed) if polished.cosine >= own.cosine else (own, {})
+            # An improvement on the ranking images need not be one on all of them.
+            default, improved = (self.measure(candidate, self.tuned_on) for candidate in (start.plan, plan))
+            return (improved, changed) if improved.cosine >= default.cosine else (default, {})
         if target.kind == "speedup":
-            return self._fast_enough(start.method, changed, target.value, self.tuned_on), changed
-        return self._cheapest(start.method, changed, target.value, plan), changed
+            return self._solve_speedup(start.method, changed, target.value, self.tuned_on), changed
+        return self._find_cheapest(start.method, changed, target.value, plan), changed
 
-    def _polished(self, start: Candidate, share: float) -> tuple[Plan, dict[str, object]]:
-        """Changes one setting after the other at the same cost, on few photographs; keeps what is better.
+    def _improve_settings(self, start: Candidate, share: float) -> tuple[Plan, dict[str, object]]:
+        """Changes one setting at a time at constant cost, on the ranking images, and keeps the improvements.
 
         Returns:
-            The plan, and the settings that it has in place of the method's own.
+            The plan, and the settings that differ from the method's defaults.
         """
         best, changed = start, {}
 
@@ -354,20 +360,20 @@ class Tuner:
                 plan = self.costs.solve(start.method, share, {**changed, field: value})
             except ValueError:
                 return False
-            found = self.measure(plan, self._few)
-            if found.cosine < best.cosine + GAIN:
+            candidate = self.measure(plan, self._ranking_images)
+            if candidate.cosine < best.cosine + MIN_GAIN:
                 return False
-            best, changed = found, {**changed, field: value}
+            best, changed = candidate, {**changed, field: value}
             return True
 
         for field, values in self._settings(type(start.plan)).items():
-            here = getattr(best.plan, field)
+            current = getattr(best.plan, field)
             if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
                 for value in values:
-                    if value != here:
+                    if value != current:
                         improves(field, value)
                 continue
-            above, below = [v for v in values if v > here], [v for v in reversed(values) if v < here]
+            above, below = [v for v in values if v > current], [v for v in reversed(values) if v < current]
             for direction in (above, below):
                 for value in direction:
                     if not improves(field, value):
@@ -378,24 +384,24 @@ class Tuner:
         return best.plan, changed
 
     def _settings(self, method: type[Plan]) -> dict[str, Sequence[object]]:
-        """Field -> the values that are tried of it, for a class of plans."""
+        """Field of a class of plans -> the values to try."""
         hints = typing.get_type_hints(method)
-        found = {}
+        values = {}
         for field in fields(method):
             if hints[field.name] is bool:
-                found[field.name] = (False, True)
-            elif typing.get_origin(hints[field.name]) is Literal and field.name not in LEFT_ALONE:
-                found[field.name] = typing.get_args(hints[field.name])
-        return found | method.search_space(self.costs.depth)
+                values[field.name] = (False, True)
+            elif typing.get_origin(hints[field.name]) is Literal and field.name not in FIXED_FIELDS:
+                values[field.name] = typing.get_args(hints[field.name])
+        return values | method.search_space(self.costs.depth)
 
-    def _cheapest(self, method: str, changed: Mapping[str, object], wanted: float, plan: Plan) -> Candidate:
-        """The least cost, to a hundredth, at which a method's mean cosine is the wanted one."""
-        found = self.measure(plan, self.tuned_on)
+    def _find_cheapest(self, method: str, changed: Mapping[str, object], wanted: float, plan: Plan) -> Candidate:
+        """The method's cheapest plan, to a hundredth of the encoder, whose mean cosine reaches the target."""
+        best = self.measure(plan, self.tuned_on)
         low, high = 0, 100
-        if found.cosine >= wanted:
-            high = int(100 * found.share) + 1
+        if best.cosine >= wanted:
+            high = int(100 * best.share) + 1
         else:
-            low = int(100 * found.share)
+            low = int(100 * best.share)
         while high - low > 1:
             middle = (low + high) // 2
             try:
@@ -404,29 +410,29 @@ class Tuner:
                 low = middle
                 continue
             if candidate.cosine >= wanted:
-                high, found = middle, candidate
+                high, best = middle, candidate
             else:
                 low = middle
-                found = found if found.cosine >= wanted else max(found, candidate, key=lambda each: each.cosine)
-        return found
+                best = best if best.cosine >= wanted else max(best, candidate, key=lambda plan: plan.cosine)
+        return best
 
-    def _look_around(self, candidate: Candidate, changed: Mapping[str, object]) -> None:
-        """Measures the same settings at less and at more cost, for the curves of a plot."""
-        for share in (candidate.share - AROUND, candidate.share + AROUND):
+    def _measure_nearby(self, candidate: Candidate, changed: Mapping[str, object]) -> None:
+        """Measures the same settings at a lower and at a higher cost, for the curves of a plot."""
+        for share in (candidate.share - PLOT_MARGIN, candidate.share + PLOT_MARGIN):
             with contextlib.suppress(ValueError):
                 self.measure(self.costs.solve(candidate.method, share, changed), self.tuned_on)
 
     def follow_gradient(self, plan: Plan) -> float:
-        """The temperature at which the mean cosine is best, by Adam on its logarithm.
+        """Optimises a plan's temperature for the mean cosine, by Adam on its logarithm.
 
-        It starts from the plan's own, or from the mean of what "auto" measures. The derivative goes forward through
-        the expedited backbone with the value: there is but one parameter.
+        The start is the plan's temperature, or the mean of the "auto" temperatures. The derivative is computed in
+        forward mode, as there is a single parameter.
 
         Args:
-            plan: with a field `temperature`.
+            plan: a plan with a field `temperature`.
 
         Returns:
-            The best temperature on the way.
+            The best temperature of all steps.
         """
         start = asdict(plan)["temperature"]
         if start == "auto":
@@ -437,47 +443,47 @@ class Tuner:
         path = []
         for _ in range(STEPS):
             self._on_plan(plan)
-            found = [self._slope(plan, float(position), name) for name in self.tuned_on]
-            loss, slope = np.mean(found, axis=0)
+            losses = [self._slope(plan, float(position), name) for name in self.tuned_on]
+            loss, slope = np.mean(losses, axis=0)
             path.append((loss, float(position)))
             if len(path) > 2 and path[-3][0] < path[-2][0] < path[-1][0]:
-                break  # with medoids the loss has steps that the gradient does not see
+                break  # with medoids the loss has steps, where the gradient is zero
             update, state = optimizer.update(jnp.asarray(slope, position.dtype), state)
             [position] = jax.tree.leaves(optax.apply_updates(position, update))
         return float(f"{np.exp(min(path)[1]):.4g}")
 
     def _slope(self, plan: Plan, position: float, name: str) -> list[float]:
-        """One minus the cosine at the logarithm of a temperature, and its derivative."""
-        return self._once(
+        """1 - cosine at the logarithm of a temperature, and its derivative."""
+        return self._measure_once(
             {"plan": plan_fields(plan), "photograph": name, "log_temperature": position},
             lambda: [
-                float(each)
-                for each in _slope(
+                float(value)
+                for value in _slope(
                     self.model, plan, jnp.float32(position), self._images[name], self._original(name)
                 )
             ],
         )
 
     def _auto_temperature(self, plan: Plan, name: str) -> float:
-        """What "auto" measures of a photograph where the plan begins to reduce its tokens."""
+        """The "auto" temperature of a photograph, before the first block that runs on fewer tokens."""
         counts = plan.counts(self.costs.depth, self.costs.token_grid)
         block = next(index for index, count in enumerate(counts) if count < max(counts))
 
         def measure() -> list[float]:
-            seen = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
-            return [float(auto_temperature(seen.entering[None], self.costs.token_grid)[0])]
+            trace = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
+            return [float(auto_temperature(trace.entering[None], self.costs.token_grid)[0])]
 
-        [found] = self._once({"photograph": name, "auto_before": block}, measure)
-        return found
+        [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
+        return temperature
 
-    def _time(self, plan: Plan) -> float:
+    def _measure_speedup(self, plan: Plan) -> float:
         image = self._images[self.tuned_on[0]]
         models = self.model, expedite(self.model, plan)
-        slow, fast = measure([functools.partial(_run, each, image) for each in models], repeats=5)
+        slow, fast = measure([functools.partial(_run, model, image) for model in models], repeats=5)
         return slow.median / fast.median
 
-    def _once(self, what: dict[str, object], measure: Callable[[], list[float]]) -> list[float]:
-        """What the journal knows, or what is measured now and kept there."""
+    def _measure_once(self, what: dict[str, object], measure: Callable[[], list[float]]) -> list[float]:
+        """The values in the journal, or new measurements that are added to it."""
         key = json.dumps(what)
         if key not in self._known:
             self._known[key] = measure()
@@ -486,13 +492,13 @@ class Tuner:
 
     @staticmethod
     def _warnings(best: Candidate, held_out: Mapping[str, float], target: Target) -> tuple[str, ...]:
-        found = {**best.cosines, **held_out}
-        mean, mean_held_out = (float(np.mean(list(each.values()))) for each in (found, held_out))
-        worst = min(found, key=found.__getitem__)
+        cosines = {**best.cosines, **held_out}
+        mean, mean_held_out = (float(np.mean(list(part.values()))) for part in (cosines, held_out))
+        worst = min(cosines, key=cosines.__getitem__)
         warnings = []
-        if found[worst] < mean - SPREAD:
+        if cosines[worst] < mean - MAX_SPREAD:
             warnings.append(
-                f"fidelity differs much between images: the cosine is {found[worst]:.4f} on {worst}, and "
+                f"fidelity differs much between images: the cosine is {cosines[worst]:.4f} on {worst}, and "
                 f"{mean:.4f} in the mean"
             )
         if target.kind == "cosine" and mean_held_out < target.value:
@@ -504,7 +510,7 @@ class Tuner:
 
 
 def _entry(line: dict[str, Any]) -> tuple[str, list[float]]:
-    return json.dumps(line["measured"]), [float(each) for each in line["found"]]
+    return json.dumps(line["measured"]), [float(value) for value in line["found"]]
 
 
 _features = jax.jit(final_features)
@@ -524,7 +530,7 @@ def _cosine(model: Encoder, images: jax.Array, original: jax.Array) -> jax.Array
 def _slope(
     model: Encoder, plan: Plan, position: jax.Array, images: jax.Array, original: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """One minus the cosine at exp(position) as the plan's temperature, and its derivative by the position."""
+    """1 - cosine with the temperature exp(position), and its derivative with respect to the position."""
 
     def loss(position: jax.Array) -> jax.Array:
         fast = expedite(model, replace(plan, temperature=jnp.exp(position)))

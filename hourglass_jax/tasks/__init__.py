@@ -1,1 +1,1 @@
-"""What a result is: from a model's outputs to what people see, on the host."""
+"""Tasks: from a model's outputs to results and visualizations, on the host."""

@@ -1,4 +1,4 @@
-"""What a task is: how a model's outputs become a photograph's result, and what can be done with results."""
+"""The protocol of tasks: postprocessing of outputs, and comparison and rendering of results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ class Rendering:
     """A result in forms that can be written and shown.
 
     Attributes:
-        pictures: uint8 [rows, columns, 3] or [rows, columns], or uint16 [rows, columns], by what they show; the
-            last one is made to be looked at.
-        arrays: values as they are, by a name that tells their unit.
-        records: further values for machines, as JSON.
-        documents: further files for machines: what their JSON is for a photograph of a name, by what they hold.
-        text: lines for people.
-        units: what the numbers in a picture are, by the picture's name.
+        pictures: name -> uint8 [rows, columns, 3] or [rows, columns], or uint16 [rows, columns]; the last one is
+            the visualization.
+        arrays: name, which includes the unit -> values.
+        records: further values for JSON.
+        documents: name -> function of a photograph's name that returns the content of a JSON file.
+        text: lines to print.
+        units: name of a picture -> the unit of its values.
     """
 
     pictures: dict[str, np.ndarray]
@@ -33,12 +33,12 @@ class Rendering:
 
     @property
     def overview(self) -> np.ndarray:
-        """The picture that is made to be looked at, uint8 [rows, columns, 3]."""
+        """The visualization, uint8 [rows, columns, 3]."""
         return [*self.pictures.values()][-1]
 
 
 class Task(Protocol):
-    """What a model's outputs mean. Tasks are frozen dataclasses without parameters, on the host.
+    """The meaning of a model's outputs. Tasks are frozen dataclasses without parameters, on the host.
 
     Attributes:
         name: "segmentation", "depth", ...
@@ -48,25 +48,25 @@ class Task(Protocol):
     def name(self) -> str: ...
 
     def postprocess(self, outputs: Any, layout: Layout, size: tuple[int, int]) -> Any:
-        """The result of one photograph.
+        """Computes the result of one photograph.
 
         Args:
-            outputs: the model's outputs of its views, a pytree of arrays [views, ...].
-            layout: of the views.
+            outputs: the model's outputs for its views, a pytree of arrays [views, ...].
+            layout: layout of the views.
             size: (rows, columns) of the result in pixels.
         """
         ...
 
     def difference(self, a: Any, b: Any) -> np.ndarray:
-        """How far two results of one size are apart, in 0..1: [rows, columns], or a number if they are no maps."""
+        """Difference of two results in 0..1: [rows, columns], or a scalar array if they are not maps."""
         ...
 
     def agreement(self, a: Any, b: Any) -> float | None:
-        """The share of an image for which two results decide the same; None for a task that decides nothing."""
+        """Share of an image with equal decisions in two results; None for a task without decisions."""
         ...
 
     def render(self, photo: np.ndarray, result: Any) -> Rendering:
-        """What is written and shown of a result of the size of its photograph, uint8 [rows, columns, 3]."""
+        """Renders a result; the photograph, uint8 [rows, columns, 3], has the same size."""
         ...
 
     def check_dataset(self, name: str, classes: int) -> None:
@@ -74,12 +74,12 @@ class Task(Protocol):
         ...
 
     def metric(self, published: Metric) -> Metric:
-        """How results are compared with a ground truth: the data set's own metric, adapted to what results are."""
+        """The metric for comparing results with a ground truth: the data set's, adapted to the results."""
         ...
 
 
 def check_classes(name: str, classes: int, own: int, dataset: str | None) -> None:
-    """Raises ValueError unless a model's `own` classes (of `dataset`, if that is known) are those of a data set."""
+    """Raises ValueError unless a model's `own` classes (of `dataset`, if it is known) are those of a data set."""
     if own != classes or dataset not in (None, name):
         raise ValueError(
             f"the model must tell the {classes} classes of {name} apart, "
@@ -88,12 +88,12 @@ def check_classes(name: str, classes: int, own: int, dataset: str | None) -> Non
 
 
 def only_view(outputs: np.ndarray) -> np.ndarray:
-    """The output of a photograph's only view, [1, ...] -> [...]."""
+    """The output for a photograph with a single view, [1, ...] -> [...]."""
     [output] = outputs
     return np.asarray(output)
 
 
 def image_id(name: str) -> int | str:
-    """What COCO's files call an image: the number that its file's name is, or the name."""
+    """The id of an image in COCO's files: the file's name as a number if it is one, otherwise the name."""
     stem = name.rsplit("/", 1)[-1]
     return int(stem) if stem.isascii() and stem.isdigit() else stem

@@ -12,11 +12,11 @@ from hourglass_jax.metrics.base import Metric
 from hourglass_jax.tasks.base import Rendering, check_classes, only_view
 
 SHOWN = 5
-"""Classes that are printed and drawn."""
+"""Number of classes that are printed and drawn."""
 
 
 class Guess(NamedTuple):
-    """A class, by its number and name, and how probable it is, in 0..1."""
+    """A class: index, name and probability in 0..1."""
 
     label: int
     name: str
@@ -43,15 +43,15 @@ class Classification:
         return weights / weights.sum()
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The probability that other classes have (total variation); no axes."""
+        """The total variation distance of the probabilities, a scalar array."""
         return np.abs(a - b).sum(axis=-1) / 2
 
     def agreement(self, a: np.ndarray, b: np.ndarray) -> float | None:
-        """1 if the most probable class is the same, otherwise 0."""
+        """1 if the most probable classes are equal, otherwise 0."""
         return float(np.argmax(a) == np.argmax(b))
 
     def top(self, result: np.ndarray) -> list[Guess]:
-        """The most probable classes of probabilities [classes], the first one first."""
+        """The most probable classes, in descending order, of probabilities [classes]."""
         labels, names = np.argsort(-result, kind="stable")[:SHOWN].tolist(), self.labels.names
         return [Guess(label, names[label], float(result[label])) for label in labels]
 
@@ -69,5 +69,5 @@ class Classification:
         check_classes(name, classes, len(self.labels.names), self.dataset)
 
     def metric(self, published: Metric) -> Metric:
-        """See `Task.metric`: all classifiers are compared alike."""
+        """See `Task.metric`: the data set's metric fits all classifiers."""
         return published

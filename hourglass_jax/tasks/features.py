@@ -1,10 +1,10 @@
-"""Features: a backbone's last map, for whatever comes after it."""
+"""Features: a backbone's last feature map, for downstream use."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from hourglass_jax.imaging.pictures import principal_components, stretched
+from hourglass_jax.imaging.pictures import principal_components, stretch
 from hourglass_jax.imaging.windows import Layout
 from hourglass_jax.metrics.base import Metric
 from hourglass_jax.tasks.base import Rendering, only_view
@@ -21,16 +21,16 @@ class Features:
         return only_view(outputs)
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """One minus the cosine of two feature maps, [H, W]."""
+        """1 - cosine similarity of two feature maps, [H, W]."""
         return 1 - (a * b).sum(axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
     def agreement(self, a: np.ndarray, b: np.ndarray) -> float | None:
-        """None: features decide nothing."""
+        """None: features make no decisions."""
         return None
 
     def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:
         """The first three principal components of the features as red, green and blue, and their overlay."""
-        features = stretched(principal_components(result), photo.shape[:2])
+        features = stretch(principal_components(result), photo.shape[:2])
         return Rendering({"features": features, "overlay": photo // 2 + features // 2})
 
     def check_dataset(self, name: str, classes: int) -> None:

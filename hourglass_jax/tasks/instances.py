@@ -70,9 +70,9 @@ class Instances:
 
     def agreement(self, a: InstanceSet, b: InstanceSet) -> float | None:
         """The share of the pixels where the most certain instance is of one class, if its score is one half."""
-        return float(np.mean(self._decided(a) == self._decided(b)))
+        return float(np.mean(self._decide(a) == self._decide(b)))
 
-    def _decided(self, result: InstanceSet) -> np.ndarray:
+    def _decide(self, result: InstanceSet) -> np.ndarray:
         """The class of every pixel, -1 of none, int32 [rows, columns]."""
         decided = np.full(result.masks.shape[1:], -1, np.int32)
         for place in np.flatnonzero(result.scores >= SHOWN)[::-1]:

@@ -1,4 +1,4 @@
-"""Saliency: how much every pixel stands out."""
+"""Saliency: the visual salience of every pixel."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Saliency:
         return np.abs(a - b)
 
     def agreement(self, a: np.ndarray, b: np.ndarray) -> float | None:
-        """The share of the pixels that both call salient (at least one half), or neither."""
+        """Share of the pixels that are salient (at least 0.5) in both results or in neither."""
         return float(np.mean((a >= 0.5) == (b >= 0.5)))
 
     def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:

@@ -20,10 +20,10 @@ class Segmentation:
 
     Attributes:
         labels: names and colours of the classes.
-        dataset: whose classes they are, or None.
-        cell: pixels of a view on a side of one position of its logits.
-        resampling: how a merged map gets its photograph's size.
-        average: what is averaged where views overlap and resized: "logits" or "probabilities".
+        dataset: the data set of the classes, or None.
+        cell: stride of the logits in pixels of a view.
+        resampling: how a merged map is resized to its photograph.
+        average: the values that are averaged where views overlap and resized: "logits" or "probabilities".
     """
 
     labels: Labels
@@ -45,7 +45,7 @@ class Segmentation:
         return (a != b).astype(np.float32)
 
     def agreement(self, a: np.ndarray, b: np.ndarray) -> float | None:
-        """The share of the pixels of one class."""
+        """Share of the pixels with equal classes."""
         return float(np.mean(a == b))
 
     def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:
@@ -64,7 +64,7 @@ class Segmentation:
         check_classes(name, classes, len(self.labels.names), self.dataset)
 
     def metric(self, published: Metric) -> Metric:
-        """See `Task.metric`: all label maps are compared alike."""
+        """See `Task.metric`: the data set's metric fits all label maps."""
         return published
 
 

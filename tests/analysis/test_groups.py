@@ -1,4 +1,4 @@
-"""Which tokens a plan makes one."""
+"""Token-to-cluster assignments of plans."""
 
 import jax
 import jax.numpy as jnp

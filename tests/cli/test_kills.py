@@ -1,4 +1,4 @@
-"""`kill -9` at drawn moments of the long commands: no half-written file, and the same result in the end."""
+"""`kill -9` at random moments of the long commands: no half-written file, and the same result in the end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which photographs are meant by files, folders and patterns, and what their results are named after."""
+"""Finding photographs by files, folders and patterns, and the names of their results."""
 
 import os
 from pathlib import Path

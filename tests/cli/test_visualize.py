@@ -1,4 +1,4 @@
-"""A look inside the blocks, against direct computations; the pictures and the errors of the command."""
+"""Inspection of blocks, against direct computations; the pictures and the errors of the command."""
 
 import json
 from collections.abc import Callable

@@ -24,10 +24,10 @@ from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.pretrained import convert_pretrained
 from checkpoints_convert.rules import (
     Family,
+    build_parameter,
     concatenated,
-    dropped,
+    find_unused,
     linear,
-    made,
     recipes,
     row,
     same,
@@ -1007,7 +1007,9 @@ WANTED = {
 
 
 def apply(tensors: Arrays, wanted: Arrays) -> Arrays:
-    return {name: made(name, recipe, tensors) for name, recipe in recipes(FAMILY, tensors, wanted).items()}
+    return {
+        name: build_parameter(name, recipe, tensors) for name, recipe in recipes(FAMILY, tensors, wanted).items()
+    }
 
 
 def test_a_star_carries_its_number_to_the_sources() -> None:
@@ -1024,15 +1026,15 @@ def test_alternatives_and_what_may_be_absent() -> None:
     more = {**TOY, "layer.0.vb": np.array([7.0])}
     bias = recipes(FAMILY, more, {"blocks.0.bias": np.empty(5)})["blocks.0.bias"]
     assert bias.sources == ("layer.0.qb", "layer.0.kb", "layer.0.vb")
-    np.testing.assert_array_equal(made("blocks.0.bias", bias, more), [0, 0, 1, 1, 7])
+    np.testing.assert_array_equal(build_parameter("blocks.0.bias", bias, more), [0, 0, 1, 1, 7])
 
 
 def test_only_what_is_ignored_by_name_may_be_left_over() -> None:
     found = recipes(FAMILY, TOY, WANTED)
-    assert dropped(FAMILY, TOY, found) == {}
-    assert dropped(FAMILY, {**TOY, "head.weight": np.ones(2)}, found) == {"head.weight": "classifies"}
+    assert find_unused(FAMILY, TOY, found) == {}
+    assert find_unused(FAMILY, {**TOY, "head.weight": np.ones(2)}, found) == {"head.weight": "classifies"}
     with pytest.raises(ValueError, match=r"2 tensors that the toy model has no place for: layer\.1\.q, my\.head"):
-        dropped(FAMILY, {**TOY, "my.head.weight": np.ones(2), "layer.1.q": np.ones(2)}, found)
+        find_unused(FAMILY, {**TOY, "my.head.weight": np.ones(2), "layer.1.q": np.ones(2)}, found)
 
 
 def test_a_parameter_without_a_row() -> None:

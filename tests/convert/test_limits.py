@@ -1,4 +1,4 @@
-"""Files that ask for more than they are worth: refused in one sentence, by one budget, without having done it."""
+"""Files that exceed the budget of their reader: refused in one sentence, before the work is done."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ import pytest
 from checkpoints_convert.budget import LIMITS
 from checkpoints_convert.errors import CheckpointError, in_one_sentence
 from checkpoints_convert.files import read
-from checkpoints_convert.rules import Recipe, made, special_tokens, without_batch
+from checkpoints_convert.rules import Recipe, build_parameter, special_tokens, without_batch
 from checkpoints_convert.settings import read_settings
 from tests.convert.test_files import npy
 from tests.convert.test_torch_file import Call, Global, encode, tensor, write_zip
@@ -349,7 +349,7 @@ def test_no_parameter_is_made_from_complex_numbers() -> None:
     tensors = {"a": np.ones((1, 2, 3), np.complex64), "b": np.ones((1, 1, 3), np.float32)}
     for recipe in (Recipe((2, 3), ("a",), without_batch), Recipe((1, 3), ("a", "b"), special_tokens)):
         with pytest.raises(ValueError, match="a must hold floating-point numbers, got complex64"):
-            made("w", recipe, tensors)
+            build_parameter("w", recipe, tensors)
 
 
 def test_what_python_raises_for_odd_shapes_becomes_one_sentence() -> None:

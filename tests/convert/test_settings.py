@@ -1,4 +1,4 @@
-"""What no tensor shows: settings and options are honoured or refused, never passed over, and nothing is guessed."""
+"""Properties that no tensor shows: settings and options are applied or refused, and nothing is guessed."""
 
 import json
 from collections.abc import Mapping

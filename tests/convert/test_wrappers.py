@@ -1,4 +1,4 @@
-"""What training code puts around a state dict: entries, prefixes, teachers and averages, chunks of blocks."""
+"""Wrappers of training code around a state dict: entries, prefixes, teachers and averages, chunks of blocks."""
 
 import re
 from collections.abc import Mapping

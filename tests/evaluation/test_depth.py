@@ -13,7 +13,7 @@ import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.cli.evaluate import eval as command
 from hourglass_jax.cli.options import ModelOptions, PlanOptions
-from hourglass_jax.evaluation.datasets import measured, open_dataset
+from hourglass_jax.evaluation.datasets import open_dataset, restrict_depth
 from hourglass_jax.evaluation.evaluate import check_fit, evaluate
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.metrics.depth import EIGEN, EIGEN_NYU, GARG, DepthMetric, DepthScores
@@ -90,7 +90,7 @@ def test_figures_are_their_definitions() -> None:
 def test_crops_keep_whole_pixels(crop: tuple, size: tuple[int, int], expected: tuple[int, ...]) -> None:
     """Those that int() of the published products gives."""
     metric = DepthMetric(cap=10.0, crop=crop)
-    rows, columns = np.nonzero(metric._counted(np.full(size, 5.0)))
+    rows, columns = np.nonzero(metric._counted_pixels(np.full(size, 5.0)))
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == expected
     assert len(rows) == (expected[1] - expected[0]) * (expected[3] - expected[2])
 
@@ -169,9 +169,9 @@ def test_kitti(kitti: Path) -> None:
     assert (truth.dtype, truth.shape) == (np.float32, (375, 1242))
     np.testing.assert_allclose(truth, depth_map(1, 375, 1242, far=90), atol=1 / 512)
     assert (data.metric, data.classes) == (DepthMetric(80.0, GARG), 0)
-    assert measured(data, "eigen", 50.0).metric == DepthMetric(50.0, EIGEN)
-    assert measured(data, "none", None).metric == DepthMetric(80.0)
-    assert measured(data, None, None) is data
+    assert restrict_depth(data, "eigen", 50.0).metric == DepthMetric(50.0, EIGEN)
+    assert restrict_depth(data, "none", None).metric == DepthMetric(80.0)
+    assert restrict_depth(data, None, None) is data
 
 
 @pytest.fixture(scope="module")
@@ -236,11 +236,11 @@ def test_bad_data_are_named(change, message: str, tmp_path: Path) -> None:
 
 def test_options_that_do_not_fit_are_named(nyu: Path, ade20k: Path) -> None:
     with pytest.raises(ValueError, match="crops of nyu_depth_v2 are eigen, none; got crop garg and cap None"):
-        measured(open_dataset("nyu_depth_v2", nyu), "garg", None)
+        restrict_depth(open_dataset("nyu_depth_v2", nyu), "garg", None)
     with pytest.raises(ValueError, match="crops of ade20k are none, nor a cap; got crop None and cap 10"):
-        measured(open_dataset("ade20k", ade20k), None, 10.0)
+        restrict_depth(open_dataset("ade20k", ade20k), None, 10.0)
     with pytest.raises(ValueError, match=r"cap must be more than 0\.001 metres, got 0"):
-        measured(open_dataset("nyu_depth_v2", nyu), None, 0.0)
+        restrict_depth(open_dataset("nyu_depth_v2", nyu), None, 0.0)
 
 
 def test_a_model_for_something_else_is_named(nyu: Path, tiny_model) -> None:

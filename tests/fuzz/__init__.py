@@ -1,1 +1,1 @@
-"""Hostile and damaged files, drawn by the thousand: `python -m tests.fuzz`."""
+"""Thousands of random hostile and damaged files: `python -m tests.fuzz`."""

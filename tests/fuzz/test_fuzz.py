@@ -1,4 +1,4 @@
-"""A thousand drawn files in every format, read in a process of its own: none does harm."""
+"""A thousand random files in every format, read in a process of its own: none does harm."""
 
 import subprocess
 import sys

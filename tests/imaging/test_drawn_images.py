@@ -1,4 +1,4 @@
-"""A thousand drawn image files, most of them damaged: a picture, or one sentence."""
+"""A thousand random image files, most of them damaged: an image, or one sentence."""
 
 import io
 import random

@@ -344,8 +344,8 @@ def test_crop_keeps_the_square_in_the_middle(rows: int, columns: int) -> None:
     expected = reference_crop(image, 32, Image.Resampling.BICUBIC)
     np.testing.assert_allclose(prepared * 255, expected, atol=1e-4)
     assert preprocessing.at(48)(image).shape == (48, 48, 3)
-    np.testing.assert_array_equal(preprocessing.seen(image), center_crop_square(image))
-    assert Preprocessing().seen(image) is image
+    np.testing.assert_array_equal(preprocessing.crop_to_view(image), center_crop_square(image))
+    assert Preprocessing().crop_to_view(image) is image
 
 
 @pytest.mark.parametrize(

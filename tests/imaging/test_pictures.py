@@ -12,7 +12,7 @@ from hourglass_jax.imaging.pictures import (
     overlay,
     principal_components,
     sheet,
-    stretched,
+    stretch,
     text_line,
 )
 
@@ -73,12 +73,12 @@ def test_principal_components_order_colours_by_variance_whatever_the_basis() -> 
 
 
 def test_stretched_maps_keep_their_kind() -> None:
-    numbers = stretched(np.array([[0, 1]], np.float32), (2, 4))
+    numbers = stretch(np.array([[0, 1]], np.float32), (2, 4))
     np.testing.assert_allclose(numbers, [[0, 0.25, 0.75, 1]] * 2)
     labels = np.array([[3, 7], [1, 2]], np.uint8)
-    np.testing.assert_array_equal(stretched(labels, (2, 4)), [[3, 3, 7, 7], [1, 1, 2, 2]])
+    np.testing.assert_array_equal(stretch(labels, (2, 4)), [[3, 3, 7, 7], [1, 1, 2, 2]])
     features = np.arange(12.0).reshape(2, 2, 3)
-    np.testing.assert_array_equal(stretched(features, (4, 2))[::2], features)
+    np.testing.assert_array_equal(stretch(features, (4, 2))[::2], features)
 
 
 def test_one_cluster_has_no_border() -> None:
@@ -188,7 +188,7 @@ def test_a_difference_that_is_no_map_is_left_out() -> None:
 
 def test_what_is_no_map_is_not_stretched() -> None:
     probabilities = np.array([0.25, 0.75])
-    assert stretched(probabilities, (10, 20)) is probabilities
+    assert stretch(probabilities, (10, 20)) is probabilities
 
 
 PHOTO = np.zeros((4, 5, 3), np.uint8)

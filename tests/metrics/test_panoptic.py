@@ -1,4 +1,4 @@
-"""Panoptic quality against a case computed by hand and a plain reference, and what is no panoptic map."""
+"""Panoptic quality against a case computed by hand and a plain reference, and invalid panoptic maps."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hourglass_jax.metrics.panoptic import PanopticMap, PanopticMetric, Segment
+from tests.reference import panoptic_quality as reference
 
 THING, STUFF, OTHER = 0, 1, 2
 METRIC = PanopticMetric(3, (THING,))
@@ -62,40 +63,46 @@ def test_crowds_are_neither_missed_nor_made_up() -> None:
     assert METRIC.count(other, truth)[OTHER].tolist() == [0, 1, 0, 0]
 
 
-def by_pairs(found: PanopticMap, truth: PanopticMap, classes: int) -> np.ndarray:
-    """The counts, from every pair of segments."""
-    counts, used = np.zeros((classes, 4)), set()
-    for each in found.table:
-        matched = False
-        for other in truth.table:
-            a, b = found.segments == each.id, truth.segments == other.id
-            union = (a & (truth.segments != 0) | b).sum()
-            if each.label == other.label and union and (a & b).sum() / union > 0.5:
-                counts[each.label] += (1, 0, 0, (a & b).sum() / union)
-                matched = True
-                used.add(other.id)
-        own = truth.segments[found.segments == each.id]
-        if not matched and (own == 0).mean() <= 0.5:
-            counts[each.label, 1] += 1
-    for other in truth.table:
-        counts[other.label, 2] += other.id not in used
-    return counts
+def labelled(panoptic: PanopticMap) -> reference.Labelled:
+    return reference.Labelled(
+        panoptic.segments.tolist(),
+        {each.id: each.label for each in panoptic.table},
+        frozenset(each.id for each in panoptic.table if each.is_crowd),
+    )
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_random_maps_are_counted_like_all_pairs(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    base = np.kron(random.integers(0, 6, (4, 5)), np.ones((4, 4), int))
-    maps = []
-    for share in (0.0, 0.25):
-        segments = np.where(random.random(base.shape) < share, random.integers(0, 6, base.shape), base)
-        maps.append(panoptic(segments.tolist(), {number: number % 3 for number in range(1, 6)}))
-    truth, found = maps
-    counts = METRIC.count(found, truth)
-    np.testing.assert_allclose(counts, by_pairs(found, truth, 3), atol=1e-12)
-    total = METRIC.empty()
-    METRIC.add(total, json.loads(json.dumps(METRIC.record(found, truth))))
+def random_map(random: np.random.Generator, base: np.ndarray, share: float, crowds: tuple[int, ...]) -> PanopticMap:
+    """`base` with a share of its pixels at random; segment n is of class n modulo 3, and 0 is none."""
+    segments = np.where(random.random(base.shape) < share, random.integers(0, 8, base.shape), base)
+    present = [number for number in range(1, 8) if (segments == number).any()]
+    return panoptic(segments.tolist(), {number: number % 3 for number in present}, crowds)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
+def test_random_maps_have_the_quality_of_the_reference(share: float) -> None:
+    random = np.random.default_rng(0)
+    pairs, counts, total = [], METRIC.zeros(), METRIC.empty()
+    for _ in range(5):
+        base = np.kron(random.integers(0, 8, (4, 5)), np.ones((4, 4), int))
+        pairs.append((random_map(random, base, share, ()), random_map(random, base, 0.0, crowds=(6, 7))))
+        counts += METRIC.count(*pairs[-1])
+        METRIC.add(total, json.loads(json.dumps(METRIC.record(*pairs[-1]))))
     np.testing.assert_array_equal(total, counts)
+    scores, images = METRIC.scores(counts), [(labelled(found), labelled(truth)) for found, truth in pairs]
+    for label in (THING, STUFF, OTHER):
+        matched, false_positives, false_negatives, overlap = reference.count_class(label, images)
+        np.testing.assert_allclose(counts[label], [matched, false_positives, false_negatives, overlap], atol=1e-12)
+    expected = [reference.quality(images, labels) for labels in ((THING, STUFF, OTHER), (THING,), (STUFF, OTHER))]
+    np.testing.assert_allclose(scores[:9], np.concatenate(expected), atol=1e-12)
+    assert 0 < scores.pq < 1 and counts[:, 1:3].sum() > 0
+
+
+def test_the_reference_has_the_quality_of_the_case_by_hand() -> None:
+    truth = panoptic([[1, 1, 1, 1, 2, 2], [3, 3, 3, 3, 3, 3], [3, 3, 3, 3, 0, 0]], {1: THING, 2: THING, 3: STUFF})
+    found = panoptic([[7, 7, 7, 8, 8, 8], [9, 9, 9, 9, 9, 9], [9, 9, 9, 0, 9, 9]], {7: THING, 8: THING, 9: STUFF})
+    images = [(labelled(found), labelled(truth))]
+    assert reference.quality(images, (THING,))[0] == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert reference.quality(images, (STUFF,)) == pytest.approx((9 / 10, 9 / 10, 1))
 
 
 def test_what_is_no_panoptic_map_is_named() -> None:

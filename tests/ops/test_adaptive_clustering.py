@@ -7,7 +7,7 @@ import pytest
 
 from hourglass_jax.ops.adaptive_clustering import clustered_attention, group_queries
 from hourglass_jax.ops.attention import attention
-from tests.reference.reductions import hash_groups
+from tests.reference.plans import hash_groups
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -75,7 +75,7 @@ def logits(model: Segmenter, images: jax.Array) -> jax.Array:
 
 
 @nnx.jit
-def coarse(model: Segmenter, images: jax.Array) -> jax.Array:
+def run_forward(model: Segmenter, images: jax.Array) -> jax.Array:
     return model.decode(model.features(images), None)
 
 
@@ -152,7 +152,7 @@ def test_official_weights_rescale_the_logits_of_a_token(pair: Pair) -> None:
     """Their Euclidean norm is one: other logits of a token by a factor that its classes share, the same label."""
     theirs, ours = pair()
     images = random_images(*OBLONG)
-    found, official = coarse(hj.expedite(ours, PLAN), images), torch_coarse(theirs, images, plan=PLAN, norm=2)
+    found, official = run_forward(hj.expedite(ours, PLAN), images), torch_coarse(theirs, images, plan=PLAN, norm=2)
     factor = (found * official).sum(axis=-1, keepdims=True) / (found**2).sum(axis=-1, keepdims=True)
     assert np.quantile(factor, 0.5) > 1.1
     np.testing.assert_allclose(factor * found, official, rtol=0, atol=ATOL)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from checkpoints_convert import swin, vit
-from checkpoints_convert.rules import Family, Given, dropped, recipes
+from checkpoints_convert.rules import Family, Given, find_unused, recipes
 from hourglass_jax.backbones.swin import EPSILON
 from hourglass_jax.models.registry import abstract_model, flat_parameters
 
@@ -124,7 +124,7 @@ def is_complete(family: Family, tensors: Mapping[str, np.ndarray], config: Mappi
         tensors = {name: each for name, each in tensors.items() if not re.match(r"blocks\.(?:[2-9]|\d\d)", name)}
     try:
         model = abstract_model(family.model, config)
-        dropped(family, tensors, recipes(family, tensors, flat_parameters(model), model.config))
+        find_unused(family, tensors, recipes(family, tensors, flat_parameters(model), model.config))
     except ValueError:
         return False
     return True

@@ -79,7 +79,7 @@ def test_what_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
         hj.load_plan(tmp_path / name)
 
 
-def test_only_plans_of_the_family_are_written(tmp_path: Path) -> None:
+def test_only_known_kinds_of_plans_are_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a plan of .*, got int"):
         hj.save_plan(3, tmp_path / "plan.json")
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from hourglass_jax.ops.resize import resize_matrix
 from hourglass_jax.plans.base import Tokens
 from hourglass_jax.plans.selection import select
 from tests.plans.vits import CONFIG, GRID, SIDES, by_reference, features, random_images, random_vit
-from tests.reference import hourglass, reductions
+from tests.reference import hourglass, plans
 from tests.reference import vit as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -42,7 +42,7 @@ def assert_is_reference(vit: ViT, plan: hj.Plan, run, sides: tuple[int, int] = S
     ],
 )
 def test_token_merging(special_tokens: int, plan: hj.TokenMerging, left: list[int]) -> None:
-    run = functools.partial(reductions.token_merging, left=left, proportional=plan.proportional)
+    run = functools.partial(plans.token_merging, left=left, proportional=plan.proportional)
     assert_is_reference(random_vit(special_tokens), plan, run)
 
 
@@ -56,9 +56,7 @@ def test_token_merging(special_tokens: int, plan: hj.TokenMerging, left: list[in
 )
 def test_staged_merging(special_tokens: int, grid: Grid, plan: hj.StagedMerging, stages: tuple[int, ...]) -> None:
     """Only the first matching knows of the grid."""
-    run = functools.partial(
-        reductions.staged_merging, keep=plan.keep, stages=stages, value=plan.value, columns=grid[1]
-    )
+    run = functools.partial(plans.staged_merging, keep=plan.keep, stages=stages, value=plan.value, columns=grid[1])
     assert_is_reference(random_vit(special_tokens, grid=grid), plan, run, (4 * grid[0], 4 * grid[1]))
 
 
@@ -71,11 +69,11 @@ def test_staged_merging(special_tokens: int, grid: Grid, plan: hj.StagedMerging,
 )
 def test_evit(special_tokens: int, plan: hj.EViT, stages: tuple[int, ...]) -> None:
     options = {**EQ4, "keep": plan.keep, "stages": stages, "fuse": plan.fuse, "restore": plan.restore}
-    assert_is_reference(random_vit(special_tokens), plan, functools.partial(reductions.evit, **options))
+    assert_is_reference(random_vit(special_tokens), plan, functools.partial(plans.evit, **options))
 
 
 def test_dynamic_vit() -> None:
-    run = functools.partial(reductions.dynamic_vit, keep=0.7, stages=(0, 1, 2), **EQ4)
+    run = functools.partial(plans.dynamic_vit, keep=0.7, stages=(0, 1, 2), **EQ4)
     assert_is_reference(random_vit(), hj.DynamicViT(0.7, **EQ4), run)
 
 
@@ -86,13 +84,13 @@ def test_act(plan: hj.ACT) -> None:
     directions = random.standard_normal((plan.hashes, 16), np.float32)
     bias = random.random((plan.hashes, 1), np.float32)
     groups = functools.partial(
-        reductions.hash_groups, directions=directions, bias=bias, bucket=plan.bucket, prototypes=plan.prototypes
+        plans.hash_groups, directions=directions, bias=bias, bucket=plan.bucket, prototypes=plan.prototypes
     )
-    assert_is_reference(random_vit(), plan, functools.partial(reductions.act, groups=groups))
+    assert_is_reference(random_vit(), plan, functools.partial(plans.act, groups=groups))
 
 
 def test_pooling() -> None:
-    run = functools.partial(reductions.pooling, grid=GRID, alpha=2, clusters=(3, 4))
+    run = functools.partial(plans.pooling, grid=GRID, alpha=2, clusters=(3, 4))
     assert_is_reference(random_vit(2), hj.Pooling(2, (3, 4)), run)
 
 
@@ -110,7 +108,7 @@ def test_downsampling() -> None:
 
     rows, columns = (resize_matrix(side, 4, "bicubic") for side in GRID)
     vit.position_embedding.set_value(np.einsum("yh,hwc,xw->yxc", rows, vit.position_embedding[...], columns))
-    run = functools.partial(reductions.pooling, grid=GRID, alpha=None, clusters=(4, 4))
+    run = functools.partial(plans.pooling, grid=GRID, alpha=None, clusters=(4, 4))
     plain_special, plain = by_reference(vit, small, run)
     np.testing.assert_allclose(tokens, plain, rtol=0, atol=1e-4)
     np.testing.assert_allclose(special, plain_special, rtol=0, atol=1e-4)

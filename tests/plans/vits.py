@@ -11,7 +11,7 @@ from hourglass_jax.backbones.vit import ViT, ViTConfig
 from hourglass_jax.models.registry import flat_parameters
 from hourglass_jax.ops.grids import Grid
 from tests.reference import vit as reference
-from tests.reference.reductions import Result
+from tests.reference.plans import Result
 
 GRID = (6, 5)
 SIDES = (24, 20)

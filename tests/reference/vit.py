@@ -1,4 +1,4 @@
-"""A vision transformer in float64, from its parameters: what the references of token reductions run on.
+"""A vision transformer in float64, from its parameters: what the references of plans run on.
 
 Parameters are one module's arrays by their names, as `hourglass_jax.models.registry.flat_parameters` has them;
 sequences are those of one image, [N, C], special tokens first.

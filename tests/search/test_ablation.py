@@ -28,7 +28,7 @@ from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.models.swag import Swag, SwagConfig
 from hourglass_jax.plans.base import Tokens
-from hourglass_jax.search.ablation import STUDIES, Ablation, Figures, Layers, Point
+from hourglass_jax.search.ablation import STUDIES, Ablation, Layers, Measurement, Point
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -220,10 +220,12 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> list[Point]:
     """Puts figures out of thin air in place of the measurements; returns the list of points asked for."""
     asked: list[Point] = []
 
-    def measure(self: Ablation, point: Point) -> Figures:
+    def measure(self: Ablation, point: Point) -> Measurement:
         asked.append(point)
         share = len(asked) / 100
-        return Figures(0.9 + share / 10, 0.8 + share / 10, None if point.block is None else 0.85, 2 * share, share)
+        return Measurement(
+            0.9 + share / 10, 0.8 + share / 10, None if point.block is None else 0.85, 2 * share, share
+        )
 
     monkeypatch.setattr(Ablation, "measure", measure)
     return asked
@@ -381,7 +383,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     asked = stub(monkeypatch)
     stubbed = Ablation.measure
 
-    def interrupted(self: Ablation, point: Point) -> Figures:
+    def interrupted(self: Ablation, point: Point) -> Measurement:
         if len(asked) == 3:
             raise KeyboardInterrupt
         return stubbed(self, point)

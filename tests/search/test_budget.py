@@ -31,7 +31,7 @@ def test_a_plan_is_the_dearest_within_its_budget(method: str, tiny_model: Salien
     assert type(plan) is METHODS[method]
     every = {METHODS[method].scaled(step / 8, costs.depth, costs.token_grid) for step in range(1, 9)}
     within = [costs(each) for each in every if costs(each) <= 0.8]
-    assert max(within) - budget.NEAR <= costs(plan) <= 0.8
+    assert max(within) - budget.TOLERANCE <= costs(plan) <= 0.8
 
 
 def test_fields_are_kept(costs: Costs) -> None:
@@ -64,7 +64,7 @@ def test_what_cannot_be_done_is_said(method: str, share: float, fields: dict, me
 
 @pytest.mark.parametrize("last", [1, 2, 499, 500, 999, 1000])
 def test_the_last_step_is_found_whatever_the_curve(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "NEAR", 0)
+    monkeypatch.setattr(budget, "TOLERANCE", 0)
     for curve in (lambda x: x, lambda x: x**3, lambda x: x // 7 * 7, lambda x: float(x > 500)):
         asked = []
 
@@ -72,7 +72,7 @@ def test_the_last_step_is_found_whatever_the_curve(last: int, monkeypatch: pytes
             asked.append(step)
             return curve(step) - curve(last)
 
-        found = budget._last(1000, excess, 600)
+        found = budget._last_step(1000, excess, 600)
         assert curve(found) == curve(last)
         assert len(asked) < 60
-    assert budget._last(1000, lambda step: 1.0, 600) is None
+    assert budget._last_step(1000, lambda step: 1.0, 600) is None

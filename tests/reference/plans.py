@@ -1,4 +1,4 @@
-"""Vision transformers under token reductions, in float64: every member of the family, for one image."""
+"""Vision transformers under every kind of plan, in float64, for one image."""
 
 from collections.abc import Sequence
 from math import ceil

@@ -1,4 +1,4 @@
-"""Token reductions against compositions of timm's blocks with the published algorithms in PyTorch."""
+"""Plans against compositions of timm's blocks with the published algorithms in PyTorch."""
 
 from collections.abc import Sequence
 from pathlib import Path
