@@ -26,8 +26,8 @@ fuzz: .venv/dev
 parity: .venv/parity
 	$(BIN)/python -m pytest -q --numprocesses auto tests/parity
 
-slow: .venv/parity
-	$(BIN)/python -m pytest -q --numprocesses auto -m slow tests
+slow: .venv/slow
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m pytest -q --numprocesses auto -m slow tests
 
 bench: .venv/parity
 	$(BIN)/python benchmarks/fidelity.py
@@ -60,4 +60,8 @@ clean:
 
 .venv/parity: .venv/dev
 	$(PIP) --editable ".[demo,eval,dev,parity]"
+	touch $@
+
+.venv/slow: .venv/parity
+	$(PIP) --editable ".[demo,eval,dev,parity,docs,notebooks]"
 	touch $@
