@@ -107,7 +107,7 @@ def compare(
         task = find_task(model, None)
         features, outputs = run_model(model, batch)
         result = result_at_input(task, outputs, size)
-        comparisons = []
+        found = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
             tokens, clusters = fast.backbone.token_counts(*size)
             fast_features, fast_outputs = run_model(fast, batch)
@@ -127,8 +127,8 @@ def compare(
             )
             groups = find_groups(model.backbone, plan, batch)
             seconds = times[0].first, time.first
-            comparisons.append(Comparison(figures, size, seconds, result, fast_result, difference, groups))
-        yield comparisons
+            found.append(Comparison(figures, size, seconds, result, fast_result, difference, groups))
+        yield found
 
 
 @jax.jit

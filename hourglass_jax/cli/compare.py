@@ -67,14 +67,14 @@ def compare(
 
     if budget and not methods:
         raise ValueError("--budget is for methods: expected --method, got none")
-    files = photos_of(photos, reading) if photos or not methods else []
+    found = photos_of(photos, reading) if photos or not methods else []
     check_folder(output)
     if methods:
         methods = tuple(find_method(name).__name__ for name in methods)
-        paths = {photo.name: photo.path for photo in files} or photographs()
+        paths = {photo.name: photo.path for photo in found} or photographs()
         compare_methods(paths, output, model, plan, methods, budget, repeats)
         return
-    _compare({photo.name: read_image(photo.path) for photo in files}, output, model, plan, repeats)
+    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, repeats)
 
 
 def demo(

@@ -48,7 +48,7 @@ def features(
     import jax
     import numpy as np
 
-    files = photos_of(photos, reading)
+    found = photos_of(photos, reading)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
@@ -61,7 +61,7 @@ def features(
         maps = {name: np.asarray(values[0], np.float32) for name, values in run(model.backbone, images).items()}
         return lambda: _write(photo, preprocessing.crop_to_view(image), maps, output)
 
-    records, status = process(files, work)
+    records, status = process(found, work)
     lines = (f"{record['photo']}: {record['arrays']}, {record['picture']}" for record in records)
     finish(records, lines, status, as_json=model.json)
 

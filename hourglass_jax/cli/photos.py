@@ -45,7 +45,7 @@ def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Pho
     for source in sources:
         for photo in _photos_of(source, recursive):
             photos.setdefault(photo.path.absolute(), photo)
-    return _disambiguate(list(photos.values()))
+    return _told_apart(list(photos.values()))
 
 
 def _photos_of(source: Path, recursive: bool) -> list[Photo]:
@@ -58,11 +58,11 @@ def _photos_of(source: Path, recursive: bool) -> list[Photo]:
         root, paths = Path(*fixed), map(Path, glob.glob(str(source), recursive=True))
     else:
         return [Photo(source, source.stem)]
-    photos = [path for path in paths if _is_photo(path, root)]
-    if not photos:
+    found = [path for path in paths if _is_photo(path, root)]
+    if not found:
         raise ValueError(f"{source} holds no photograph: expected files that end in {', '.join(SUFFIXES)}")
-    photos.sort(key=lambda path: _natural_key(path.relative_to(root)))
-    return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in photos]
+    found.sort(key=lambda path: _natural_key(path.relative_to(root)))
+    return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in found]
 
 
 def _first_wildcard(parts: Sequence[str]) -> int:
@@ -83,7 +83,7 @@ def _natural_key(path: Path) -> list[list[tuple[bool, int, str]]]:
     ]
 
 
-def _disambiguate(photos: Sequence[Photo]) -> list[Photo]:
+def _told_apart(photos: Sequence[Photo]) -> list[Photo]:
     """Makes names unique: equal ones get their suffix, and if that is equal too, their folders."""
     for rename in (_with_suffix, _with_folders):
         by_name = _by_name(photos)

@@ -180,7 +180,7 @@ class Preprocessing:
             height, width = (self.shape[0] * side // min(rows, columns) for side in (rows, columns))
         check_enlargement((rows, columns), (height, width))
         if self.interpolation == "cubic":
-            resized = resample(image.astype(np.float32), (height, width), "bicubic")
+            resized = resampled(image.astype(np.float32), (height, width), "bicubic")
         else:
             method = Image.Resampling[self.interpolation.upper()]
             resized = np.asarray(Image.fromarray(image).resize((width, height), method), np.float32)
@@ -198,7 +198,7 @@ def check_enlargement(size: tuple[int, int], target: tuple[int, int]) -> None:
         )
 
 
-def resample(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
+def resampled(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
     """Resizes an image or a map without compiling a function for its size.
 
     Args:

@@ -222,9 +222,7 @@ class Tuner:
 
     def speedup(self, plan: Plan) -> float:
         """Speed-up of the whole model under a plan, from the medians of alternating runs on one photograph."""
-        [ratio] = self._measure_once(
-            {"plan": plan_fields(plan), "speedup": True}, lambda: [self._measure_speedup(plan)]
-        )
+        [ratio] = self._measure_once({"plan": plan_fields(plan), "speedup": True}, lambda: [self._time(plan)])
         return ratio
 
     def tune(self, target: Target, methods: Sequence[str] | None = None) -> Tuned:
@@ -476,7 +474,7 @@ class Tuner:
         [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
         return temperature
 
-    def _measure_speedup(self, plan: Plan) -> float:
+    def _time(self, plan: Plan) -> float:
         image = self._images[self.tuned_on[0]]
         models = self.model, expedite(self.model, plan)
         slow, fast = measure([functools.partial(_run, model, image) for model in models], repeats=5)
