@@ -57,9 +57,8 @@ def compare(
         photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
         methods: A method to compare; may be given several times.
-        budget: Cost of the methods' plans, as shares of the encoder's multiply-accumulates; by default the cost of
-            the plan.
-        repeats: Number of timed runs of each model; the median counts.
+        budget: Shares of the encoder's multiply-accumulates, for the methods; by default what the plan costs.
+        repeats: Timed runs of each; the median counts.
     """
     from hourglass_jax.cli.compare_methods import compare_methods
     from hourglass_jax.imaging.images import read_image

@@ -104,7 +104,7 @@ def compare_methods(
 
     found, pictures = [], []
     with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
-        compared = compare(loaded, [entry.plan for entry in entries], prepared, repeats=repeats, on_call=bar.update)
+        compared = compare(loaded, [each.plan for each in entries], prepared, repeats=repeats, on_call=bar.update)
         for (name, square), results in zip(squares.items(), compared, strict=True):
             found.append(results)
             for budget in solved:
@@ -226,7 +226,7 @@ def _row(results: dict[str, "Comparison"]) -> PlanResult:
 
 
 def _picture(model: "Model", photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
-    """Draws a column for every plan: its groups of tokens, the result, and the difference to the original."""
+    """A column for every plan: what it made one, the model's result under it, and what differs."""
     import numpy as np
 
     from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretch

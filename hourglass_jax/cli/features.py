@@ -58,7 +58,8 @@ def features(
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], dict[str, Any]]:
         images = preprocessing(image)[None]
         model = expedited if plan.strict_plan else fit_plan(expedited, images.shape[1:3], preprocessing.shape)
-        maps = {name: np.asarray(values[0], np.float32) for name, values in run(model.backbone, images).items()}
+        found = run(model.backbone, images)
+        maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
         return lambda: _write(photo, preprocessing.crop_to_view(image), maps, output)
 
     records, status = process(found, work)

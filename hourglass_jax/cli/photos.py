@@ -26,11 +26,11 @@ class Photo(NamedTuple):
 
 
 def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Photo]:
-    """Finds photographs, in natural order within a folder (2 before 10).
+    """The photographs that a user names, in natural order within a folder (2 before 10).
 
     Args:
-        sources: files, folders, and patterns such as "frames/*.jpg" that the shell did not expand.
-        recursive: whether subfolders are searched.
+        sources: files, folders, and patterns such as "frames/*.jpg" that the shell did not replace.
+        recursive: whether the folders in a folder count too.
 
     Returns:
         Every photograph once. Names are relative to the folder or pattern; equal names are distinguished by their
@@ -84,7 +84,7 @@ def _natural_key(path: Path) -> list[list[tuple[bool, int, str]]]:
 
 
 def _told_apart(photos: Sequence[Photo]) -> list[Photo]:
-    """Makes names unique: equal ones get their suffix, and if that is equal too, their folders."""
+    """Photographs of one name are named with their suffix too, and where that is equal, with their folders."""
     for rename in (_with_suffix, _with_folders):
         by_name = _by_name(photos)
         photos = [

@@ -49,21 +49,21 @@ def visualize(
 ) -> None:
     """Visualizes an hourglass inside a model: three pictures of each photograph.
 
-    "predictions" shows the model's results with decreasing numbers of clusters. "features" shows the tokens before
-    and after the blocks that run on clusters, with and without clustering: their first three principal components
-    as red, green and blue. "attention" shows the attention of three neighbouring positions to tokens and to
-    clusters: it is similar, which is why neighbours can share a cluster. (Figures 13 and 14 of the paper.)
+    "predictions" are the model's results with fewer and fewer clusters. "features" are the tokens before and after
+    the blocks that run on clusters, with and without them: their first three principal components as red, green and
+    blue. "attention" is whom three neighbouring positions attend to, among tokens and among clusters: that
+    neighbours attend alike is why they can share a cluster. (Figures 13 and 14 of the paper.)
 
     Example: hourglass visualize photo.jpg -o out/ --alpha 5 --clusters 24 24 --position 0.3 0.4
 
     Args:
         photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
-        rows: Rows of the cluster grids in "predictions"; the columns follow from the image's aspect ratio. By
-            default 0.7, 0.5, 0.3 and 0.15 times as many clusters as tokens.
-        position: Position of the token whose attention is shown, with its neighbours to the right and below: down
-            and across, as shares (0..1) of the photograph's sides.
-        block: Block whose attention is shown, counted from 1; by default the first one on clusters.
+        rows: Rows of the cluster grids in "predictions", whose columns follow the image's shape; by default there
+            are 0.7, 0.5, 0.3 and 0.15 times as many clusters as tokens.
+        position: Of the token whose attention is drawn, and that of its neighbours to the right and below: down and
+            across, in 0..1 of the photograph's sides.
+        block: Whose attention is drawn, counted from 1; by default the first one on clusters.
     """
     from hourglass_jax.backbones.vit import ViT
     from hourglass_jax.ops.grids import shrink_grid
@@ -149,7 +149,7 @@ def _inside(
     position: tuple[float, float],
     block: int,
 ) -> dict[str, "np.ndarray"]:
-    """Draws the pictures of features and of attention."""
+    """The pictures of features and of attention."""
     import numpy as np
 
     from hourglass_jax.analysis.inspection import inspect_block

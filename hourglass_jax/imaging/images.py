@@ -150,7 +150,7 @@ class Preprocessing:
         return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
 
     def whole_patches(self, patch_size: int) -> "Preprocessing":
-        """The same preparation with sides that are multiples of the patch size, also for a model that pads."""
+        """The same with an input of whole patches, also for a model that fills them up itself; never as it is."""
         return replace(self.at(self.size), multiple=math.lcm(self.multiple, patch_size))
 
     def crop_to_view(self, image: np.ndarray) -> np.ndarray:
@@ -263,7 +263,7 @@ def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 
 def _read(source: Path | Image.Image, name: str) -> np.ndarray:
-    """Reads the pixels of a file or PIL image for `_as_rgb`; every failure is a ValueError with `name`."""
+    """The pixels of a file or PIL image as `_as_rgb` takes them; every failure is a ValueError with `name`."""
     try:
         if isinstance(source, Image.Image):
             return _pixels(source)

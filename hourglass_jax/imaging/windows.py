@@ -76,7 +76,7 @@ class SlidingWindow:
 
 
 def whole_view(image: np.ndarray) -> tuple[np.ndarray, Layout]:
-    """The image as a single view, [1, rows, columns, channels], and its layout."""
+    """The image as its own only view: [1, rows, columns, channels] and its layout."""
     return image[None], whole_layout(image.shape[:2])
 
 

@@ -121,9 +121,7 @@ class InstanceMetric(ImageMetric):
             truth.dataset = _document(total, self.classes)  # pyright: ignore[reportAttributeAccessIssue]  untyped
             truth.createIndex()
             detections = [
-                annotation | {"image_id": image}
-                for image, record in enumerate(total)
-                for annotation in record["found"]
+                each | {"image_id": image} for image, record in enumerate(total) for each in record["found"]
             ]
             found = truth.loadRes(detections) if detections else COCO()  # pyright: ignore[reportArgumentType]  or a list
             run = COCOeval(truth, found, "segm")

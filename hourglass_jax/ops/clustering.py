@@ -166,7 +166,7 @@ def _medoids(
     centers: Float[Array, "batch tiles side2 channels"],
     clusters: Float[Array, "batch tiles side2 channels"],
 ) -> Float[Array, "batch tiles side2 channels"]:
-    """Replaces every cluster by the token nearest to its centre among those that can join it, if any."""
+    """Replaces every cluster by the token nearest to its centre whose candidate it is, if there is one."""
     distances = jnp.sum(z_tiles**2, axis=-1)[..., None] - 2 * _products(z_tiles, centers)
     nearest = jnp.argmin(jnp.where(tiling.is_candidate, distances, jnp.inf), axis=2)
     index = jnp.take_along_axis(jnp.asarray(tiling.positions)[None], nearest, axis=2)

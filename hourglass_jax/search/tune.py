@@ -468,8 +468,8 @@ class Tuner:
         block = next(index for index, count in enumerate(counts) if count < max(counts))
 
         def measure() -> list[float]:
-            trace = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
-            return [float(auto_temperature(trace.entering[None], self.costs.token_grid)[0])]
+            seen = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
+            return [float(auto_temperature(seen.entering[None], self.costs.token_grid)[0])]
 
         [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
         return temperature
