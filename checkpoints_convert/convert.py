@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 
 from checkpoints_convert import dpt, mask2former, saliency, segmenter, swag, swin, vit
-from checkpoints_convert.errors import CheckpointError, in_one_sentence
+from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
 from checkpoints_convert.folders import Checkpoint, find_checkpoint
@@ -37,7 +37,6 @@ from hourglass_jax.checks import MOST
 from hourglass_jax.imaging.labels import DATASETS
 from hourglass_jax.imaging.segment_labels import DATASETS as SEGMENTS
 from hourglass_jax.io.safetensors import write_safetensors
-from hourglass_jax.io.text import printable
 from hourglass_jax.models.registry import FORMAT, abstract_model, flat_parameters, header
 from hourglass_jax.ops.grids import Grid
 
@@ -220,7 +219,7 @@ def _dataset(name: str | None) -> str | None:
 
 
 def _nonfinite(sources: tuple[str, ...], tensors: Tensors, name: str, count: int, size: int) -> str:
-    """The message for a parameter with NaN or infinity."""
+    """What is said of a parameter with NaN or infinity."""
     guilty = [source for source in sources if not np.isfinite(tensors[source]).all()] or [name]
     return (
         f"{' and '.join(guilty)} holds {count:,} of {size:,} values that are NaN or infinite, as a diverged "
@@ -280,7 +279,7 @@ def _has_rest(choice: _Choice) -> bool:
 
 
 def _named_settings(path: Path) -> Settings:
-    """Reads settings that the user gave; they must contain a known setting."""
+    """Settings that the user names, which must hold something that is known."""
     settings = read_settings(path)
     if not any(name in KNOWN for name in settings):
         raise CheckpointError(f"{path} holds no settings that are known here, such as {', '.join(KNOWN[:4])}")

@@ -7,8 +7,7 @@ from typing import Any
 import yaml
 
 from checkpoints_convert.budget import Budget, exceeded
-from checkpoints_convert.errors import CheckpointError, check
-from hourglass_jax.io.text import printable
+from checkpoints_convert.errors import CheckpointError, check, printable
 
 LONGEST_YAML = 1 << 18
 LONGEST_JSON = 1 << 24

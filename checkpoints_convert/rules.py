@@ -94,10 +94,10 @@ class Family:
         fits: whether tensors and settings are of this family; settings can only exclude it.
         configure: the model's config as plain values, from the shapes of the tensors and further information.
         table: rows for all parameters of the model.
-        ignored: pattern of tensors that are dropped on purpose -> reason.
-        settings_file: name of the settings file, YAML or JSON, beside such a checkpoint.
-        rest: pattern of tensors of the system that the family does not use; if there are any, the family must be
-            chosen by name.
+        ignored: patterns of tensors that are dropped on purpose, and why.
+        settings_file: the name of a file with settings, YAML or JSON, that lies beside such a checkpoint.
+        rest: a pattern of the tensors of the system that the family takes a part of; where there are any, the part
+            must be asked for by name.
     """
 
     name: str

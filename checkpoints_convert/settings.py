@@ -1,7 +1,7 @@
 """Settings files of checkpoints: YAML or JSON as plain values, and the settings of a ViT.
 
-A setting is either applied or an error that names it: one that contradicts the tensors, or that no model here
-supports, is never ignored.
+What is read is honoured, or refused by name: a setting that says something else than the tensors, or that no model
+here has, is never passed over.
 """
 
 import math

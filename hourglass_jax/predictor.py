@@ -23,19 +23,20 @@ def run(model: Model, images: jax.Array) -> Any:
 class Predictor:
     """Runs a model on paths, PIL images or arrays, one or many.
 
-    One function is compiled for every input shape and cached. Images (or windows) of the same shape form batches.
+    One function is compiled for every input shape and kept. Images (or windows of them) of the same shape are run
+    together.
 
         predictor = Predictor(hourglass_jax.load("dinov2-vits14-saliency"))
         saliency = predictor("photo.jpg")    # float32 [rows, columns] in 0..1
 
     Args:
         model: a model of this library, under any plan.
-        preprocessing: how images are prepared; by default that of the model's config.
-        whole: run on whole images even if the model works on windows.
-        batch_size: maximum number of images or windows in a batch.
-        task: name of the task of the results; by default the model's first task.
-        strict_plan: raise an error for an image that the model's plan does not fit; otherwise the plan is adapted
-            to it with the same share of tokens, and a warning is logged.
+        preprocessing: how images are prepared; by default as the model's config says.
+        whole: run on whole images even if the model sees windows of them.
+        batch_size: images or windows that are run at once.
+        task: the name of the task whose results are wanted; by default the model's first.
+        strict_plan: refuse an image that the model's plan does not fit; otherwise the plan is fitted to it at the
+            same share of its tokens, with a warning in the log.
 
     Attributes:
         task: the task.
@@ -79,8 +80,8 @@ class Predictor:
         A batch that does not fit into memory is halved.
 
         Raises:
-            ValueError: an image cannot be read or is too small, the plan does not fit it, or its outputs are not
-                finite.
+            ValueError: an image cannot be read, is too small, the model's plan does not fit it, or what the model
+                makes of it is not finite.
         """
         if isinstance(images, (list, tuple)):
             return self._predict(images)

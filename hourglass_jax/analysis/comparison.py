@@ -80,10 +80,10 @@ def compare(
     """Runs a model without a plan and with each of `plans` on one image after the other.
 
     Args:
-        model: the model, without a plan.
-        plans: the plans.
-        images: images [rows, columns, 3], prepared for the model.
-        repeats: number of timed runs of each model, alternating, after one that compiles; the median counts.
+        model: unexpedited.
+        plans: for `expedite`.
+        images: each [rows, columns, 3], prepared for the model.
+        repeats: timed runs of each, in turn, after one that compiles; the median counts.
         on_call: called after every run, (1 + plans) * (repeats + 1) times for an image.
 
     Yields:
@@ -102,12 +102,12 @@ def compare(
             macs[size] = [count_macs(variant, size)["total"] for variant in models]
         batch = jnp.asarray(image)[None]
         times = measure(
-            [functools.partial(run_model, variant, batch) for variant in models], repeats=repeats, on_call=on_call
+            [functools.partial(run_model, each, batch) for each in models], repeats=repeats, on_call=on_call
         )
         task = find_task(model, None)
         features, outputs = run_model(model, batch)
         result = result_at_input(task, outputs, size)
-        comparisons = []
+        found = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
             tokens, clusters = fast.backbone.token_counts(*size)
             fast_features, fast_outputs = run_model(fast, batch)
@@ -127,13 +127,13 @@ def compare(
             )
             groups = find_groups(model.backbone, plan, batch)
             seconds = times[0].first, time.first
-            comparisons.append(Comparison(figures, size, seconds, result, fast_result, difference, groups))
-        yield comparisons
+            found.append(Comparison(figures, size, seconds, result, fast_result, difference, groups))
+        yield found
 
 
 @jax.jit
 def run_model(model: Model, images: jax.Array) -> tuple[jax.Array, Any]:
-    """The head's input features [B, N, C], and the outputs for the tasks."""
+    """The features that the head reads, [B, N, C], and the outputs that tasks read."""
     features = model.features(images)
     return model.head_input(features), model.decode(features, None)
 

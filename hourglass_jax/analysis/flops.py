@@ -14,14 +14,14 @@ from hourglass_jax.analysis.fidelity import final_features
 from hourglass_jax.models.base import Encoder, Model
 
 PARTS = ("embedding", "blocks", "clustering", "reconstruction", "head")
-"""The `jax.named_scope`s of models that multiply-accumulates are assigned to."""
+"""The `jax.named_scope`s by which models say what a product is for."""
 
 
 def count_macs(model: Model, size: tuple[int, int], *, batch: int = 1) -> dict[str, int]:
     """Counts the multiply-accumulates of one call of a model, by part.
 
-    Matrix products and convolutions are counted, times the trip counts of their loops; elementwise operations and
-    dead code, which the compiler removes, are not.
+    Matrix products and convolutions are counted, with the trip counts of their loops; elementwise work is not, nor
+    what no result depends on, which the compiler removes.
     XLA's own count of the compiled function is within 3% of twice this (tests/analysis/test_flops.py).
 
     Args:
@@ -30,7 +30,7 @@ def count_macs(model: Model, size: tuple[int, int], *, batch: int = 1) -> dict[s
         batch: number of images.
 
     Returns:
-        Part of `PARTS` -> multiply-accumulates; "other" for those outside all parts, if any; and "total".
+        Part of `PARTS` -> multiply-accumulates; "other" where a product is outside all of them; and "total".
 
     Raises:
         ValueError: the size or the plan does not fit the model.
@@ -58,7 +58,7 @@ def count_encoder_macs(model: Encoder, size: tuple[int, int]) -> int:
 
 
 def count_function_macs(function: Callable[..., object], *arguments: object) -> Counter[str]:
-    """Counts the multiply-accumulates of `function(*arguments)`, by their outermost scope of `PARTS`."""
+    """Multiply-accumulates of `function(*arguments)` by the outermost scope of `PARTS` around them."""
     counted: Counter[str] = Counter()
     traced = jax.make_jaxpr(function)(*arguments).jaxpr
     needed, _ = dce_jaxpr(traced, [True] * len(traced.outvars))

@@ -18,10 +18,10 @@ class BlockTrace(NamedTuple):
 
     Attributes:
         entering: [M, C], the tokens or clusters before the block.
-        attention: [Q, M], attention weights of each query token, or of the cluster with the largest weight in its
-            restoration, mean over the heads. The weights of class and register tokens are left out.
-        leaving: [M, C], the tokens or clusters after the last block and the norm.
-        restored: [H*W, C], `leaving` restored to the full grid.
+        attention: [Q, M], the weights with which each asked token, or the cluster that it is restored from most,
+            attends to them in the block: mean of the heads. Class and register tokens have the rest.
+        leaving: [M, C], after the last block and the norm.
+        restored: [H*W, C], the same of all tokens.
     """
 
     entering: jax.Array

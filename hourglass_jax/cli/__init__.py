@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # for terminals that cannot encode a character
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another one
     try:
         tyro.extras.subcommand_cli_from_dict(
             {function.__name__: function for function in _commands()},
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         sys.exit(1)
     except (ValueError, OSError) as problem:
         _fail(f"error: {problem}", 2)

@@ -102,22 +102,22 @@ def compare_methods(
     entries, left_out = _entries(loaded, preprocessing.shape, chosen, plan_given, methods, budgets)
     solved = list(dict.fromkeys(entry.budget for entry in entries if entry.budget is not None))
 
-    comparisons, pictures = [], []
+    found, pictures = [], []
     with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
-        compared = compare(loaded, [entry.plan for entry in entries], prepared, repeats=repeats, on_call=bar.update)
+        compared = compare(loaded, [each.plan for each in entries], prepared, repeats=repeats, on_call=bar.update)
         for (name, square), results in zip(squares.items(), compared, strict=True):
-            comparisons.append(results)
+            found.append(results)
             for budget in solved:
                 pairs = zip(entries, results, strict=True)
                 shown = [(entry, result) for entry, result in pairs if entry.budget in (None, budget)]
                 suffix = "" if len(solved) == 1 else f"_{budget:g}"
                 pictures.append(str(output / f"{name}_methods{suffix}.png"))
                 write_image(pictures[-1], _picture(loaded, square, shown))
-    rows = [_summarize(dict(zip(squares, results, strict=True))) for results in zip(*comparisons, strict=True)]
+    rows = [_row(dict(zip(squares, results, strict=True))) for results in zip(*found, strict=True)]
     plot = output / "methods.png"
     write_image(plot, _plot(entries, rows))
-    gflops = comparisons[0][0].figures.gflops
-    latency = np.mean([results[0].figures.latency_ms for results in comparisons])
+    gflops = found[0][0].figures.gflops
+    latency = np.mean([results[0].figures.latency_ms for results in found])
     if model.json:
         print_json(
             {
@@ -200,7 +200,7 @@ def _entries(
     return entries, left_out
 
 
-def _summarize(results: dict[str, "Comparison"]) -> PlanResult:
+def _row(results: dict[str, "Comparison"]) -> PlanResult:
     """Summarizes the comparisons of one plan, by photograph."""
     import numpy as np
 
@@ -223,7 +223,7 @@ def _summarize(results: dict[str, "Comparison"]) -> PlanResult:
 
 
 def _picture(model: "Model", photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
-    """Draws a column for every plan: its groups of tokens, the result, and the difference to the original."""
+    """A column for every plan: what it made one, the model's result under it, and what differs."""
     import numpy as np
 
     from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretch

@@ -48,7 +48,7 @@ def features(
     import jax
     import numpy as np
 
-    files = photos_of(photos, reading)
+    found = photos_of(photos, reading)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
@@ -58,10 +58,11 @@ def features(
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], dict[str, Any]]:
         images = preprocessing(image)[None]
         model = expedited if plan.strict_plan else fit_plan(expedited, images.shape[1:3], preprocessing.shape)
-        maps = {name: np.asarray(values[0], np.float32) for name, values in run(model.backbone, images).items()}
+        found = run(model.backbone, images)
+        maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
         return lambda: _write(photo, preprocessing.crop_to_view(image), maps, output)
 
-    records, status = process(files, work)
+    records, status = process(found, work)
     lines = (f"{record['photo']}: {record['arrays']}, {record['picture']}" for record in records)
     finish(records, lines, status, as_json=model.json)
 

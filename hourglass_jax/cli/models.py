@@ -43,8 +43,8 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
         "source",
         title="Presets",
     )
-    for name, preset in PRESETS.items():
-        plan = preset.plan
+    for name, each in PRESETS.items():
+        plan = each.plan
         table.add_row(
             name,
             str(plan.alpha),
@@ -53,7 +53,7 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
             str(plan.iterations),
             str(plan.temperature),
             str(plan.neighbors),
-            format_size(preset.size),
-            preset.source,
+            format_size(each.size),
+            each.source,
         )
     console().print(table)

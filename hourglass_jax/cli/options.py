@@ -163,7 +163,7 @@ def weights_of(model: ModelOptions) -> str:
 
 
 def photos_of(photos: Sequence[Path], reading: ReadingOptions) -> list[Photo]:
-    """Finds the photographs of a command, and sets Pillow's limit of pixels to `reading.max_pixels`."""
+    """The photographs that a command is about; from here on they may have `reading.max_pixels`."""
     from PIL import Image
 
     if reading.max_pixels is not None:

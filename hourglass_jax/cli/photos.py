@@ -26,11 +26,11 @@ class Photo(NamedTuple):
 
 
 def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Photo]:
-    """Finds photographs, in natural order within a folder (2 before 10).
+    """The photographs that a user names, in natural order within a folder (2 before 10).
 
     Args:
-        sources: files, folders, and patterns such as "frames/*.jpg" that the shell did not expand.
-        recursive: whether subfolders are searched.
+        sources: files, folders, and patterns such as "frames/*.jpg" that the shell did not replace.
+        recursive: whether the folders in a folder count too.
 
     Returns:
         Every photograph once. Names are relative to the folder or pattern; equal names are distinguished by their
@@ -45,7 +45,7 @@ def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Pho
     for source in sources:
         for photo in _photos_of(source, recursive):
             photos.setdefault(photo.path.absolute(), photo)
-    return _disambiguate(list(photos.values()))
+    return _told_apart(list(photos.values()))
 
 
 def _photos_of(source: Path, recursive: bool) -> list[Photo]:
@@ -58,11 +58,11 @@ def _photos_of(source: Path, recursive: bool) -> list[Photo]:
         root, paths = Path(*fixed), map(Path, glob.glob(str(source), recursive=True))
     else:
         return [Photo(source, source.stem)]
-    photos = [path for path in paths if _is_photo(path, root)]
-    if not photos:
+    found = [path for path in paths if _is_photo(path, root)]
+    if not found:
         raise ValueError(f"{source} holds no photograph: expected files that end in {', '.join(SUFFIXES)}")
-    photos.sort(key=lambda path: _natural_key(path.relative_to(root)))
-    return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in photos]
+    found.sort(key=lambda path: _natural_key(path.relative_to(root)))
+    return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in found]
 
 
 def _first_wildcard(parts: Sequence[str]) -> int:
@@ -83,8 +83,8 @@ def _natural_key(path: Path) -> list[list[tuple[bool, int, str]]]:
     ]
 
 
-def _disambiguate(photos: Sequence[Photo]) -> list[Photo]:
-    """Makes names unique: equal ones get their suffix, and if that is equal too, their folders."""
+def _told_apart(photos: Sequence[Photo]) -> list[Photo]:
+    """Photographs of one name are named with their suffix too, and where that is equal, with their folders."""
     for rename in (_with_suffix, _with_folders):
         by_name = _by_name(photos)
         photos = [

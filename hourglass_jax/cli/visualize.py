@@ -49,26 +49,26 @@ def visualize(
 ) -> None:
     """Visualizes an hourglass inside a model: three pictures of each photograph.
 
-    "predictions" shows the model's results with decreasing numbers of clusters. "features" shows the tokens before
-    and after the blocks that run on clusters, with and without clustering: their first three principal components
-    as red, green and blue. "attention" shows the attention of three neighbouring positions to tokens and to
-    clusters: it is similar, which is why neighbours can share a cluster. (Figures 13 and 14 of the paper.)
+    "predictions" are the model's results with fewer and fewer clusters. "features" are the tokens before and after
+    the blocks that run on clusters, with and without them: their first three principal components as red, green and
+    blue. "attention" is whom three neighbouring positions attend to, among tokens and among clusters: that
+    neighbours attend alike is why they can share a cluster. (Figures 13 and 14 of the paper.)
 
     Example: hourglass visualize photo.jpg -o out/ --alpha 5 --clusters 24 24 --position 0.3 0.4
 
     Args:
         photos: Image files, folders of them, and patterns in quotes.
         output: Folder to write the pictures to.
-        rows: Rows of the cluster grids in "predictions"; the columns follow from the image's aspect ratio. By
-            default 0.7, 0.5, 0.3 and 0.15 times as many clusters as tokens.
-        position: Position of the token whose attention is shown, with its neighbours to the right and below: down
-            and across, as shares (0..1) of the photograph's sides.
-        block: Block whose attention is shown, counted from 1; by default the first one on clusters.
+        rows: Rows of the cluster grids in "predictions", whose columns follow the image's shape; by default there
+            are 0.7, 0.5, 0.3 and 0.15 times as many clusters as tokens.
+        position: Of the token whose attention is drawn, and that of its neighbours to the right and below: down and
+            across, in 0..1 of the photograph's sides.
+        block: Whose attention is drawn, counted from 1; by default the first one on clusters.
     """
     from hourglass_jax.backbones.vit import ViT
     from hourglass_jax.ops.grids import shrink_grid
 
-    files = photos_of(photos, reading)
+    found = photos_of(photos, reading)
     check_folder(output)
     if not all(0 <= share <= 1 for share in position):
         raise ValueError(f"position must be two numbers in 0..1, got {position[0]:g} {position[1]:g}")
@@ -91,14 +91,14 @@ def visualize(
         grids = [_grid(count, grid) for count in rows] or [shrink_grid(grid, share) for share in SHARES]
         for clusters in (chosen.clusters, *grids):
             dataclasses.replace(chosen, clusters=clusters).check(depth, grid)
-        small = _resize_to_height(picture)
+        small = _small(picture)
         pictures = {
             "predictions": _predictions(loaded, chosen, grids, small, image),
             **_inside(backbone, chosen, small, image, position, block),
         }
         return lambda: _write(photo, pictures, output)
 
-    records, status = process(files, work)
+    records, status = process(found, work)
     lines = (f"{record['photo']}: {', '.join(record['files'].values())}" for record in records)
     finish(records, lines, status, as_json=model.json)
 
@@ -128,16 +128,16 @@ def _predictions(model, plan: hj.Hourglass, grids: "list[Grid]", photo: "np.ndar
     size, task = image.shape[1:3], find_task(model, None)
     photo = resize_photo(photo, size)
 
-    def draw(outputs: object) -> np.ndarray:
+    def drawn(outputs: object) -> np.ndarray:
         return task.render(photo, result_at_input(task, outputs, size)).overview
 
     features, outputs = run_model(model, image)
-    panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", draw(outputs))]
+    panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", drawn(outputs))]
     for clusters in grids:
         fast = hj.expedite(model, dataclasses.replace(plan, clusters=clusters))
         fast_features, outputs = run_model(fast, image)
         cosine = float(cosine_similarity(fast_features, features)[0])
-        panels.append((f"{format_size(clusters)} clusters\ncosine {cosine:.3f}", draw(outputs)))
+        panels.append((f"{format_size(clusters)} clusters\ncosine {cosine:.3f}", drawn(outputs)))
     return sheet([panels], height=HEIGHT)
 
 
@@ -149,7 +149,7 @@ def _inside(
     position: tuple[float, float],
     block: int,
 ) -> dict[str, "np.ndarray"]:
-    """Draws the pictures of features and of attention."""
+    """The pictures of features and of attention."""
     import numpy as np
 
     from hourglass_jax.analysis.inspection import inspect_block
@@ -158,41 +158,41 @@ def _inside(
     grid, clusters = backbone.token_grid(*image.shape[1:3]), plan.clusters
     places = _neighbours(position, grid)
     indices = tuple(row * grid[1] + column for row, column in places)
-    traces = {
+    seen = {
         None: inspect_block(backbone, image, plan=None, block=block - 1, positions=indices),
         plan: inspect_block(backbone, image, plan=plan, block=block - 1, positions=indices),
     }
 
-    def arrange(values, shape: "Grid") -> np.ndarray:
+    def arranged(values, shape: "Grid") -> np.ndarray:
         return np.asarray(values, np.float32).reshape(*shape, -1)
 
     def components(values, shape: "Grid", of: np.ndarray) -> np.ndarray:
-        colors = principal_components(arrange(values, shape), of=of)
+        colors = principal_components(arranged(values, shape), of=of)
         return stretch(colors, photo.shape[:2])
 
-    before, after = (arrange(tokens, grid) for tokens in (traces[None].entering, traces[None].leaving))
+    before, after = (arranged(each, grid) for each in (seen[None].entering, seen[None].leaving))
     count = f"{format_size(grid)} tokens", f"{format_size(clusters)} clusters"
     features = [
         [
             ("Photograph", photo),
-            (f"Original before block {block}\n{count[0]}", components(traces[None].entering, grid, before)),
-            (f"Original, final\n{count[0]}", components(traces[None].leaving, grid, after)),
+            (f"Original before block {block}\n{count[0]}", components(seen[None].entering, grid, before)),
+            (f"Original, final\n{count[0]}", components(seen[None].leaving, grid, after)),
         ],
         [
             ("", np.full_like(photo, 255)),
-            (f"Clustered before block {block}\n{count[1]}", components(traces[plan].entering, clusters, before)),
-            (f"Clustered, final\n{count[1]}", components(traces[plan].leaving, clusters, after)),
-            (f"Reconstructed\n{count[0]}", components(traces[plan].restored, grid, after)),
+            (f"Clustered before block {block}\n{count[1]}", components(seen[plan].entering, clusters, before)),
+            (f"Clustered, final\n{count[1]}", components(seen[plan].leaving, clusters, after)),
+            (f"Reconstructed\n{count[0]}", components(seen[plan].restored, grid, after)),
         ],
     ]
     attention = [
-        [("Photograph\nand the positions", _mark(photo, places, grid))],
+        [("Photograph\nand the positions", _marked(photo, places, grid))],
         [("", np.full_like(photo, 255))],
     ]
     for number, name in enumerate(("Position", "Its right neighbour", "The one below")):
         for row, (weights, shape, what) in zip(
             attention,
-            ((traces[None].attention, grid, count[0]), (traces[plan].attention, clusters, count[1])),
+            ((seen[None].attention, grid, count[0]), (seen[plan].attention, clusters, count[1])),
             strict=True,
         ):
             values = np.asarray(weights[number]).reshape(shape)
@@ -207,7 +207,7 @@ def _neighbours(position: tuple[float, float], grid: "Grid") -> "list[Grid]":
     return [(row, column), (row, min(column + 1, grid[1] - 1)), (min(row + 1, grid[0] - 1), column)]
 
 
-def _resize_to_height(photo: "np.ndarray") -> "np.ndarray":
+def _small(photo: "np.ndarray") -> "np.ndarray":
     """Resizes a photograph to the height of the pictures."""
     import numpy as np
 
@@ -215,7 +215,7 @@ def _resize_to_height(photo: "np.ndarray") -> "np.ndarray":
     return np.asarray(Image.fromarray(photo).resize((width, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def _mark(photo: "np.ndarray", places: "list[Grid]", grid: "Grid") -> "np.ndarray":
+def _marked(photo: "np.ndarray", places: "list[Grid]", grid: "Grid") -> "np.ndarray":
     """Draws white squares with black outlines around tokens."""
     picture = photo.copy()
     for place in places:

@@ -150,7 +150,7 @@ class Preprocessing:
         return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
 
     def whole_patches(self, patch_size: int) -> "Preprocessing":
-        """The same preparation with sides that are multiples of the patch size, also for a model that pads."""
+        """The same with an input of whole patches, also for a model that fills them up itself; never as it is."""
         return replace(self.at(self.size), multiple=math.lcm(self.multiple, patch_size))
 
     def crop_to_view(self, image: np.ndarray) -> np.ndarray:
@@ -180,7 +180,7 @@ class Preprocessing:
             height, width = (self.shape[0] * side // min(rows, columns) for side in (rows, columns))
         check_enlargement((rows, columns), (height, width))
         if self.interpolation == "cubic":
-            resized = resample(image.astype(np.float32), (height, width), "bicubic")
+            resized = resampled(image.astype(np.float32), (height, width), "bicubic")
         else:
             method = Image.Resampling[self.interpolation.upper()]
             resized = np.asarray(Image.fromarray(image).resize((width, height), method), np.float32)
@@ -198,7 +198,7 @@ def check_enlargement(size: tuple[int, int], target: tuple[int, int]) -> None:
         )
 
 
-def resample(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
+def resampled(image: np.ndarray, size: tuple[int, int], method: ResizeMethod) -> np.ndarray:
     """Resizes an image or a map without compiling a function for its size.
 
     Args:
@@ -263,7 +263,7 @@ def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 
 def _read(source: Path | Image.Image, name: str) -> np.ndarray:
-    """Reads the pixels of a file or PIL image for `_as_rgb`; every failure is a ValueError with `name`."""
+    """The pixels of a file or PIL image as `_as_rgb` takes them; every failure is a ValueError with `name`."""
     try:
         if isinstance(source, Image.Image):
             return _pixels(source)

@@ -54,7 +54,7 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     numbers = np.zeros((height, width), np.int32)
     for number, region in reversed([*enumerate(regions, start=1)]):
         numbers[region.mask] = number
-    colors = [NOTHING, *_distinct_colors(numbers, regions)]
+    colors = [NOTHING, *_told_apart(numbers, regions)]
     picture = label_overlay(photo, numbers, ["nothing", *(region.text for region in regions)], colors)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -77,7 +77,7 @@ def _eight_bits(red: float, green: float, blue: float) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _distinct_colors(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
+def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
     """A colour for every region: that of its class, if no neighbour or thing of its class has a similar one."""
     neighbours = _neighbours(numbers, len(regions))
     palette: list[Color] = [

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hourglass_jax.checks import check_config
-from hourglass_jax.imaging.images import check_enlargement, resample
+from hourglass_jax.imaging.images import check_enlargement, resampled
 from hourglass_jax.ops.resize import ResizeMethod, resize_matrix
 
 TILE = 256
@@ -76,7 +76,7 @@ class SlidingWindow:
 
 
 def whole_view(image: np.ndarray) -> tuple[np.ndarray, Layout]:
-    """The image as a single view, [1, rows, columns, channels], and its layout."""
+    """The image as its own only view: [1, rows, columns, channels] and its layout."""
     return image[None], whole_layout(image.shape[:2])
 
 
@@ -158,4 +158,4 @@ def _enlarge(image: np.ndarray, least: int) -> np.ndarray:
         return image
     height, width = (int(side / shorter * least) if side != shorter else least for side in (rows, columns))
     check_enlargement((rows, columns), (height, width))
-    return resample(image, (height, width), "bilinear")
+    return resampled(image, (height, width), "bilinear")

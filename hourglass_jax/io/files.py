@@ -74,7 +74,7 @@ def is_hidden(name: str) -> bool:
 
 
 def _check_target(path: Path) -> None:
-    """Raises ValueError for special files; for folders the system reports the error."""
+    """Refuses to replace what is no plain file; that a folder is none, the system says itself."""
     try:
         mode = path.lstat().st_mode
     except OSError:

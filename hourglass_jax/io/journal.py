@@ -26,7 +26,7 @@ def read_journal(
         The parsed entries, and the number of bytes of the complete lines.
 
     Raises:
-        ValueError: the journal has another first line, or is damaged before its last line.
+        ValueError: the journal has another first line, or is damaged other than at its end.
     """
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith(b"\n"):

@@ -94,7 +94,7 @@ class InstanceMetric(ImageMetric):
             )
         if any(not 0 <= label < self.classes for label in truth.labels):
             raise ValueError(f"classes of the truth must lie in 0..{self.classes - 1}, got {max(truth.labels)}")
-        predicted = [
+        found = [
             {"category_id": int(label), "score": float(score), "segmentation": encode_mask(mask)}
             for label, score, mask in zip(result.labels, result.scores, result.masks, strict=True)
             if label < self.classes and mask.any()
@@ -104,7 +104,7 @@ class InstanceMetric(ImageMetric):
             {"category_id": label, **{name: annotation[name] for name in kept if name in annotation}}
             for label, annotation in zip(truth.labels, truth.annotations, strict=True)
         ]
-        return {"size": list(truth.size), "found": predicted, "true": true}
+        return {"size": list(truth.size), "found": found, "true": true}
 
     def scores(self, total: list[dict[str, Any]]) -> AveragePrecision:
         """The figures of a data set, from the records of its images.
@@ -121,12 +121,10 @@ class InstanceMetric(ImageMetric):
             truth.dataset = _document(total, self.classes)  # pyright: ignore[reportAttributeAccessIssue]  untyped
             truth.createIndex()
             detections = [
-                annotation | {"image_id": image}
-                for image, record in enumerate(total)
-                for annotation in record["found"]
+                each | {"image_id": image} for image, record in enumerate(total) for each in record["found"]
             ]
-            predicted = truth.loadRes(detections) if detections else COCO()  # pyright: ignore[reportArgumentType]  or a list
-            run = COCOeval(truth, predicted, "segm")
+            found = truth.loadRes(detections) if detections else COCO()  # pyright: ignore[reportArgumentType]  or a list
+            run = COCOeval(truth, found, "segm")
             run.params.imgIds, run.params.catIds = list(range(len(total))), list(range(self.classes))
             run.evaluate()
             run.accumulate()

@@ -56,9 +56,9 @@ class Model(Encoder, Protocol):
     """A model without prompts.
 
     Attributes:
-        config: the configuration.
-        tasks: name -> task that its outputs can be used for; the first one is the default.
-        window: how large images are cut into windows; None for a model that works on whole images.
+        config: how it was built.
+        tasks: what its outputs can be made into, by the names of the tasks; the first one is the default.
+        window: the views that large images are cut into; None for a model that sees whole images.
     """
 
     @property
@@ -126,7 +126,7 @@ def find_task(model: Model | PromptedModel, name: str | None) -> Task:
 
 
 class VisionModel(nnx.Module):
-    """Base class of models whose encoder is the backbone and that work on whole images.
+    """What models share: the encoder is the backbone, and images are seen whole.
 
     Args:
         config: the configuration.

@@ -44,6 +44,6 @@ class Encoder(VisionModel):
         return {"features": Features()}
 
     def decode(self, features: ViTFeatures | SwinFeatures, size: Size | None) -> jax.Array:
-        """The last feature map after its norm, [B, H, W, C], float32; `size` is ignored."""
+        """The last map of features after its norm, [B, H, W, C], float32; `size` plays no part."""
         *_, last = features.maps().values()
         return last.astype(jnp.float32)

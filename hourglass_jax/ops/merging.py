@@ -162,5 +162,5 @@ def _add(
     index: Int[Array, "batch added"],
     more: Float[Array, "batch added *channels"],
 ) -> Float[Array, "batch rows *channels"]:
-    """Adds to the rows at the indices [B, K] of every image."""
+    """Adds to the rows at the places [B, K] of every image."""
     return jax.vmap(lambda values, index, more: values.at[index].add(more))(values, index, more)

@@ -222,9 +222,7 @@ class Tuner:
 
     def speedup(self, plan: Plan) -> float:
         """Speed-up of the whole model under a plan, from the medians of alternating runs on one photograph."""
-        [ratio] = self._measure_once(
-            {"plan": plan_fields(plan), "speedup": True}, lambda: [self._measure_speedup(plan)]
-        )
+        [ratio] = self._measure_once({"plan": plan_fields(plan), "speedup": True}, lambda: [self._time(plan)])
         return ratio
 
     def tune(self, target: Target, methods: Sequence[str] | None = None) -> Tuned:
@@ -470,13 +468,13 @@ class Tuner:
         block = next(index for index, count in enumerate(counts) if count < max(counts))
 
         def measure() -> list[float]:
-            trace = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
-            return [float(auto_temperature(trace.entering[None], self.costs.token_grid)[0])]
+            seen = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
+            return [float(auto_temperature(seen.entering[None], self.costs.token_grid)[0])]
 
         [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
         return temperature
 
-    def _measure_speedup(self, plan: Plan) -> float:
+    def _time(self, plan: Plan) -> float:
         image = self._images[self.tuned_on[0]]
         models = self.model, expedite(self.model, plan)
         slow, fast = measure([functools.partial(_run, model, image) for model in models], repeats=5)

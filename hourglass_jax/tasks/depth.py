@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hourglass_jax.imaging.depth_pictures import depth_in_16_bits, depth_picture, sixteen_bit_unit
-from hourglass_jax.imaging.images import resample
+from hourglass_jax.imaging.images import resampled
 from hourglass_jax.imaging.windows import Layout
 from hourglass_jax.metrics.base import Metric
 from hourglass_jax.metrics.depth import DepthMetric
@@ -28,7 +28,7 @@ class Depth:
 
     def postprocess(self, outputs: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
         """See `Task.postprocess`; `outputs` are depth [1, rows, columns]."""
-        return resample(only_view(outputs), size, self.resampling)
+        return resampled(only_view(outputs), size, self.resampling)
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """The difference relative to the larger value of each pixel."""

@@ -120,7 +120,7 @@ def cosines(monkeypatch: pytest.MonkeyPatch) -> Cosines:
     monkeypatch.setattr(Tuner, "_cosines", lambda self, plan, names: dict.fromkeys(names, 0.9))
     monkeypatch.setattr(Tuner, "_measure_nearby", lambda self, *around: None)
     monkeypatch.setattr(Tuner, "follow_gradient", lambda self, plan: 0.25)
-    monkeypatch.setattr(Tuner, "_measure_speedup", lambda self, plan: 1 / (0.1 + 0.9 * self.costs(plan)))
+    monkeypatch.setattr(Tuner, "_time", lambda self, plan: 1 / (0.1 + 0.9 * self.costs(plan)))
     return stub
 
 
