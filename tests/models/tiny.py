@@ -76,6 +76,12 @@ MODELS: dict[str, tuple[type[VisionModel], object]] = {
         ),
     ),
     "encoder": (Encoder, EncoderConfig(VIT, PREPROCESSING)),
+    "encoder, rotary": (
+        Encoder,
+        EncoderConfig(
+            replace(VIT, special_tokens=5, mlp="swiglu", position_grid=None, rotary_base=100.0), PREPROCESSING
+        ),
+    ),
     "encoder, Swin": (
         Encoder,
         EncoderConfig(SwinConfig(width=8, depths=(1, 2), head_width=4, window=4, patch_size=4), PREPROCESSING),
