@@ -28,6 +28,7 @@ from checkpoints_convert.vit import (
     MASK_DROPPED,
     Names,
     interpolation,
+    model_arguments,
     normalisation,
     timm,
     trained_size,
@@ -45,6 +46,12 @@ LOCAL_NORM = "local_cls_norm.weight"
 """Stands in the original's files of ViT-7B and, of ViT-L's, in that for satellite images alone."""
 TIMM = re.compile(r"vit_[a-z0-9_]+_patch16_dinov3(_qkvb)?")
 """Architectures of timm. Others have tensors of the same names and other positions."""
+TIMM_ARGUMENTS = frozenset((
+    *("img_size", "patch_size", "in_chans", "num_classes", "global_pool", "embed_dim", "depth", "num_heads"),
+    *("dynamic_img_size", "dynamic_img_pad", "drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+    *("drop_path_rate", "init_values", "pretrained"),
+))  # fmt: skip
+"""Their arguments whose meaning is known here: shown by tensors, checked, or of training only."""
 ALLOWED = {
     "hidden_act": ("gelu", "gelu_python"),
     "num_channels": (3,),
@@ -325,10 +332,9 @@ def _of_timm(naming: Naming) -> Callable[[Tensors, Given], Fields]:
                 "timm's tensors do not show their positions: beside the checkpoint, or with --config, timm's "
                 f"config.json must name the architecture of a DINOv3, got {(architecture or 'none')[:60]}"
             )
-        if section(given.settings, "model_args"):
-            raise ValueError("timm's config.json must be that of a published DINOv3, got one with model_args")
         size = trained_size(given.settings)
-        fields = encoder_config(naming, tensors, given, {"image_size": list(size)} if size else {})
+        settings = {"img_size": list(size)} if size else {}
+        fields = encoder_config(naming, tensors, given, settings | model_arguments(given.settings, TIMM_ARGUMENTS))
         mean, std = normalisation(given.settings)
         fields["preprocessing"] |= {
             "mean": mean or IMAGENET_MEAN,

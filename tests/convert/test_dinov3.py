@@ -304,7 +304,7 @@ def without(arrays: Arrays, *names: str) -> Arrays:
         (
             timm(original()),
             {"architecture": "vit_small_patch16_dinov3", "model_args": {"rope_temperature": 50}},
-            "got one with model_args",
+            "argument 'rope_temperature' of timm",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_timm(tmp_path: Path, gated: bool) -> None:
     name = f"vit_small{'_plus' if gated else ''}_patch16_dinov3_qkvb"
     model = randomize(timm.create_model(name, pretrained=False, embed_dim=48, depth=2, num_heads=3))
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
-    summary = convert(tmp_path, heads=3)
+    summary = convert(tmp_path)
     assert summary.family == "dinov3-timm"
     encoder = hj.load(summary.target)
     for rows, columns in GRIDS:
