@@ -334,7 +334,9 @@ def _of_timm(naming: Naming) -> Callable[[Tensors, Given], Fields]:
             )
         size = trained_size(given.settings)
         settings = {"img_size": list(size)} if size else {}
-        fields = encoder_config(naming, tensors, given, settings | model_arguments(given.settings, TIMM_ARGUMENTS))
+        fields = encoder_config(
+            naming, tensors, given, {**settings, **model_arguments(given.settings, TIMM_ARGUMENTS)}
+        )
         mean, std = normalisation(given.settings)
         fields["preprocessing"] |= {
             "mean": mean or IMAGENET_MEAN,
