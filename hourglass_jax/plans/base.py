@@ -68,7 +68,7 @@ class Tokens:
         depth: the number of the block after which all tokens are there again: how many blocks there are, or the
             first one of the next stage.
         positions: [1 or B, M, 2], row and column on the grid that each of the image's tokens stands for, the mean
-            of its members.
+            of its members: what rotary embeddings go by. Static where no image changes them.
         restore: spreads values of the image's M tokens, [B, M, any], over the full grid, [B, H*W, any].
         sizes: [B, M], how many tokens of the grid each one stands for, or None where that plays no part. Attention
             adds log(sizes) to the logits of its keys.

@@ -5,14 +5,16 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal
 
+from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.hourglass import Hourglass
+from hourglass_jax.plans.staged_merging import StagedMerging
 
 
 @dataclass(frozen=True)
 class Preset:
     """A plan, the image it was chosen for as (rows, columns) in pixels, and where it comes from."""
 
-    plan: Hourglass
+    plan: Plan
     size: tuple[int, int]
     source: str
 
@@ -138,6 +140,14 @@ def _dpt_rows() -> dict[str, Preset]:
     }
 
 
+def _dinov3_rows() -> dict[str, Preset]:
+    """DINOv3 at 0.6 of the encoder's cost; what is left of the fidelity is not known here."""
+    kept = {"s": 0.864, "s-plus": 0.859, "b": 0.853, "l": 0.851, "h-plus": 0.847}
+    return {
+        f"dinov3-{name}-512": Preset(StagedMerging(q), (512, 512), "docs/dinov3.md") for name, q in kept.items()
+    }
+
+
 PRESETS = MappingProxyType(
     {
         "dinov2-vits14-saliency": Preset(
@@ -160,6 +170,7 @@ PRESETS = MappingProxyType(
         ),
         **_swag_rows(),
         **_swin_rows(),
+        **_dinov3_rows(),
     }
 )
 

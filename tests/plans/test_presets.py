@@ -6,12 +6,22 @@ from functools import cache
 import pytest
 from flax import nnx
 
+from hourglass_jax.analysis.flops import count_encoder_macs
 from hourglass_jax.backbones.swin import Swin, SwinConfig
+from hourglass_jax.backbones.vit import ViT, ViTConfig
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.hourglass import Hourglass
 from hourglass_jax.plans.presets import PRESETS, preset
 
 OWN = {"dinov2-vits14-saliency"}
+DINOV3 = {
+    "dinov3-s-512": "small",
+    "dinov3-s-plus-512": "small-plus",
+    "dinov3-b-512": "base",
+    "dinov3-l-512": "large",
+    "dinov3-h-plus-512": "huge-plus",
+}
+"""Preset -> size."""
 
 PUBLISHED = {
     # name: image, alpha, end of beta, token grid, clusters, window, tau, k; rows before columns
@@ -70,7 +80,7 @@ def test_a_preset_of_mask2former_tells_the_readmes_label() -> None:
 
 
 def test_every_preset_is_in_the_table_or_our_own() -> None:
-    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | OWN
+    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | DINOV3.keys() | OWN
 
 
 @cache
@@ -123,6 +133,14 @@ def test_a_published_preset_fits_its_backbone(name: str) -> None:
     counts = plan.counts(depth, grid)
     assert counts[:alpha] == [grid[0] * grid[1]] * alpha
     assert counts[alpha:depth] == [clusters[0] * clusters[1]] * (depth - alpha)
+
+
+@pytest.mark.parametrize("name", ["dinov3-s-512", pytest.param("dinov3-l-512", marks=pytest.mark.slow)])
+def test_the_presets_of_dinov3_take_six_tenths_of_its_encoder(name: str) -> None:
+    vit = nnx.eval_shape(lambda: ViT(ViTConfig.dinov3(DINOV3[name]), rngs=nnx.Rngs(0)))
+    found = preset(name)
+    costs = [count_encoder_macs(expedite(vit, plan), found.size) for plan in (None, found.plan)]
+    assert 0.595 < costs[1] / costs[0] < 0.6
 
 
 def test_the_default_models_preset_fits_it() -> None:
