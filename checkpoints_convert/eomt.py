@@ -199,7 +199,7 @@ def _shapes(tensors: Tensors, given: Given) -> Fields:
         masked = tuple(backbone["depth"] - count + int(place) for place in np.flatnonzero(shares > 0))
         if any(0 < share < 1 for share in shares):
             given.say(
-                "masked attention was being phased out when this was saved: here all queries of those blocks have it"
+                "masked attention was being phased out when this was saved: here all queries of such blocks have it"
             )
     if blocks is None:
         raise ValueError(
@@ -307,7 +307,7 @@ def _purpose(shapes: Fields, given: Given, dataset: str | None, tasks: tuple[str
 
 
 def _prepared(fields: Fields, mean: tuple[float, ...], std: tuple[float, ...]) -> Fields:
-    """The fields with how images are prepared: in windows for label maps alone, else in squares with black borders."""
+    """The fields with how images are prepared: in windows for label maps alone, else as squares with black."""
     rows, columns = (side * fields["backbone"]["patch_size"] for side in fields["backbone"]["position_grid"])
     statistics = {"multiple": 1, "mean": mean, "std": std}
     if rows != columns:

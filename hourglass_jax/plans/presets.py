@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal
 
+from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.hourglass import Hourglass
 
 
@@ -12,7 +13,7 @@ from hourglass_jax.plans.hourglass import Hourglass
 class Preset:
     """A plan, the image it was chosen for as (rows, columns) in pixels, and where it comes from."""
 
-    plan: Hourglass
+    plan: Plan
     size: tuple[int, int]
     source: str
 
