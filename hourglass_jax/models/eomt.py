@@ -3,8 +3,7 @@
 Source: tue-mps/eomt, models/eomt.py and models/scale_block.py (arXiv 2503.19108).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.layers import gelu
+from hourglass_jax.backbones.queries import run_with_queries
 from hourglass_jax.backbones.vit import ViT, ViTConfig, ViTFeatures
 from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.images import Preprocessing
@@ -21,11 +21,7 @@ from hourglass_jax.imaging.segment_labels import SegmentLabels, segment_labels
 from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.models.mask2former import TASKS
-from hourglass_jax.ops.masked_attention import masked_attention
 from hourglass_jax.ops.resize import resize
-from hourglass_jax.plans.base import NO_PLAN, Block, Tokens
-from hourglass_jax.plans.expedite import expedite
-from hourglass_jax.plans.wrapped import WrappedPlan
 from hourglass_jax.tasks.base import Task
 from hourglass_jax.tasks.instances import Instances
 from hourglass_jax.tasks.panoptic import Panoptic
@@ -146,52 +142,6 @@ def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return sum(shifted[1:], start=shifted[0])
 
 
-@dataclass(frozen=True, eq=False)
-class _WithQueries(WrappedPlan):
-    """The model's plan, and queries that join its tokens before a block, as the last special ones.
-
-    Attributes:
-        queries: [Q, C].
-        first: the block.
-        masked: blocks in which queries read what `allowed` says alone.
-        allowed: the tokens that enter a block -> bool [B, Q, S + M].
-        current: of the block at hand, while it is traced.
-    """
-
-    queries: jax.Array
-    first: int
-    masked: tuple[int, ...]
-    allowed: Callable[[Tokens], jax.Array]
-    current: list[tuple[slice, jax.Array]] = field(default_factory=list)
-
-    def before_block(self, index: int, tokens: Tokens, block: Block) -> Tokens:
-        """See `Plan.before_block`."""
-        tokens = self.plan.before_block(index, tokens, block)
-        if index == self.first:
-            queries = self.queries.astype(tokens.sequence.dtype)
-            queries = jnp.broadcast_to(queries, (len(tokens.sequence), *queries.shape))
-            sequence = jnp.concatenate([tokens.special_values, queries, tokens.values], axis=1)
-            tokens = replace(tokens, sequence=sequence, special=tokens.special + queries.shape[1])
-        self.current.clear()
-        if index in self.masked:
-            place = slice(tokens.special - len(self.queries), tokens.special)
-            self.current.append((place, self.allowed(tokens)))
-        return tokens
-
-    def attention(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, key_bias: jax.Array | None
-    ) -> jax.Array:
-        """See `Plan.attention`; the queries' own rows apart where they are masked."""
-        if not self.current:
-            return self.plan.attention(query, key, value, key_bias)
-        [(place, allowed)] = self.current
-        others = jnp.concatenate([query[..., : place.start], query[..., place.stop :]], axis=-1)
-        mixed = self.plan.attention(others, key, value, key_bias)
-        own = (each.transpose(0, 3, 1, 2) for each in (query[..., place], key, value))
-        of_queries = masked_attention(*own, allowed, key_bias=key_bias)
-        return jnp.concatenate([mixed[:, : place.start], of_queries, mixed[:, place.start :]], axis=1)
-
-
 class EoMT(VisionModel):
     """Image to the class logits and mask logits of every query.
 
@@ -233,10 +183,14 @@ class EoMT(VisionModel):
 
     def features(self, images: jax.Array) -> ViTFeatures:
         """The backbone's features of images of any size, padded with black; queries are the last special tokens."""
-        config = self.config
-        plan = NO_PLAN if self.backbone.plan is None else self.backbone.plan
-        joined = _WithQueries(plan, self.queries[...], config.first_block, config.masked_blocks, self._allowed)
-        return expedite(self.backbone, joined)(self._padded(images))
+        return run_with_queries(
+            self.backbone,
+            self._padded(images),
+            self.queries[...],
+            first=self.config.first_block,
+            masked=self.config.masked_blocks,
+            masks=self._inside,
+        )
 
     def head_input(self, features: ViTFeatures) -> jax.Array:
         """The queries and the full grid of tokens after the final norm, [B, Q + H*W, C]."""
@@ -278,20 +232,11 @@ class EoMT(VisionModel):
         embedding = last(gelu(second(gelu(first(queries)))))
         return jnp.einsum("bqc,bhwc->bqhw", embedding, features, preferred_element_type=jnp.float32)
 
-    def _allowed(self, tokens: Tokens) -> jax.Array:
-        """What queries may read, bool [B, Q, S + M]: all special tokens, and the image's where their mask is.
+    def _inside(self, queries: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Where the mask of each query is, on the grid of tokens, bool [B, Q, H, W].
 
-        A merged token lies at its `Tokens.positions`. Resizing is linear over positions, a mask linear in the
-        features of each: so the features are resized.
+        Resizing is linear over positions, a mask linear in the features of each: so the features are resized.
         """
         with jax.named_scope("head"):
-            normed = tokens.with_sequence(self.backbone.norm(tokens.sequence))
-            queries = self._queries_of(normed.special_values)
-            whole = normed.restore(normed.values).reshape(len(queries), *tokens.grid, -1)
-            masks = self._masks(queries, resize(self._upscaled(whole), tokens.grid, "bilinear"))
-            inside = masks.reshape(*masks.shape[:2], -1) > 0
-            limits = np.asarray(tokens.grid) - 1
-            cells = jnp.clip(jnp.round(jnp.asarray(tokens.positions)).astype(int), 0, limits)
-            places = cells[..., 0] * tokens.grid[1] + cells[..., 1]
-            inside = jnp.take_along_axis(inside, places[:, None], axis=2)
-            return jnp.pad(inside, ((0, 0), (0, 0), (tokens.special, 0)), constant_values=True)
+            features = resize(self._upscaled(tokens), (tokens.shape[1], tokens.shape[2]), "bilinear")
+            return self._masks(queries, features) > 0
