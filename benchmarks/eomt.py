@@ -9,10 +9,9 @@ fused attention. Run it on an idle machine.
 
 "ends": plans that go on to the last block, the queries being special tokens, and plans that restore the grid
 before the queries join, at the same cost of the whole model. The ViT is the embedded model's trained DINOv2
-ViT-S/14 (every patch of 16 pixels is resized to its 14), queries and heads are random, as no trained EoMT comes with
-a package.
-"features" is the cosine of the tokens that the head reads with those without a plan, "masks" that of the mask
-logits of each query without their mean; the mean of all photographs, and the worst.
+ViT-S/14 (every patch of 16 pixels is resized to its 14), queries and heads are random, as no trained EoMT comes
+with a package. "features" is the cosine of the tokens that the head reads with those without a plan, "masks" that
+of the mask logits of each query without their mean; the mean of all photographs, and the worst.
 """
 
 import argparse

@@ -190,7 +190,7 @@ def _shapes(tensors: Tensors, given: Given) -> Fields:
     settings = given.settings
     blocks = integer(settings, "num_blocks")
     masked: tuple[int, ...] = ()
-    backbone = VIT.config(tensors, given, settings) | {"position_resize": "bicubic-antialias"}
+    backbone: Fields = VIT.config(tensors, given, settings) | {"position_resize": "bicubic-antialias"}
     if f"{NETWORK}attn_mask_probs" in tensors:
         [count] = shape_of(tensors, f"{NETWORK}attn_mask_probs", axes=1)
         if blocks not in (None, count):

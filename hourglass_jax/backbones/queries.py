@@ -96,8 +96,8 @@ class _WithQueries(WrappedPlan):
         [(place, allowed)] = self.current
         others = jnp.concatenate([query[..., : place.start], query[..., place.stop :]], axis=-1)
         mixed = self.plan.attention(others, key, value, key_bias)
-        own = (each.transpose(0, 3, 1, 2) for each in (query[..., place], key, value))
-        of_queries = masked_attention(*own, allowed, key_bias=key_bias)
+        q, k, v = (each.transpose(0, 3, 1, 2) for each in (query[..., place], key, value))
+        of_queries = masked_attention(q, k, v, allowed, key_bias=key_bias)
         return jnp.concatenate([mixed[:, : place.start], of_queries, mixed[:, place.start :]], axis=1)
 
 

