@@ -19,10 +19,8 @@ BACKBONE = "network.encoder.backbone."
 DEPTH = 3
 
 
-def official(
-    classes: int, *, queries: int = 100, gated: bool = False, masked: tuple[float, ...] = (0, 0)
-) -> Arrays:
-    """What Lightning saves of an EoMT of 3 x 3 patches."""
+def official(classes: int, *, queries: int = 100, gated: bool = False, masked: float = 0) -> Arrays:
+    """What Lightning saves of an EoMT of 3 x 3 patches; `masked` is the last block's share of masked queries."""
     vit = timm_vit(BACKBONE, special=("cls_token", "reg_token"), positions=0, scales=True, gated=gated, depth=DEPTH)
     shapes = {
         vit.patches: (WIDTH, 3, 16, 16),
