@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.hourglass import Hourglass
+from hourglass_jax.plans.staged_merging import StagedMerging
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,25 @@ def _dpt_rows() -> dict[str, Preset]:
     }
 
 
+def _eomt_rows() -> dict[str, Preset]:
+    """EoMT at the sizes of its published checkpoints, at 0.6 of the cost of the ViT with queries."""
+    kept = {
+        "s-640": 0.871,
+        "b-640": 0.857,
+        "l-640": 0.855,
+        "g-640": 0.851,
+        "l-1280": 0.884,
+        "g-1280": 0.878,
+        "l-512": 0.846,
+        "l-1024": 0.875,
+    }
+    return {
+        f"eomt-{name}": Preset(StagedMerging(keep), (side, side), "docs/eomt.md")
+        for name, keep in kept.items()
+        for side in [int(name.partition("-")[2])]
+    }
+
+
 PRESETS = MappingProxyType(
     {
         "dinov2-vits14-saliency": Preset(
@@ -161,6 +181,7 @@ PRESETS = MappingProxyType(
         ),
         **_swag_rows(),
         **_swin_rows(),
+        **_eomt_rows(),
     }
 )
 
