@@ -24,7 +24,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import alone
+from common import alone, torchvision_operators
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -64,6 +64,7 @@ def prepared() -> dict[str, np.ndarray]:
 
 
 def run_speed(repeats: int) -> dict[str, float]:
+    torchvision_operators()
     import torch
     import transformers
 
