@@ -19,10 +19,11 @@ from hourglass_jax.tasks.instances import Instances
 from hourglass_jax.tasks.panoptic import Panoptic
 from hourglass_jax.tasks.queries import QueryOutputs
 from hourglass_jax.tasks.query_segmentation import QuerySegmentation
-from tests.parity.vits import random_images
+from tests.parity.vits import random_images, randomize
 
 pytest.importorskip("transformers")
 
+import transformers
 from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil
 
 from tests.parity.eomts import (
@@ -210,3 +211,18 @@ def test_label_maps_follow_the_processor(size: tuple[int, int]) -> None:
     found = QuerySegmentation(LABELS).postprocess(QueryOutputs(classes, masks), layout, size)
     assert (found == expected.numpy()).mean() > 0.999
     assert len(np.unique(found)) > 2
+
+
+@pytest.mark.slow
+def test_the_outputs_of_a_published_size(tmp_path: Path) -> None:
+    """EoMT-S for COCO's panoptic maps at 640 x 640."""
+    shape = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_blocks": 3}
+    config = transformers.EomtConfig(**shape, image_size=640, num_queries=200, num_labels=133)
+    theirs = randomize(transformers.EomtForUniversalSegmentation(config))
+    theirs.attn_mask_probs.zero_()
+    model = converted(theirs, tmp_path, dataset="coco_panoptic")
+    assert model.config.tasks[0] == "panoptic"
+    images = random_images(640, 640, batch=1)
+    found, expected = run(model, images), outputs(theirs, images)
+    for mine, their in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, their, rtol=0, atol=ATOL * np.abs(their).max())
