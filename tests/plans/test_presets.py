@@ -9,9 +9,11 @@ from flax import nnx
 from hourglass_jax.analysis.flops import count_encoder_macs
 from hourglass_jax.backbones.swin import Swin, SwinConfig
 from hourglass_jax.backbones.vit import ViT, ViTConfig
+from hourglass_jax.models.eomt import EoMT, EoMTConfig
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.hourglass import Hourglass
 from hourglass_jax.plans.presets import PRESETS, preset
+from hourglass_jax.search.budget import Costs
 
 OWN = {"dinov2-vits14-saliency"}
 DINOV3 = {
@@ -22,6 +24,17 @@ DINOV3 = {
     "dinov3-h-plus-512": "huge-plus",
 }
 """Preset -> size."""
+EOMT = {
+    # name: depth of the ViT, token grid
+    "eomt-s-640": (12, 40),
+    "eomt-b-640": (12, 40),
+    "eomt-l-640": (24, 40),
+    "eomt-g-640": (40, 40),
+    "eomt-l-1280": (24, 80),
+    "eomt-g-1280": (40, 80),
+    "eomt-l-512": (24, 32),
+    "eomt-l-1024": (24, 64),
+}
 
 PUBLISHED = {
     # name: image, alpha, end of beta, token grid, clusters, window, tau, k; rows before columns
@@ -80,7 +93,7 @@ def test_a_preset_of_mask2former_tells_the_readmes_label() -> None:
 
 
 def test_every_preset_is_in_the_table_or_our_own() -> None:
-    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | DINOV3.keys() | OWN
+    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | DINOV3.keys() | EOMT.keys() | OWN
 
 
 @cache
@@ -147,6 +160,24 @@ def test_the_default_models_preset_fits_it() -> None:
     found = preset("dinov2-vits14-saliency")
     found.plan.check(12, tuple(side // 14 for side in found.size))
     assert (found.plan.temperature, found.plan.beta) == ("auto", None)
+
+
+@pytest.mark.parametrize("name", EOMT)
+def test_a_preset_of_eomt_fits_its_checkpoints(name: str) -> None:
+    depth, side = EOMT[name]
+    found = preset(name)
+    assert found.size == (16 * side, 16 * side)
+    found.plan.check(depth, (side, side))
+    counts = found.plan.counts(depth, (side, side))
+    assert 0.5 < counts[depth - 1] / counts[-1] < 0.62
+
+
+def test_a_preset_of_eomt_takes_three_fifths_of_the_encoder() -> None:
+    side = 640
+    grid = (side // 16, side // 16)
+    vit = ViTConfig.sized("small", special_tokens=5, position_grid=grid, layer_scale=True)
+    model = nnx.eval_shape(lambda: EoMT(EoMTConfig(vit, query_blocks=3), rngs=nnx.Rngs(0)))
+    assert Costs(model, (side, side))(preset("eomt-s-640").plan) == pytest.approx(0.6, abs=0.002)
 
 
 def test_an_unknown_name() -> None:
