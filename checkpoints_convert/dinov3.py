@@ -18,6 +18,7 @@ from checkpoints_convert.settings import (
     number,
     require,
     section,
+    side_lengths,
     text,
     vit_settings,
 )
@@ -185,12 +186,13 @@ def timm_eva(*, gated: bool) -> Naming:
     return Naming(names, "reg_token", tuple(f"{block}attn.{part}_bias" for part in "qkv"))
 
 
-def transformers(prefix: str = "", *, gated: bool) -> Naming:
-    """Hugging Face's names; the layers have a prefix in newer files.
+def transformers(layers: str = "layer", norm: str = "norm", *, gated: bool) -> Naming:
+    """Hugging Face's names; the layers are called otherwise in newer files, and they and the last norm in an EoMT.
 
-    Source: huggingface/transformers, src/transformers/models/dinov3_vit/modeling_dinov3_vit.py.
+    Source: huggingface/transformers, src/transformers/models/dinov3_vit/modeling_dinov3_vit.py and
+        eomt_dinov3/modeling_eomt_dinov3.py.
     """
-    layer = f"{prefix}layer.*."
+    layer = f"{layers}.*."
     names = Names(
         patches="embeddings.patch_embeddings",
         positions="",
@@ -201,41 +203,38 @@ def transformers(prefix: str = "", *, gated: bool) -> Naming:
         norm2=f"{layer}norm2",
         expand=(f"{layer}mlp.gate_proj", f"{layer}mlp.up_proj") if gated else f"{layer}mlp.up_proj",
         contract=f"{layer}mlp.down_proj",
-        norm="norm",
+        norm=norm,
         scales=(f"{layer}layer_scale1.lambda1", f"{layer}layer_scale2.lambda1"),
     )
     biases = tuple(f"{layer}attention.{part}_proj.bias" for part in "qkv")
     return Naming(names, "embeddings.register_tokens", biases, None if gated else f"{layer}mlp.gate_proj")
 
 
-def encoder_config(naming: Naming, tensors: Tensors, given: Given, settings: Section) -> Fields:
-    """The fields of an `EncoderConfig`, but for the colours.
-
-    Args:
-        naming: of the tensors.
-        tensors: the checkpoint.
-        given: what is known besides.
-        settings: of its ViT, by transformers' names.
-
-    Raises:
-        ValueError: a setting is of another model or none that is here, or something shows nowhere.
-    """
-    backbone = backbone_config(naming, tensors, given, settings)
-    patch_size, said = backbone["patch_size"], vit_settings(settings).size
+def preprocessing(patch_size: int, given: Given, said: tuple[int, int] | None) -> Fields:
+    """How images are prepared, but for the colours; `said` is their size in the settings, (rows, columns)."""
     if said is None:
         given.say(f"images of {SIZE} x {SIZE} pixels: nothing says another size, and any will do (--size)")
     rows, columns = (max(1, side // patch_size) * patch_size for side in said or (SIZE, SIZE))
-    preprocessing = {
+    return {
         "size": rows if rows == columns else (rows, columns),
         "multiple": patch_size,
         "resize": "longest" if rows == columns else "square",
         "interpolation": "bilinear",
     }
-    return {"backbone": backbone, "preprocessing": preprocessing}
 
 
 def backbone_config(naming: Naming, tensors: Tensors, given: Given, settings: Section) -> Fields:
-    """The fields of a `ViTConfig`; see `encoder_config`."""
+    """The fields of a `ViTConfig`.
+
+    Args:
+        naming: of the tensors.
+        tensors: the checkpoint.
+        given: what is known besides.
+        settings: of its ViT.
+
+    Raises:
+        ValueError: a setting is of another model or none that is here, or something shows nowhere.
+    """
     said = vit_settings(settings)
     shape = naming.names.shape(tensors, said)
     naming.check_biases(tensors, shape["depth"])
@@ -288,38 +287,47 @@ def _of_periods(periods: np.ndarray, width: int) -> tuple[int, float]:
 
 def _of_original(naming: Naming) -> Callable[[Tensors, Given], Fields]:
     def configure(tensors: Tensors, given: Given) -> Fields:
-        fields = encoder_config(naming, tensors, given, given.settings)
+        backbone = backbone_config(naming, tensors, given, given.settings)
         colours: Mapping[str, tuple[float, ...]] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-        if LOCAL_NORM in tensors and fields["backbone"]["width"] == 1024:
+        prepared = preprocessing(backbone["patch_size"], given, vit_settings(given.settings).size)
+        if LOCAL_NORM in tensors and backbone["width"] == 1024:
             colours = SATELLITE
             given.say(f"colours as of satellite images: of ViT-L's weights only theirs have a {LOCAL_NORM}")
         elif LOCAL_NORM in tensors:
             given.say("colours as of photographs (LVD-1689M): nothing shows whether these are for satellite images")
-        fields["preprocessing"] |= colours
-        return fields
+        return {"backbone": backbone, "preprocessing": {**prepared, **colours}}
 
     return configure
 
 
+def transformers_backbone(naming: Naming, tensors: Tensors, given: Given) -> Fields:
+    """The fields of a `ViTConfig` from transformers' tensors and settings.
+
+    Raises:
+        ValueError: see `backbone_config`.
+    """
+    gated = len(naming.names.expansion) == 2
+    known = {"hidden_act": ("silu",), "use_gated_mlp": (True,)} if gated else {}
+    require(given.settings, {**ALLOWED, **known})
+    settings = {name: value for name, value in given.settings.items() if name != "hidden_act"}
+    backbone = backbone_config(naming, tensors, given, settings)
+    said, there = integer(settings, "num_register_tokens", least=0), backbone["special_tokens"] - 1
+    if said not in (None, there):
+        raise ValueError(
+            f"the settings are another model's: they say num_register_tokens {said}, the checkpoint has {there}"
+        )
+    return backbone
+
+
 def _of_transformers(naming: Naming) -> Callable[[Tensors, Given], Fields]:
     def configure(tensors: Tensors, given: Given) -> Fields:
-        gated = len(naming.names.expansion) == 2
-        require(
-            given.settings,
-            {**ALLOWED, **({"hidden_act": ("silu",), "use_gated_mlp": (True,)} if gated else {})},
-        )
-        settings = {name: value for name, value in given.settings.items() if name != "hidden_act"}
-        fields = encoder_config(naming, tensors, given, settings)
-        said, there = integer(settings, "num_register_tokens", least=0), fields["backbone"]["special_tokens"] - 1
-        if said not in (None, there):
-            raise ValueError(
-                f"the settings are another model's: they say num_register_tokens {said}, the checkpoint has {there}"
-            )
-        fields["preprocessing"] |= {
-            "mean": colour_statistics(settings, "image_mean") or IMAGENET_MEAN,
-            "std": colour_statistics(settings, "image_std") or IMAGENET_STD,
+        backbone = transformers_backbone(naming, tensors, given)
+        colours = {
+            "mean": colour_statistics(given.settings, "image_mean") or IMAGENET_MEAN,
+            "std": colour_statistics(given.settings, "image_std") or IMAGENET_STD,
         }
-        return fields
+        prepared = preprocessing(backbone["patch_size"], given, side_lengths(given.settings, "image_size"))
+        return {"backbone": backbone, "preprocessing": prepared | colours}
 
     return configure
 
@@ -333,17 +341,16 @@ def _of_timm(naming: Naming) -> Callable[[Tensors, Given], Fields]:
                 f"config.json must name the architecture of a DINOv3, got {(architecture or 'none')[:60]}"
             )
         size = trained_size(given.settings)
-        settings = {"img_size": list(size)} if size else {}
-        fields = encoder_config(
-            naming, tensors, given, {**settings, **model_arguments(given.settings, TIMM_ARGUMENTS)}
-        )
+        arguments = model_arguments(given.settings, TIMM_ARGUMENTS)
+        settings = {**({"img_size": list(size)} if size else {}), **arguments}
+        backbone = backbone_config(naming, tensors, given, settings)
         mean, std = normalisation(given.settings)
-        fields["preprocessing"] |= {
+        prepared = preprocessing(backbone["patch_size"], given, vit_settings(settings).size) | {
             "mean": mean or IMAGENET_MEAN,
             "std": std or IMAGENET_STD,
             "interpolation": interpolation(given.settings) or "bicubic",
         }
-        return fields
+        return {"backbone": backbone, "preprocessing": prepared}
 
     return configure
 
@@ -376,8 +383,8 @@ FAMILIES = (
             ignored={**MASK_DROPPED},
             settings_file=("config.json", "preprocessor_config.json"),
         )
-        for prefix in ("", "model.")
-        for naming in (transformers(prefix, gated=False), transformers(prefix, gated=True))
+        for layers in ("layer", "model.layer")
+        for naming in (transformers(layers, gated=False), transformers(layers, gated=True))
     ),
     *(
         Family(

@@ -1,4 +1,4 @@
-"""EoMT on DINOv2's ViT: what the authors' training saves and publishes, and the folders of transformers.
+"""EoMT on DINOv2's ViT: what the authors' training saves and publishes, and transformers' folders, on DINOv3's too.
 
 Source: tue-mps/eomt, models/{eomt,vit,scale_block}.py, training/lightning_module.py and configs/dinov2;
     huggingface/transformers, src/transformers/models/eomt/modeling_eomt.py, of version 4 (whose names the published
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from checkpoints_convert import dinov3
 from checkpoints_convert.dpt import tiles
 from checkpoints_convert.labels import same_segments, transformers_labels
 from checkpoints_convert.rules import (
@@ -28,7 +29,7 @@ from checkpoints_convert.rules import (
     same,
     shape_of,
 )
-from checkpoints_convert.settings import integer, integers, number, section, text
+from checkpoints_convert.settings import integer, integers, number, section, side_lengths, text
 from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD, Names, timm
 from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
 from hourglass_jax.models.mask2former import TASKS
@@ -98,6 +99,15 @@ OFFICIAL = (
 )
 
 
+TRANSFORMERS_HEAD = _head(
+    "query.weight",
+    "class_predictor",
+    ("mask_head.fc1", "mask_head.fc2", "mask_head.fc3"),
+    "upscale_block.block",
+    "layernorm2d",
+)
+
+
 def _transformers_vit() -> Names:
     """transformers' names of the ViT; the gate of SwiGLU stands before what it is multiplied with."""
     layer = "layers.*."
@@ -132,7 +142,10 @@ def _transformers_rows() -> tuple[Row, ...]:
     gated = {
         f"{expand}{ours}": row(
             f"{expand}{ours}",
-            (f"{_leaf(names.expand, theirs)}|layers.*.mlp.gate_proj.{theirs}", f"layers.*.mlp.up_proj.{theirs}?"),
+            (
+                f"{_leaf(names.expansion[0], theirs)}|layers.*.mlp.gate_proj.{theirs}",
+                f"layers.*.mlp.up_proj.{theirs}?",
+            ),
             build,
         )
         for ours, theirs, build in (("kernel", "weight", linear), ("bias", "bias", concatenated))
@@ -141,13 +154,7 @@ def _transformers_rows() -> tuple[Row, ...]:
         *(gated.get(each.target, each) for each in names.rows(embeddings=False)),
         row("backbone.special_tokens", names.special, _special),
         row("backbone.position_embedding", names.positions, OfModel(_positions)),
-        *_head(
-            "query.weight",
-            "class_predictor",
-            ("mask_head.fc1", "mask_head.fc2", "mask_head.fc3"),
-            "upscale_block.block",
-            "layernorm2d",
-        ),
+        *TRANSFORMERS_HEAD,
     )
 
 
@@ -177,20 +184,24 @@ def _official_shapes(tensors: Tensors) -> dict[str, np.ndarray]:
         for theirs, official in names:
             if re.fullmatch(theirs, name):
                 found[re.sub(theirs, official, name)] = tensor
-    positions = tensors["embeddings.position_embeddings.weight"]
-    found[f"{ENCODER}backbone.pos_embed"] = positions[None]
+    positions = tensors.get("embeddings.position_embeddings.weight")
+    if positions is not None:
+        found[f"{ENCODER}backbone.pos_embed"] = positions[None]
     gate, value = (tensors.get(f"layers.0.mlp.{name}_proj.weight") for name in ("gate", "up"))
     if gate is not None and value is not None:
         found[f"{ENCODER}backbone.blocks.0.mlp.fc1.weight"] = concatenated(gate, value)
     return found
 
 
-def _shapes(tensors: Tensors, given: Given) -> Fields:
-    """The fields of an `EoMTConfig` that tensors of official names show, and settings beside them."""
+def _shapes(tensors: Tensors, given: Given, backbone: Fields | None = None) -> Fields:
+    """The fields of an `EoMTConfig` that tensors of official names show, and settings beside them.
+
+    The backbone is DINOv2's unless another one's config is given.
+    """
     settings = given.settings
     blocks = integer(settings, "num_blocks")
     masked: tuple[int, ...] = ()
-    backbone: Fields = VIT.config(tensors, given, settings) | {"position_resize": "bicubic-antialias"}
+    backbone = backbone or VIT.config(tensors, given, settings) | {"position_resize": "bicubic-antialias"}
     if f"{NETWORK}attn_mask_probs" in tensors:
         [count] = shape_of(tensors, f"{NETWORK}attn_mask_probs", axes=1)
         if blocks not in (None, count):
@@ -271,13 +282,39 @@ def _statistics(tensors: Tensors, name: str) -> tuple[float, ...] | None:
 
 
 def _transformers(tensors: Tensors, given: Given) -> Fields:
-    settings = given.settings
-    if settings.get("model_type") not in (None, "eomt"):
-        raise ValueError(f"config.json must be of an eomt, got {json.dumps(settings['model_type'])}")
+    _check_type(given.settings, "eomt")
     if "embeddings.position_embeddings.weight" not in tensors:
         raise ValueError(OTHER_VIT)
     shape_of(tensors, "embeddings.position_embeddings.weight", axes=2)
-    shapes, labels = _shapes(_official_shapes(tensors), given), transformers_labels(settings)
+    return _of_transformers(_shapes(_official_shapes(tensors), given), given)
+
+
+def _check_type(settings: Settings, known: str) -> None:
+    if settings.get("model_type") not in (None, known):
+        raise ValueError(f"config.json must be of an {known}, got {json.dumps(settings['model_type'])}")
+
+
+def _transformers_dinov3(tensors: Tensors, given: Given) -> Fields:
+    """An EoMT on DINOv3's ViT, whose tensors show no size of images and no epsilon of the norms."""
+    _check_type(given.settings, "eomt_dinov3")
+    if DINOV3.gate is not None and f"{DINOV3.gate}.weight".replace("*", "0") in tensors:
+        raise ValueError(
+            "it is an EoMT on a DINOv3 with SwiGLU, whose head transformers gives the ViT's activation: only those "
+            "with GELU are known here"
+        )
+    size, epsilon = side_lengths(given.settings, "image_size"), number(given.settings, "layer_norm_eps")
+    if size is None or epsilon is None:
+        raise ValueError(
+            "no tensor of an EoMT on DINOv3 shows the size of its images: its config.json must lie beside the "
+            "checkpoint, or be named with --config, and say image_size and layer_norm_eps"
+        )
+    backbone = dinov3.transformers_backbone(DINOV3, tensors, given)
+    return _of_transformers(_shapes(_official_shapes(tensors), given, backbone), given, size)
+
+
+def _of_transformers(shapes: Fields, given: Given, size: tuple[int, int] | None = None) -> Fields:
+    """The fields of an `EoMTConfig` from what shows, and transformers' labels; see `_prepared`."""
+    labels = transformers_labels(given.settings)
     if labels is not None and len(labels.names) != shapes["classes"]:
         raise ValueError(
             f"config.json names {len(labels.names)} classes, but the checkpoint tells {shapes['classes']} apart"
@@ -294,7 +331,7 @@ def _transformers(tensors: Tensors, given: Given) -> Fields:
             + ("every class" if fields["dataset"] is None else "what the data set counts")
             + f" is taken for a thing{hint}"
         )
-    return _prepared(fields, IMAGENET_MEAN, IMAGENET_STD)
+    return _prepared(fields, IMAGENET_MEAN, IMAGENET_STD, size)
 
 
 def _purpose(shapes: Fields, given: Given, dataset: str | None, tasks: tuple[str, ...] | None) -> Fields:
@@ -306,9 +343,15 @@ def _purpose(shapes: Fields, given: Given, dataset: str | None, tasks: tuple[str
     return {**shapes, "dataset": dataset, "tasks": tasks}
 
 
-def _prepared(fields: Fields, mean: tuple[float, ...], std: tuple[float, ...]) -> Fields:
-    """The fields with how images are prepared: in windows for label maps alone, else as squares with black."""
-    rows, columns = (side * fields["backbone"]["patch_size"] for side in fields["backbone"]["position_grid"])
+def _prepared(
+    fields: Fields, mean: tuple[float, ...], std: tuple[float, ...], size: tuple[int, int] | None = None
+) -> Fields:
+    """The fields with how images are prepared: in windows for label maps alone, else as squares with black.
+
+    Their size is that of the position embedding, unless it is given, (rows, columns).
+    """
+    backbone = fields["backbone"]
+    rows, columns = size or (side * backbone["patch_size"] for side in backbone["position_grid"])
     statistics = {"multiple": 1, "mean": mean, "std": std}
     if rows != columns:
         return {
@@ -333,6 +376,10 @@ def _has(*names: str):
 
 LOSS = {r"criterion\..*": "weights of the loss, for training"}
 SHARES = "the share of queries with a mask, part of the config"
+IN_TRANSFORMERS = _has("query.weight", "class_predictor.weight", "upscale_block.block.0.conv1.weight")
+DINOV3 = dinov3.transformers("layers", "layernorm", gated=False)
+DINOV3_PATCHES = "embeddings.patch_embeddings.weight"
+"""What embeds the patches where the ViT is DINOv3's."""
 
 FAMILIES = (
     Family(
@@ -351,9 +398,18 @@ FAMILIES = (
     Family(
         name="eomt-transformers",
         model="eomt",
-        fits=_has("query.weight", "class_predictor.weight", "upscale_block.block.0.conv1.weight"),
+        fits=lambda tensors, settings: IN_TRANSFORMERS(tensors, settings) and DINOV3_PATCHES not in tensors,
         configure=_transformers,
         table=TRANSFORMERS,
+        ignored={r"attn_mask_probs": SHARES, **LOSS},
+        settings_file="config.json",
+    ),
+    Family(
+        name="eomt-dinov3-transformers",
+        model="eomt",
+        fits=lambda tensors, settings: IN_TRANSFORMERS(tensors, settings) and DINOV3_PATCHES in tensors,
+        configure=_transformers_dinov3,
+        table=(*DINOV3.rows(), *TRANSFORMERS_HEAD),
         ignored={r"attn_mask_probs": SHARES, **LOSS},
         settings_file="config.json",
     ),

@@ -15,7 +15,7 @@ from hourglass_jax.models.registry import flat_parameters
 from tests.convert.checkpoints import WIDTH, Arrays, random_arrays, timm_vit
 from tests.convert.test_swin import written as write
 
-FAMILIES = {"eomt", "eomt-transformers"}
+FAMILIES = {"eomt", "eomt-transformers", "eomt-dinov3-transformers"}
 BACKBONE = "network.encoder.backbone."
 DEPTH = 3
 
