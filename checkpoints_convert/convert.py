@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from checkpoints_convert import dpt, mask2former, saliency, segmenter, swag, swin, vit
+from checkpoints_convert import dinov3, dpt, eomt, mask2former, saliency, segmenter, swag, swin, vit
 from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
@@ -46,8 +46,10 @@ FAMILIES: tuple[Family, ...] = (
     *dpt.FAMILIES,
     *swag.FAMILIES,
     *vit.FAMILIES,
+    *dinov3.FAMILIES,
     *swin.FAMILIES,
     *mask2former.FAMILIES,
+    *eomt.FAMILIES,
 )
 
 
@@ -287,9 +289,9 @@ def _named_settings(path: Path) -> Settings:
 
 
 def _beside(folder: Path, family: Family) -> Settings:
-    if family.settings_file is None or not (folder / family.settings_file).is_file():
-        return {}
-    return read_settings(folder / family.settings_file)
+    names = (family.settings_file,) if isinstance(family.settings_file, str) else family.settings_file or ()
+    files = [folder / name for name in reversed(names) if (folder / name).is_file()]
+    return {name: value for file in files for name, value in read_settings(file).items()}
 
 
 def _unknown(

@@ -3,6 +3,7 @@
 The number of classes alone does not identify a data set.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from reprlib import repr as short
 
@@ -11,6 +12,8 @@ import numpy as np
 from checkpoints_convert.rules import Fields, Given, Settings
 from checkpoints_convert.settings import section
 from hourglass_jax.imaging.labels import DATASETS, Labels, labels_of, palette
+from hourglass_jax.imaging.segment_labels import DATASETS as SEGMENTS
+from hourglass_jax.imaging.segment_labels import segment_labels
 
 MOST_CLASSES = 100_000
 
@@ -107,3 +110,14 @@ def _same_names(labels: Labels) -> str | None:
     return next(
         (each for each in DATASETS if [name.casefold() for name in labels_of(each, None).names] == names), None
     )
+
+
+def same_segments(labels: Labels) -> str | None:
+    """The data set of segments whose classes have these names, in this order; of synonyms the first counts."""
+    names = [_plain(name) for name in labels.names]
+    known = ((dataset, segment_labels(dataset, None).names) for dataset in SEGMENTS)
+    return next((dataset for dataset, theirs in known if [*map(_plain, theirs)] == names), None)
+
+
+def _plain(name: str) -> str:
+    return re.split(r"[,;]", name)[0].strip().casefold().replace("-merged", "").replace("-other", "")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from checkpoints_convert import swin
-from checkpoints_convert.labels import transformers_labels
+from checkpoints_convert.labels import same_segments, transformers_labels
 from checkpoints_convert.rules import (
     Family,
     Fields,
@@ -33,7 +33,6 @@ from checkpoints_convert.rules import (
 )
 from checkpoints_convert.settings import integer, number, section
 from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD
-from hourglass_jax.imaging.labels import Labels
 from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
 
 LEVELS, POINTS = 3, 4
@@ -380,7 +379,7 @@ def _transformers(tensors: Tensors, given: Given) -> Fields:
         raise ValueError(
             f"config.json names {len(labels.names)} classes, but the checkpoint tells {shapes['classes']} apart"
         )
-    fields = _purpose(shapes, given, None if labels is None else _same_names(labels))
+    fields = _purpose(shapes, given, None if labels is None else same_segments(labels))
     if fields["dataset"] is None and labels is not None:
         fields["labels"] = {"names": labels.names, "colors": labels.colors}
     if fields["tasks"] is None:
@@ -446,17 +445,6 @@ def _unsaid(settings: Settings) -> str:
         "no tensor shows whether a Mask2Former is for panoptic maps, instances or label maps, and of which data "
         f"set: name its resolved YAML with --config, or the data set with --dataset ({', '.join(DATASETS)})"
     )
-
-
-def _same_names(labels: Labels) -> str | None:
-    """The data set whose classes have these names, in this order; of synonyms the first counts."""
-    names = [_plain(name) for name in labels.names]
-    known = ((dataset, segment_labels(dataset, None).names) for dataset in DATASETS)
-    return next((dataset for dataset, theirs in known if [*map(_plain, theirs)] == names), None)
-
-
-def _plain(name: str) -> str:
-    return re.split(r"[,;]", name)[0].strip().casefold().replace("-merged", "").replace("-other", "")
 
 
 def _preprocessing(size: tuple[int, int]) -> Fields:

@@ -14,7 +14,7 @@ HEADS = {
     (1024, 24): (16, (14, 16, 32)),
     (1280, 32): (16, (14, 16)),
     (1408, 40): (16, (14,)),
-    (1536, 40): (24, (14,)),
+    (1536, 40): (24, (14, 16)),
     (1664, 48): (16, (14,)),
     (64, 6): (2, (16,)),
     (64, 8): (2, (16,)),
@@ -24,8 +24,8 @@ HEADS = {
 
 Source: timm/models/vision_transformer.py and deit.py (ViT and DeiT Ti, S, B, L, H, g, G and the models for tests);
 facebookresearch/dinov2, dinov2/models/vision_transformer.py (S, B, L, g); facebookresearch/SWAG (B/16, L/16, H/14);
-rstrudel/segmenter (Ti/16, S/16, B/16, L/16). Not here: 1152 channels (16 heads in SigLIP's SO400M)
-and 768 with 8 blocks (8 heads in timm's ViT-S of 2020, and another scale).
+rstrudel/segmenter (Ti/16, S/16, B/16, L/16); tue-mps/eomt (S/16, B/16, L/16, g/16). Not here: 1152 channels (16
+heads in SigLIP's SO400M) and 768 with 8 blocks (8 heads in timm's ViT-S of 2020, and another scale).
 """
 NARROWEST = 64
 """Channels of the narrowest head outside `HEADS`: no narrower token is cut into several."""

@@ -95,7 +95,8 @@ class Family:
         configure: the model's config as plain values, from the shapes of the tensors and further information.
         table: rows for all parameters of the model.
         ignored: patterns of tensors that are dropped on purpose, and why.
-        settings_file: the name of a file with settings, YAML or JSON, that lies beside such a checkpoint.
+        settings_file: the name of a file with settings, YAML or JSON, that lies beside such a checkpoint; of
+            several, what an earlier one says counts.
         rest: a pattern of the tensors of the system that the family takes a part of; where there are any, the part
             must be asked for by name.
     """
@@ -106,7 +107,7 @@ class Family:
     configure: Callable[[Tensors, Given], Fields]
     table: tuple[Row, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
-    settings_file: str | None = None
+    settings_file: str | tuple[str, ...] | None = None
     rest: str | None = None
 
 

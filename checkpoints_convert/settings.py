@@ -180,6 +180,7 @@ SYNONYMS = {
 KNOWN = (
     *(
         "MODEL",
+        "model",
         "model_args",
         "pretrained_cfg",
         "backbone_config",

@@ -21,7 +21,15 @@ from checkpoints_convert.rules import (
     shape_of,
     special_tokens,
 )
-from checkpoints_convert.settings import Section, colour_statistics, section, side_lengths, text, vit_settings
+from checkpoints_convert.settings import (
+    Section,
+    ViTSettings,
+    colour_statistics,
+    section,
+    side_lengths,
+    text,
+    vit_settings,
+)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -31,8 +39,8 @@ HALF = (0.5, 0.5, 0.5)
 class Names:
     """The names that a code base gives to the parts of a ViT; "*" is the number of a block.
 
-    "weight" and "bias" are added to the names of `qkv`, ".weight" and ".bias" to the others; `qkv` in several parts
-    is one below the other; "a|b" and "?" are as in `rules.Row`.
+    "weight" and "bias" are added to the names of `qkv`, ".weight" and ".bias" to the others; `qkv` and `expand` in
+    several parts are one below the other; "a|b" and "?" are as in `rules.Row`.
     """
 
     patches: str
@@ -42,7 +50,7 @@ class Names:
     qkv: tuple[str, ...]
     projection: str
     norm2: str
-    expand: str
+    expand: str | tuple[str, ...]
     contract: str
     norm: str
     scales: tuple[str, str] | None = None
@@ -63,6 +71,11 @@ class Names:
             )
         return rows
 
+    @property
+    def expansion(self) -> tuple[str, ...]:
+        """The parts of `expand`."""
+        return (self.expand,) if isinstance(self.expand, str) else self.expand
+
     def blocks(self, target: str) -> tuple[Row, ...]:
         """The rows of the blocks at `target` alone."""
         block = f"{target}blocks.*."
@@ -75,8 +88,8 @@ class Names:
             row(f"{block}attention.projection.bias", f"{self.projection}.bias", same),
             row(f"{block}norm2.scale", f"{self.norm2}.weight", same),
             row(f"{block}norm2.bias", f"{self.norm2}.bias", same),
-            row(f"{block}mlp.expand.kernel", _leaf(self.expand, "weight"), linear),
-            row(f"{block}mlp.expand.bias", _leaf(self.expand, "bias"), same),
+            row(f"{block}mlp.expand.kernel", tuple(_leaf(part, "weight") for part in self.expansion), linear),
+            row(f"{block}mlp.expand.bias", tuple(_leaf(part, "bias") for part in self.expansion), concatenated),
             row(f"{block}mlp.contract.kernel", _leaf(self.contract, "weight"), linear),
             row(f"{block}mlp.contract.bias", _leaf(self.contract, "bias"), same),
         )
@@ -97,20 +110,8 @@ class Names:
             ValueError: a setting is of another model or none that is here, or something shows nowhere.
         """
         said = vit_settings(*sections)
-        width, _, patch_size, columns = shape_of(tensors, f"{self.patches}.weight", axes=4)
-        if patch_size != columns:
-            raise ValueError(f"patches must be square, got {patch_size} x {columns} pixels")
-        patch_size *= stride
-        hidden = shape_of(tensors, self._present(self.contract, tensors), axes=2)[1]
-        expanded = shape_of(tensors, self._present(self.expand, tensors), axes=2)[0]
-        number = re.compile(re.escape(f"{self.norm1}.weight").replace(r"\*", r"\d+"))
-        depth = sum(number.fullmatch(name) is not None for name in tensors)
-        shown = {"width": width, "depth": depth, "patch_size": patch_size}
-        for name, (what, value) in said.shown.items():
-            if value != shown[what]:
-                raise ValueError(
-                    f"the settings are of another model: they say {name} {value}, the checkpoint has {shown[what]}"
-                )
+        shape = self.shape(tensors, said, stride=stride)
+        width, depth, patch_size = (shape[name] for name in ("width", "depth", "patch_size"))
         tokens = [
             sum(shape_of(tensors, name, axes=3)[1] for name in each.removesuffix("?").split("|") if name in tensors)
             for each in self.special
@@ -128,14 +129,37 @@ class Names:
             said.size,
         )
         return {
-            "patch_size": patch_size,
-            "width": width,
-            "depth": depth,
+            **shape,
             "heads": heads_of(width, depth, patch_size, given, said.heads),
-            "mlp_ratio": hidden / width,
-            "mlp": "swiglu" if expanded == 2 * hidden else "gelu",
             "special_tokens": sum(tokens),
             "position_grid": grid,
+        }
+
+    def shape(self, tensors: Tensors, said: ViTSettings, *, stride: int = 1) -> Fields:
+        """The fields of a `ViTConfig` that show in the tensors' shapes or in settings, without heads and tokens.
+
+        Raises:
+            ValueError: the settings are of another model, or something shows nowhere.
+        """
+        width, _, patch_size, columns = shape_of(tensors, f"{self.patches}.weight", axes=4)
+        if patch_size != columns:
+            raise ValueError(f"patches must be square, got {patch_size} x {columns} pixels")
+        patch_size *= stride
+        hidden = shape_of(tensors, self._present(self.contract, tensors), axes=2)[1]
+        parts = (self._present(part, tensors) for part in self.expansion)
+        expanded = sum(shape_of(tensors, part, axes=2)[0] for part in parts)
+        number = re.compile(re.escape(f"{self.norm1}.weight").replace(r"\*", r"\d+"))
+        depth = sum(number.fullmatch(name) is not None for name in tensors)
+        shown = {"width": width, "depth": depth, "patch_size": patch_size}
+        for name, (what, value) in said.shown.items():
+            if value != shown[what]:
+                raise ValueError(
+                    f"the settings are of another model: they say {name} {value}, the checkpoint has {shown[what]}"
+                )
+        return {
+            **shown,
+            "mlp_ratio": hidden / width,
+            "mlp": "swiglu" if expanded == 2 * hidden else "gelu",
             "layer_scale": self.scales is not None and self.scales[0].replace("*", "0") in tensors,
             **({"norm_epsilon": said.epsilon} if said.epsilon else {}),
         }
@@ -365,11 +389,21 @@ def _plain(*, imagenet: bool):
     def fits(tensors: Tensors, settings: Settings) -> bool:
         mean, _ = normalisation(settings)
         plain = BLOCK in tensors and SCALE not in tensors and PREDICTOR not in tensors
-        return plain and (mean is None or (mean == IMAGENET_MEAN) == imagenet)
+        return plain and not _rotary(tensors) and (mean is None or (mean == IMAGENET_MEAN) == imagenet)
 
     return fits
 
 
+def _rotary(tensors: Tensors) -> bool:
+    """Whether tensors are those of a DINOv3, which has no position embedding (`checkpoints_convert.dinov3`)."""
+    return not ROTARY.isdisjoint(tensors)
+
+
+ROTARY = frozenset((
+    *("storage_tokens", "rope_embed.periods", "blocks.0.gamma_1"),
+    *("layer.0.attention.q_proj.weight", "model.layer.0.attention.q_proj.weight"),
+))  # fmt: skip
+"""Names of tensors that mark a DINOv3: the original's, timm's (and other models of its Eva), transformers'."""
 HEADS_DROPPED = {
     r"(head|head_dist|pre_logits)\..*": "classification head: an encoder ends with its features",
 }
@@ -384,7 +418,7 @@ FAMILIES = (
     Family(
         name="dinov2",
         model="encoder",
-        fits=lambda tensors, settings: {BLOCK, SCALE, "mask_token"} <= tensors.keys(),
+        fits=lambda tensors, settings: {BLOCK, SCALE, "mask_token"} <= tensors.keys() and not _rotary(tensors),
         configure=_encoder(TIMM, mean=IMAGENET_MEAN, std=IMAGENET_STD, offset=0.1, antialias=False),
         table=TIMM.rows(),
         ignored=MASK_DROPPED,
@@ -392,7 +426,9 @@ FAMILIES = (
     Family(
         name="dinov2-timm",
         model="encoder",
-        fits=lambda tensors, settings: {BLOCK, SCALE} <= tensors.keys() and "mask_token" not in tensors,
+        fits=lambda tensors, settings: (
+            {BLOCK, SCALE} <= tensors.keys() and "mask_token" not in tensors and not _rotary(tensors)
+        ),
         configure=_encoder(TIMM, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         table=TIMM.rows(),
         ignored=HEADS_DROPPED,
@@ -402,7 +438,9 @@ FAMILIES = (
         Family(
             name="dinov2-transformers",
             model="encoder",
-            fits=lambda tensors, settings, prefix=prefix: f"{prefix}embeddings.mask_token" in tensors,
+            fits=lambda tensors, settings, prefix=prefix: (
+                f"{prefix}embeddings.mask_token" in tensors and not _rotary(tensors)
+            ),
             configure=_encoder(transformers_dinov2(prefix), mean=IMAGENET_MEAN, std=IMAGENET_STD, antialias=False),
             table=transformers_dinov2(prefix).rows(),
             ignored={**MASK_DROPPED, r"classifier\..*": HEADS_DROPPED[r"(head|head_dist|pre_logits)\..*"]},

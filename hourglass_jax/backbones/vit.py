@@ -1,4 +1,4 @@
-"""The vision transformer (ViT, DeiT, DINOv2, hybrids), from image to features.
+"""The vision transformer (ViT, DeiT, DINOv2, DINOv3, hybrids), from image to features.
 
 `ViT.__call__` is the whole forward pass; a plan is what it calls around its blocks (`plans.base.Plan`).
 """
@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.base import Backbone, check_call
@@ -18,6 +19,7 @@ from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
 from hourglass_jax.checks import MOST, check_config
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
+from hourglass_jax.ops.rotary import Rotation, rotate, rotation
 from hourglass_jax.plans.base import NO_PLAN, Plan, Tokens
 
 SIZES = MappingProxyType(
@@ -31,6 +33,17 @@ SIZES = MappingProxyType(
     }
 )
 """The published sizes of DeiT (tiny to base), ViT (base to huge) and DINOv2 (small to large, giant)."""
+DINOV3 = MappingProxyType(
+    {
+        "small": {"width": 384, "depth": 12, "heads": 6},
+        "small-plus": {"width": 384, "depth": 12, "heads": 6, "mlp": "swiglu"},
+        "base": {"width": 768, "depth": 12, "heads": 12},
+        "large": {"width": 1024, "depth": 24, "heads": 16},
+        "huge-plus": {"width": 1280, "depth": 32, "heads": 20, "mlp": "swiglu"},
+        "7b": {"width": 4096, "depth": 40, "heads": 32, "mlp": "swiglu", "mlp_ratio": 2.0},
+    }
+)
+"""The published sizes of DINOv3 (arXiv 2508.10104)."""
 HEADS = MappingProxyType({1280: 16, 1408: 16, 1664: 16})
 """Heads by width for the ViTs whose heads are not 64 channels wide: H, and the g and G of arXiv 2106.04560."""
 
@@ -45,12 +58,14 @@ class ViTConfig:
         depth: number of blocks.
         heads: attention heads.
         mlp_ratio: hidden channels of the MLP, in units of `width`.
-        mlp: "gelu", or "swiglu" (DINOv2 ViT-g): silu of one half of the expansion times the other.
+        mlp: "gelu", or "swiglu" (DINOv2 ViT-g, some of DINOv3): silu of one half of the expansion times the other.
         special_tokens: class, distillation and register tokens, in this order, in front of the image's.
-        position_grid: (rows, columns) of the stored position embedding.
+        position_grid: (rows, columns) of the stored position embedding; None if tokens get none when they enter.
         position_resize: how it is resized to another grid: "bicubic" (DINOv2), "bicubic-antialias" (timm, DINOv2
             with registers), "bilinear" (Segmenter), "bicubic-align-corners" (SWAG).
         position_offset: added to the target's sides where the scale is computed: 0.1 in DINOv2's first release.
+        rotary_base: of the frequencies by which queries and keys of the image's tokens are turned in every block
+            (`ops.rotary`); None if they are not.
         layer_scale: whether blocks scale their branches.
         norm_epsilon: of every LayerNorm.
         stem: the convolutional network whose features are embedded in place of pixels (a hybrid), or None.
@@ -64,9 +79,10 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     mlp: Literal["gelu", "swiglu"] = "gelu"
     special_tokens: int = 1
-    position_grid: Grid = (14, 14)
+    position_grid: Grid | None = (14, 14)
     position_resize: ResizeMethod = "bicubic"
     position_offset: float = 0.0
+    rotary_base: float | None = None
     layer_scale: bool = False
     norm_epsilon: float = 1e-6
     stem: ResNetConfig | None = None
@@ -81,6 +97,13 @@ class ViTConfig:
             )
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got width {self.width} and {self.heads} heads")
+        if self.position_grid is None and self.rotary_base is None:
+            raise ValueError("position_grid may be None only beside a rotary_base: tokens need positions")
+        if self.rotary_base is not None and (self.rotary_base <= 0 or self.width // self.heads % 4):
+            raise ValueError(
+                "rotary_base must be positive, and heads a multiple of 4 channels wide, "
+                f"got {self.rotary_base} and {self.width // self.heads} channels"
+            )
         if self.stem is not None and self.patch_size % self.stem.stride:
             raise ValueError(
                 f"patch_size must be a multiple of the stem's stride, {self.stem.stride}, got {self.patch_size}"
@@ -91,6 +114,23 @@ class ViTConfig:
         """One of the published `SIZES`, with further fields."""
         shape = SIZES[size]
         return cls(**{**shape, "heads": heads_of(shape["width"]), **fields})
+
+    @classmethod
+    def dinov3(
+        cls, size: Literal["small", "small-plus", "base", "large", "huge-plus", "7b"], **fields: Any
+    ) -> "ViTConfig":
+        """One of the published sizes of DINOv3, with further fields.
+
+        Source: facebookresearch/dinov3, dinov3/hub/backbones.py.
+        """
+        common = {
+            "special_tokens": 5,
+            "position_grid": None,
+            "rotary_base": 100.0,
+            "layer_scale": True,
+            "norm_epsilon": 1e-5,
+        }
+        return cls(**{**common, **DINOV3[size], **fields})
 
 
 def heads_of(width: int) -> int:
@@ -144,7 +184,8 @@ class ViT(Backbone):
         plan: how many tokens the blocks work on; set by `expedite`.
 
     Source: huggingface/pytorch-image-models, timm/models/vision_transformer.py; facebookresearch/dinov2,
-        dinov2/models/vision_transformer.py; rstrudel/segmenter, segm/model/vit.py.
+        dinov2/models/vision_transformer.py; facebookresearch/dinov3, dinov3/models/vision_transformer.py;
+        rstrudel/segmenter, segm/model/vit.py.
     """
 
     def __init__(self, config: ViTConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:
@@ -158,7 +199,11 @@ class ViT(Backbone):
             config.patch_size // stride, channels, config.width, dtype=dtype, rngs=rngs
         )
         self.special_tokens = nnx.Param(normal(rngs.params(), (config.special_tokens, config.width)))
-        self.position_embedding = nnx.Param(normal(rngs.params(), (*config.position_grid, config.width)))
+        self.position_embedding = (
+            None
+            if config.position_grid is None
+            else nnx.Param(normal(rngs.params(), (*config.position_grid, config.width)))
+        )
         self.blocks = nnx.List(
             [
                 Block(
@@ -258,11 +303,14 @@ class ViT(Backbone):
             sequence = jnp.concatenate([special, self.embed(pixels)], axis=1)
         tokens = Tokens.whole(sequence, grid, special=special.shape[1], depth=self.depth, cells=cells)
 
-        kept = {}
+        kept, turns = {}, None
         for index, block in enumerate(self.blocks):
             tokens = plan.before_block(index, tokens, block)
             with jax.named_scope("blocks"):
                 query, key, value = block.project(tokens.sequence)
+                if self.config.rotary_base is not None:
+                    turns = self._turns(tokens, turns)
+                    query, key = (rotate(each, turns.rotation) for each in (query, key))
                 mixed = plan.attention(query, key, value, tokens.key_bias)
                 tokens = tokens.with_sequence(block.attend(tokens.sequence, mixed))
             tokens = plan.after_attention(index, tokens, query, key)
@@ -280,15 +328,33 @@ class ViT(Backbone):
         """The tokens that enter the first block, [B, H*W, C], of normalised images or of the stem's last map."""
         side = self.patch_embedding.patch_size
         grid = pixels.shape[1] // side, pixels.shape[2] // side
-        return self.patch_embedding(pixels) + self._position_embedding(grid)
+        embedded = self.patch_embedding(pixels)
+        if self.position_embedding is None:
+            return embedded
+        return embedded + self._position_embedding(self.position_embedding[...], grid)
 
-    def _position_embedding(self, grid: Grid) -> jax.Array:
-        stored = self.position_embedding[...][None]
+    def _position_embedding(self, stored: jax.Array, grid: Grid) -> jax.Array:
         offset = self.config.position_offset
-        same = grid == self.config.position_grid
+        rows, columns, _ = stored.shape
         scale = None
-        if offset and not same:
-            rows, columns = self.config.position_grid
+        if offset and grid != (rows, columns):
             scale = (grid[0] + offset) / rows, (grid[1] + offset) / columns
-        resized = resize(stored, grid, self.config.position_resize, scale=scale)
+        resized = resize(stored[None], grid, self.config.position_resize, scale=scale)
         return resized.reshape(1, -1, self.config.width).astype(self.dtype)
+
+    def _turns(self, tokens: Tokens, before: "_Turns | None") -> "_Turns":
+        """How queries and keys are turned in a block; computed anew where a plan has moved the tokens."""
+        if before is not None and tokens.positions is before.positions and tokens.special == before.special:
+            return before
+        base, width = self.config.rotary_base, self.config.width // self.config.heads
+        assert base is not None
+        turned = rotation(tokens.positions, tokens.grid, width=width, base=base, special=tokens.special)
+        return _Turns(tokens.positions, tokens.special, turned)
+
+
+class _Turns(NamedTuple):
+    """A rotation, and the tokens that it is of."""
+
+    positions: jax.Array | np.ndarray
+    special: int
+    rotation: Rotation

@@ -5,7 +5,7 @@ import dataclasses
 import tyro
 from rich.table import Column, Table
 
-from hourglass_jax.cli.options import console, format_size, print_json
+from hourglass_jax.cli.options import console, describe, format_size, print_json
 
 
 def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
@@ -17,6 +17,7 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
         json: Print machine-readable results.
     """
     from hourglass_jax.hub import PRETRAINED
+    from hourglass_jax.plans.hourglass import Hourglass
     from hourglass_jax.plans.presets import PRESETS
 
     if json:
@@ -45,6 +46,9 @@ def models(json: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
     )
     for name, each in PRESETS.items():
         plan = each.plan
+        if not isinstance(plan, Hourglass):
+            table.add_row(name, *[""] * 6, format_size(each.size), f"{describe(plan)}: {each.source}")
+            continue
         table.add_row(
             name,
             str(plan.alpha),

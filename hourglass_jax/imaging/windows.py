@@ -42,18 +42,22 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """Square windows of `size` pixels, `stride` pixels apart; the last one of a row ends with the image.
+    """Square windows of `size` pixels; the last one of a row ends with the image.
+
+    Attributes:
+        size: of a side, in pixels.
+        stride: how far they are apart, in pixels; None for as few of them as cover the image, evenly spread.
 
     Raises:
         ValueError: a field is not positive, or windows would leave gaps.
     """
 
     size: int
-    stride: int
+    stride: int | None
 
     def __post_init__(self) -> None:
         check_config(self, zero=("size", "stride"))
-        if not 1 <= self.stride <= self.size:
+        if not 1 <= (self.size if self.stride is None else self.stride) <= self.size:
             raise ValueError(f"stride must lie in 1..size, got stride {self.stride} and size {self.size}")
 
     def cut(self, image: np.ndarray) -> tuple[np.ndarray, Layout]:
@@ -72,6 +76,9 @@ class SlidingWindow:
 
     def _anchors(self, length: int) -> tuple[int, ...]:
         last = length - self.size
+        if self.stride is None:
+            gaps = -(-last // self.size)
+            return tuple(index * last // max(1, gaps) for index in range(gaps + 1))
         return (*range(0, last, self.stride), last)
 
 

@@ -67,7 +67,8 @@ class Tokens:
         grid: (H, W), the full grid of image tokens (of a window, in a backbone that works in windows).
         depth: the block before which the full grid must be restored: the number of blocks, or the first block of
             the next stage.
-        positions: [1 or B, M, 2], row and column of each image token on the grid, the mean of its members.
+        positions: [1 or B, M, 2], row and column of each image token on the grid, the mean of its members; rotary
+            embeddings follow them. A NumPy array if they are the same for every image.
         restore: spreads values of the M image tokens, [B, M, any], over the full grid, [B, H*W, any].
         sizes: [B, M], the number of grid tokens merged into each token; None if attention ignores it. Otherwise
             attention adds log(sizes) to the logits of the keys.

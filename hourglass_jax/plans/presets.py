@@ -6,7 +6,9 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
+from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.hourglass import Hourglass
+from hourglass_jax.plans.staged_merging import StagedMerging
 
 
 class Shape(NamedTuple):
@@ -45,7 +47,7 @@ class Preset:
         shape: of the model's backbone.
     """
 
-    plan: Hourglass
+    plan: Plan
     size: tuple[int, int]
     source: str
     shape: Shape
@@ -190,6 +192,32 @@ def _dpt_rows() -> dict[str, Preset]:
     }
 
 
+def _dinov3_rows() -> dict[str, Preset]:
+    """DINOv3 at 0.6 of the encoder's cost; what is left of the fidelity is not known here."""
+    kept = {"s": 0.864, "s-plus": 0.859, "b": 0.853, "l": 0.851, "h-plus": 0.847}
+    found = {name: Preset(StagedMerging(keep), (512, 512), "docs/dinov3.md") for name, keep in kept.items()}
+    return {f"dinov3-{name}-512": each for name, each in found.items()}
+
+
+def _eomt_rows() -> dict[str, Preset]:
+    """EoMT at the sizes of its published checkpoints, at 0.6 of the cost of the ViT with queries."""
+    kept = {
+        "s-640": 0.871,
+        "b-640": 0.857,
+        "l-640": 0.855,
+        "g-640": 0.851,
+        "l-1280": 0.884,
+        "g-1280": 0.878,
+        "l-512": 0.846,
+        "l-1024": 0.875,
+    }
+    return {
+        f"eomt-{name}": Preset(StagedMerging(keep), (side, side), "docs/eomt.md")
+        for name, keep in kept.items()
+        for side in [int(name.partition("-")[2])]
+    }
+
+
 PRESETS = MappingProxyType(
     {
         "dinov2-vits14-saliency": Preset(
@@ -215,6 +243,8 @@ PRESETS = MappingProxyType(
         ),
         **_swag_rows(),
         **_swin_rows(),
+        **_dinov3_rows(),
+        **_eomt_rows(),
     }
 )
 

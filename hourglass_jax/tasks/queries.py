@@ -29,8 +29,12 @@ class QueryOutputs(NamedTuple):
 
 def class_scores(outputs: QueryOutputs) -> np.ndarray:
     """The probability of every class, "no object" included, for the queries of the only view: [Q, classes + 1]."""
-    logits = only_view(outputs.class_logits).astype(np.float32)
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return softmax(only_view(outputs.class_logits))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities that sum to one along the last axis, float32."""
+    weights = np.exp(logits.astype(np.float32) - logits.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)
 
 

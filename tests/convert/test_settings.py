@@ -74,7 +74,7 @@ def test_published_shapes_need_no_settings(shape: tuple[int, int], patch_size: i
 
 @pytest.mark.parametrize(
     ("width", "depth", "patch_size"),
-    [(1152, 27, 14), (1152, 27, 16), (768, 8, 16), (128, 2, 16), (384, 4, 16), (1536, 40, 16), (96, 12, 16)],
+    [(1152, 27, 14), (1152, 27, 16), (768, 8, 16), (128, 2, 16), (384, 4, 16), (1536, 40, 32), (96, 12, 16)],
 )
 def test_other_shapes_are_refused_with_the_way_out(width: int, depth: int, patch_size: int) -> None:
     with pytest.raises(ValueError, match=r"no tensor shows how many heads .*: give --heads, or with --config"):

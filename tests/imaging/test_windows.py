@@ -108,3 +108,16 @@ def test_a_whole_view_is_the_image() -> None:
 def test_windows_leave_no_gaps(size: int, stride: int) -> None:
     with pytest.raises(ValueError, match=rf"stride must lie in 1\.\.size, got stride {stride} and size {size}"):
         SlidingWindow(size, stride)
+
+
+@settings(max_examples=50, deadline=None)
+@given(length=st.integers(1, 400), window=st.integers(1, 60))
+def test_windows_without_a_stride_are_as_few_as_cover_the_image_and_evenly_spread(length: int, window: int) -> None:
+    image = np.zeros((window, max(length, window), 1), np.float32)
+    views, layout = SlidingWindow(window, None).cut(image)
+    starts = np.array(layout.lefts)
+    assert len(views) == len(starts) == -(-image.shape[1] // window)
+    assert (layout.tops, starts[0], starts[-1] + window) == ((0,), 0, image.shape[1])
+    apart = np.diff(starts)
+    assert np.ptp(apart) <= 1 if len(apart) else True
+    assert (apart <= window).all()

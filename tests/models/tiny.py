@@ -19,6 +19,7 @@ from hourglass_jax.metrics.base import ImageMetric, Metric
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig, DPTSegmentation, DPTSegmentationConfig
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
+from hourglass_jax.models.eomt import EoMT, EoMTConfig
 from hourglass_jax.models.mask2former import Mask2Former, Mask2FormerConfig
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
@@ -75,7 +76,39 @@ MODELS: dict[str, tuple[type[VisionModel], object]] = {
             preprocessing=ShortestEdge(size=32, longest=64),
         ),
     ),
+    "eomt": (
+        EoMT,
+        EoMTConfig(
+            VIT,
+            classes=5,
+            queries=6,
+            query_blocks=2,
+            things=(0, 2),
+            object_threshold=0.3,
+            overlap_threshold=0.2,
+            preprocessing=Preprocessing(size=32, multiple=1),
+        ),
+    ),
+    "eomt, in windows and masked": (
+        EoMT,
+        EoMTConfig(
+            VIT,
+            classes=5,
+            queries=6,
+            query_blocks=2,
+            masked_blocks=(2,),
+            tasks=("segmentation",),
+            window=SlidingWindow(32, None),
+            preprocessing=Preprocessing(size=32, multiple=1, resize="shortest"),
+        ),
+    ),
     "encoder": (Encoder, EncoderConfig(VIT, PREPROCESSING)),
+    "encoder, rotary": (
+        Encoder,
+        EncoderConfig(
+            replace(VIT, special_tokens=5, mlp="swiglu", position_grid=None, rotary_base=100.0), PREPROCESSING
+        ),
+    ),
     "encoder, Swin": (
         Encoder,
         EncoderConfig(SwinConfig(width=8, depths=(1, 2), head_width=4, window=4, patch_size=4), PREPROCESSING),

@@ -6,12 +6,35 @@ from functools import cache
 import pytest
 from flax import nnx
 
+from hourglass_jax.analysis.flops import count_encoder_macs
 from hourglass_jax.backbones.swin import Swin, SwinConfig
+from hourglass_jax.backbones.vit import ViT, ViTConfig
+from hourglass_jax.models.eomt import EoMT, EoMTConfig
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.hourglass import Hourglass
 from hourglass_jax.plans.presets import PRESETS, preset
+from hourglass_jax.search.budget import Costs
 
 OWN = {"dinov2-vits14-saliency"}
+DINOV3 = {
+    "dinov3-s-512": "small",
+    "dinov3-s-plus-512": "small-plus",
+    "dinov3-b-512": "base",
+    "dinov3-l-512": "large",
+    "dinov3-h-plus-512": "huge-plus",
+}
+"""Preset -> size."""
+EOMT = {
+    # name: depth of the ViT, token grid
+    "eomt-s-640": (12, 40),
+    "eomt-b-640": (12, 40),
+    "eomt-l-640": (24, 40),
+    "eomt-g-640": (40, 40),
+    "eomt-l-1280": (24, 80),
+    "eomt-g-1280": (40, 80),
+    "eomt-l-512": (24, 32),
+    "eomt-l-1024": (24, 64),
+}
 
 PUBLISHED = {
     # name: image, alpha, end of beta, token grid, clusters, window, tau, k; rows before columns
@@ -70,7 +93,7 @@ def test_a_preset_of_mask2former_tells_the_readmes_label() -> None:
 
 
 def test_every_preset_is_in_the_table_or_our_own() -> None:
-    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | OWN
+    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | DINOV3.keys() | EOMT.keys() | OWN
 
 
 @cache
@@ -125,10 +148,36 @@ def test_a_published_preset_fits_its_backbone(name: str) -> None:
     assert counts[alpha:depth] == [clusters[0] * clusters[1]] * (depth - alpha)
 
 
+@pytest.mark.parametrize("name", ["dinov3-s-512", pytest.param("dinov3-l-512", marks=pytest.mark.slow)])
+def test_the_presets_of_dinov3_take_six_tenths_of_its_encoder(name: str) -> None:
+    vit = nnx.eval_shape(lambda: ViT(ViTConfig.dinov3(DINOV3[name]), rngs=nnx.Rngs(0)))
+    found = preset(name)
+    costs = [count_encoder_macs(expedite(vit, plan), found.size) for plan in (None, found.plan)]
+    assert 0.595 < costs[1] / costs[0] < 0.6
+
+
 def test_the_default_models_preset_fits_it() -> None:
     found = preset("dinov2-vits14-saliency")
     found.plan.check(12, tuple(side // 14 for side in found.size))
     assert (found.plan.temperature, found.plan.beta) == ("auto", None)
+
+
+@pytest.mark.parametrize("name", EOMT)
+def test_a_preset_of_eomt_fits_its_checkpoints(name: str) -> None:
+    depth, side = EOMT[name]
+    found = preset(name)
+    assert found.size == (16 * side, 16 * side)
+    found.plan.check(depth, (side, side))
+    counts = found.plan.counts(depth, (side, side))
+    assert 0.5 < counts[depth - 1] / counts[-1] < 0.62
+
+
+def test_a_preset_of_eomt_takes_three_fifths_of_the_encoder() -> None:
+    side = 640
+    grid = (side // 16, side // 16)
+    vit = ViTConfig.sized("small", special_tokens=5, position_grid=grid, layer_scale=True)
+    model = nnx.eval_shape(lambda: EoMT(EoMTConfig(vit, query_blocks=3), rngs=nnx.Rngs(0)))
+    assert Costs(model, (side, side))(preset("eomt-s-640").plan) == pytest.approx(0.6, abs=0.002)
 
 
 def test_an_unknown_name() -> None:

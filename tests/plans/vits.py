@@ -20,10 +20,16 @@ CONFIG = ViTConfig(
 )
 
 
-def random_vit(special_tokens: int = 1, *, grid: Grid = GRID, dtype: jnp.dtype = jnp.float32) -> ViT:
-    """With LayerScale if it has register tokens."""
+def random_vit(
+    special_tokens: int = 1, *, grid: Grid = GRID, rotary: bool = False, dtype: jnp.dtype = jnp.float32
+) -> ViT:
+    """With LayerScale if it has register tokens; with rotary positions or those of the grid."""
     config = dataclasses.replace(
-        CONFIG, special_tokens=special_tokens, layer_scale=special_tokens > 1, position_grid=grid
+        CONFIG,
+        special_tokens=special_tokens,
+        layer_scale=special_tokens > 1,
+        position_grid=None if rotary else grid,
+        rotary_base=100.0 if rotary else None,
     )
     vit = nnx.eval_shape(lambda: ViT(config, dtype=dtype, rngs=nnx.Rngs(0)))
     random = np.random.default_rng(0)

@@ -6,9 +6,11 @@ from math import ceil
 import numpy as np
 
 from tests.reference import hourglass, merging
+from tests.reference.rotary import Rotary
 from tests.reference.vit import (
     Array,
     Parameters,
+    Turn,
     attend,
     attention,
     feed_forward,
@@ -24,25 +26,44 @@ Result = tuple[Array, Array]
 """Special tokens, and tokens of the full grid, before the final norm."""
 
 
+def places_of(rotary: Rotary | None) -> Array | None:
+    """Where the tokens of an image are before any plan, if their positions are rotary."""
+    return None if rotary is None else rotary.places()
+
+
+def turn_of(rotary: Rotary | None, places: Array | None) -> Turn | None:
+    """How queries and keys of tokens at these places are turned."""
+    return None if rotary is None else rotary.turn(places)
+
+
 def blocks_of(vit: Parameters) -> list[dict[str, Array]]:
     depth = len({name.split(".")[1] for name in vit if name.startswith("blocks.")})
     return [part(vit, f"blocks.{index}") for index in range(depth)]
 
 
 def token_merging(
-    vit: Parameters, special: Array, tokens: Array, heads: int, left: Sequence[int], *, proportional: bool = True
+    vit: Parameters,
+    special: Array,
+    tokens: Array,
+    heads: int,
+    left: Sequence[int],
+    *,
+    proportional: bool = True,
+    rotary: Rotary | None = None,
 ) -> Result:
     """`left` is the number of tokens after every block."""
     steps, sizes, full, count = [], np.ones(len(tokens)), len(tokens), len(special)
+    places = places_of(rotary)
     for block, goal in zip(blocks_of(vit), left, strict=True):
         x = np.concatenate([special, tokens])
-        query, key, value = project(block, x, heads)
+        query, key, value = project(block, x, heads, turn_of(rotary, places))
         weights = attention(query, key, np.concatenate([np.ones(count), sizes]) if proportional else None)
         x = attend(block, x, weights @ value)
         special, tokens = x[:count], x[count:]
         if goal < len(tokens):
             metric = key.mean(axis=0)[count:]
             groups = merging.match(metric, len(tokens) - goal, offset=count, in_order=count > 0)
+            places = None if places is None else merging.merge(places, sizes, groups)[0]
             tokens, sizes = merging.merge(tokens, sizes, groups)
             steps.append(groups)
         x = feed_forward(block, np.concatenate([special, tokens]))
@@ -60,17 +81,21 @@ def staged_merging(
     stages: Sequence[int],
     value: str,
     columns: int,
+    rotary: Rotary | None = None,
 ) -> Result:
     steps, sizes, full, count = [], np.ones(len(tokens)), len(tokens), len(special)
+    places = places_of(rotary)
     for index, block in enumerate(blocks_of(vit)):
         if index in stages:
             goal = round(full * keep ** (stages.index(index) + 1))
             _, key, _ = project(block, tokens, heads)
             metric = key.mean(axis=0) if value == "mean" else np.concatenate(list(key), axis=1)
             groups = merging.match(metric, len(tokens) - goal, columns=None if steps else columns)
+            places = None if places is None else merging.merge(places, sizes, groups)[0]
             tokens, sizes = merging.merge(tokens, sizes, groups, value)
             steps.append(groups)
-        x = run_block(block, np.concatenate([special, tokens]), heads, np.concatenate([np.ones(count), sizes]))
+        counted = np.concatenate([np.ones(count), sizes])
+        x = run_block(block, np.concatenate([special, tokens]), heads, counted, turn_of(rotary, places))
         special, tokens = x[:count], x[count:]
     return special, merging.unmerge(tokens, steps, full)
 
@@ -87,11 +112,12 @@ def evit(
     restore: str,
     neighbors: int,
     temperature: float,
+    rotary: Rotary | None = None,
 ) -> Result:
-    dropped_at, count = [], len(special)
+    dropped_at, count, places = [], len(special), places_of(rotary)
     for index, block in enumerate(blocks_of(vit)):
         x = np.concatenate([special, tokens])
-        query, key, value = project(block, x, heads)
+        query, key, value = project(block, x, heads, turn_of(rotary, places))
         weights = attention(query, key)
         x = attend(block, x, weights @ value)
         special, tokens = x[:count], x[count:]
@@ -101,6 +127,9 @@ def evit(
             dropped_at.append((tokens, kept, dropped))
             fused = [scores[dropped] @ tokens[dropped]] if fuse else []
             tokens = np.stack([*tokens[kept], *fused])
+            if places is not None:
+                middle = scores[dropped] @ places[dropped] / scores[dropped].sum()
+                places = np.stack([*places[kept], *([middle] if fuse else [])])
         x = feed_forward(block, np.concatenate([special, tokens]))
         special, tokens = x[:count], x[count:]
     return special, bring_back(tokens, dropped_at, restore, neighbors, temperature)
@@ -199,12 +228,49 @@ def hash_groups(query: Array, directions: Array, bias: Array, bucket: float, pro
 
 
 def pooling(
-    vit: Parameters, special: Array, tokens: Array, heads: int, grid: hourglass.Grid, *, alpha: int, clusters
+    vit: Parameters,
+    special: Array,
+    tokens: Array,
+    heads: int,
+    grid: hourglass.Grid,
+    *,
+    alpha: int,
+    clusters,
+    rotary: Rotary | None = None,
 ) -> Result:
-    count = len(special)
+    count, places = len(special), places_of(rotary)
     for index, block in enumerate(blocks_of(vit)):
         if index == alpha:
             tokens = hourglass.adaptive_average(tokens, grid, clusters)
-        x = run_block(block, np.concatenate([special, tokens]), heads)
+            places = None if places is None else hourglass.adaptive_average(places, grid, clusters)
+        x = run_block(block, np.concatenate([special, tokens]), heads, turn=turn_of(rotary, places))
         special, tokens = x[:count], x[count:]
     return special, hourglass.upsample_tokens(tokens[None], cluster_grid=clusters, token_grid=grid)[0]
+
+
+def clustering(
+    vit: Parameters,
+    special: Array,
+    tokens: Array,
+    heads: int,
+    grid: hourglass.Grid,
+    *,
+    alpha: int,
+    clusters: hourglass.Grid,
+    rotary: Rotary,
+    neighbors: int,
+    **options,
+) -> Result:
+    """The paper's hourglass on a transformer with rotary positions; `options` are those of the clustering."""
+    count, places, z, s = len(special), rotary.places(), tokens, tokens
+    for index, block in enumerate(blocks_of(vit)):
+        if index == alpha:
+            z = tokens
+            [s] = hourglass.cluster_tokens(z[None], token_grid=grid, cluster_grid=clusters, **options)
+            tokens, places = s, hourglass.adaptive_average(places, grid, clusters)
+        x = run_block(block, np.concatenate([special, tokens]), heads, turn=rotary.turn(places))
+        special, tokens = x[:count], x[count:]
+    [restored] = hourglass.reconstruct_tokens(
+        tokens[None], tokens=z[None], clusters=s[None], neighbors=neighbors, temperature=options["temperature"]
+    )
+    return special, restored

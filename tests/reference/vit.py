@@ -4,13 +4,15 @@ Parameters are one module's arrays by their names, as `hourglass_jax.models.regi
 sequences are those of one image, [N, C], special tokens first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import erf
 
 import numpy as np
 
 Array = np.ndarray
 Parameters = Mapping[str, Array]
+Turn = Callable[[Array], Array]
+"""What rotary positions make of the queries or keys of every head, [heads, N, D]."""
 
 
 def part(parameters: Parameters, name: str) -> dict[str, Array]:
@@ -22,7 +24,7 @@ def part(parameters: Parameters, name: str) -> dict[str, Array]:
 
 
 def embed(vit: Parameters, image: Array, patch: int) -> Array:
-    """The image's tokens before the first block; the position embedding must have the image's grid."""
+    """The image's tokens before the first block; a position embedding must have the image's grid."""
     rows, columns = image.shape[0] // patch, image.shape[1] // patch
     tokens = [
         linear(
@@ -32,16 +34,18 @@ def embed(vit: Parameters, image: Array, patch: int) -> Array:
         for y in range(rows)
         for x in range(columns)
     ]
+    if "position_embedding" not in vit:
+        return np.stack(tokens)
     positions = np.float64(vit["position_embedding"])
     assert positions.shape[:2] == (rows, columns)
     return np.stack(tokens) + positions.reshape(rows * columns, -1)
 
 
-def project(block: Parameters, x: Array, heads: int) -> tuple[Array, Array, Array]:
+def project(block: Parameters, x: Array, heads: int, turn: Turn | None = None) -> tuple[Array, Array, Array]:
     """Query, key and value of every head, each [heads, N, D]."""
     qkv = linear(part(block, "attention.qkv"), layer_norm(part(block, "norm1"), x))
     query, key, value = (np.stack(np.split(each, heads, axis=1)) for each in np.split(qkv, 3, axis=1))
-    return query, key, value
+    return (query, key, value) if turn is None else (turn(query), turn(key), value)
 
 
 def attention(query: Array, key: Array, sizes: Array | None = None) -> Array:
@@ -62,8 +66,10 @@ def feed_forward(block: Parameters, x: Array) -> Array:
     return x + linear(part(block, "mlp.contract"), hidden) * block.get("scale2", 1.0)
 
 
-def run_block(block: Parameters, x: Array, heads: int, sizes: Array | None = None) -> Array:
-    query, key, value = project(block, x, heads)
+def run_block(
+    block: Parameters, x: Array, heads: int, sizes: Array | None = None, turn: Turn | None = None
+) -> Array:
+    query, key, value = project(block, x, heads, turn)
     return feed_forward(block, attend(block, x, attention(query, key, sizes) @ value))
 
 

@@ -127,6 +127,22 @@ def test_label_maps_are_those_of_the_reference(
     assert found.dtype == np.uint8
 
 
+@seeds
+def test_label_maps_of_several_views_are_the_mean_where_they_overlap(seed: int) -> None:
+    """Three views of 32 x 32 pixels of an image of 32 x 70, which is enlarged."""
+    layout, size = Layout((32, 70), (32, 32), (0,), (0, 19, 38)), (45, 98)
+    views = [random_outputs(3 * seed + number) for number in range(3)]
+    outputs = QueryOutputs(*(np.concatenate(parts) for parts in zip(*views, strict=True)))
+    total, counts = np.zeros((CLASSES, 32, 70)), np.zeros(70)
+    for left, (logits, masks) in zip(layout.lefts, views, strict=True):
+        scores = reference.probabilities(logits[0])[:, :-1]
+        votes = np.einsum("qk,qhw->khw", scores, reference.sigmoid(reference.padded_masks(masks[0])))
+        total[..., left : left + 32] += votes
+        counts[left : left + 32] += 1
+    expected = np.stack([reference.resized(each, size) for each in total / counts]).argmax(axis=0)
+    np.testing.assert_array_equal(QuerySegmentation(LABELS).postprocess(outputs, layout, size), expected)
+
+
 def test_the_two_orders_of_resizing_differ() -> None:
     outputs = random_outputs(1, count=30)
     outputs = outputs._replace(mask_logits=8 * outputs.mask_logits)
