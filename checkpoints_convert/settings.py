@@ -186,6 +186,7 @@ KNOWN = (
         "net_kwargs",
         "architecture",
         "id2label",
+        "vision_config",
         "mean",
         "std",
     ),

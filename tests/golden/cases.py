@@ -20,6 +20,7 @@ from flax import nnx
 
 import hourglass_jax as hj
 from hourglass_jax.cli import main
+from hourglass_jax.models.registry import abstract_model
 from tests.convert import test_convert, test_dpt, test_swin
 from tests.convert.checkpoints import write_onnx
 
@@ -166,6 +167,11 @@ def convert(family: str, *, process: bool = False) -> dict[str, object]:
             "config": json.loads(notes["config"]),
             "checksums": checksums(tensors),
         }
+
+
+def config(converted: Mapping[str, object]) -> object:
+    """The config of a conversion's model, built from its plain values."""
+    return abstract_model(converted["model"], converted["config"]).config
 
 
 def read_file(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
