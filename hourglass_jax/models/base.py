@@ -175,11 +175,11 @@ class VisionModel(BaseModel):
 class PromptedVisionModel(BaseModel):
     """A model that answers prompts about an image.
 
-    A call without prompts asks `usual_prompts`, so that the cost of an answer can be told of any model.
+    A call without prompts asks about the middle of each image, so that the cost of an answer can be told.
     """
 
-    def usual_prompts(self, images: jax.Array) -> Any:
-        """The simplest prompts about images [B, rows, columns, 3], one for each."""
+    def drawn_prompts(self, batch: int, size: Size, count: int) -> Any:
+        """Prompts about a grid of `count` x `count` points of each of `batch` images of `size` pixels."""
         raise NotImplementedError
 
     def decode(self, features: Any, prompts: Any, size: Size | None) -> Any:
@@ -187,5 +187,6 @@ class PromptedVisionModel(BaseModel):
         raise NotImplementedError
 
     def __call__(self, images: jax.Array) -> Any:
-        """Normalised images [B, rows, columns, 3] -> the answers to the simplest prompts."""
-        return self.decode(self.features(images), self.usual_prompts(images), None)
+        """Normalised images [B, rows, columns, 3] -> the answers to a prompt of one point."""
+        prompts = self.drawn_prompts(len(images), (images.shape[1], images.shape[2]), 1)
+        return self.decode(self.features(images), prompts, None)

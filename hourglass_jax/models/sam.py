@@ -20,6 +20,7 @@ from hourglass_jax.models.base import PromptedVisionModel, Size
 from hourglass_jax.models.sam_decoder import MaskDecoder, PromptEncoder
 from hourglass_jax.models.sam_prompts import FOREGROUND, NOT_A_POINT, Prompts
 from hourglass_jax.ops.resize import resize
+from hourglass_jax.tasks.automatic_masks import grid_points
 from hourglass_jax.tasks.base import Task
 from hourglass_jax.tasks.prompted_masks import PromptedMasks, PromptOutputs
 
@@ -90,7 +91,7 @@ class Neck(nnx.Module):
 
     def __init__(self, inputs: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         def norm() -> nnx.LayerNorm:
-            return nnx.LayerNorm(width, epsilon=NECK_EPSILON, dtype=dtype, rngs=rngs)
+            return nnx.LayerNorm(width, epsilon=NECK_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
         self.projection = nnx.Linear(inputs, width, use_bias=False, dtype=dtype, rngs=rngs)
         self.norm1 = norm()
@@ -144,11 +145,11 @@ class Sam(PromptedVisionModel):
         """The encoded images as tokens, [B, H*W, width]."""
         return features.reshape(len(features), -1, features.shape[-1])
 
-    def usual_prompts(self, images: jax.Array) -> Prompts:
-        """A click on the middle of each image."""
-        batch, rows, columns = images.shape[:3]
-        places = np.array([[columns / 2, rows / 2], [0, 0]], np.float32)
-        kinds = np.array([FOREGROUND, NOT_A_POINT], np.int32)
+    def drawn_prompts(self, batch: int, size: Size, count: int) -> Prompts:
+        """A click on each of `count` x `count` points; see `PromptedVisionModel.drawn_prompts`."""
+        points = grid_points(count) * size[::-1]
+        places = np.stack([points, np.zeros_like(points)], axis=1).astype(np.float32)
+        kinds = np.tile(np.array([FOREGROUND, NOT_A_POINT], np.int32), (len(points), 1))
         return Prompts(np.tile(places, (batch, 1, 1, 1)), np.tile(kinds, (batch, 1, 1)))
 
     def mask_size(self, size: Size) -> Size:

@@ -46,7 +46,10 @@ class PromptEncoder(nnx.Module):
             [PatchEmbedding(2, *pair, dtype=dtype, rngs=rngs) for pair in pairwise(channels)]
         )
         self.mask_norms = nnx.List(
-            [nnx.LayerNorm(each, epsilon=MAP_EPSILON, dtype=dtype, rngs=rngs) for each in channels[1:]]
+            [
+                nnx.LayerNorm(each, epsilon=MAP_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs)
+                for each in channels[1:]
+            ]
         )
         self.mask_projection = nnx.Linear(mask_channels, width, dtype=dtype, rngs=rngs)
 
@@ -222,7 +225,9 @@ class MaskDecoder(nnx.Module):
         self.to_image = PromptAttention(width, cross_width, heads, dtype=dtype, rngs=rngs)
         self.norm = nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.upscale1 = Doubling(width, width // 4, dtype=dtype, rngs=rngs)
-        self.upscale_norm = nnx.LayerNorm(width // 4, epsilon=MAP_EPSILON, dtype=dtype, rngs=rngs)
+        self.upscale_norm = nnx.LayerNorm(
+            width // 4, epsilon=MAP_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs
+        )
         self.upscale2 = Doubling(width // 4, fine, dtype=dtype, rngs=rngs)
         self.mask_layers = nnx.List(
             [Perceptron((width, width, width, fine), dtype=dtype, rngs=rngs) for _ in range(MASKS)]
