@@ -113,13 +113,13 @@ def _mask_decoder() -> tuple[Row, ...]:
         *_norm(f"{ours}upscale_norm", f"{DECODER}output_upscaling.1"),
         *_affine(f"{ours}upscale2", f"{DECODER}output_upscaling.3", transposed_convolution),
     ]
-    for number in range(1, 5):
-        found += _norm(f"{ours}layers.*.norm{number}", f"{layer}norm{number}")
-    for number in range(3):
+    for place in range(1, 5):
+        found += _norm(f"{ours}layers.*.norm{place}", f"{layer}norm{place}")
+    for place in range(3):
         found += _affine(
-            f"{ours}mask_layers.*.layers.{number}", f"{DECODER}output_hypernetworks_mlps.*.layers.{number}"
+            f"{ours}mask_layers.*.layers.{place}", f"{DECODER}output_hypernetworks_mlps.*.layers.{place}"
         )
-        found += _affine(f"{ours}quality.layers.{number}", f"{DECODER}iou_prediction_head.layers.{number}")
+        found += _affine(f"{ours}quality.layers.{place}", f"{DECODER}iou_prediction_head.layers.{place}")
     return tuple(found)
 
 
