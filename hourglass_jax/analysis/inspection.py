@@ -83,6 +83,8 @@ def inspect_block(
     """
     if block not in range(backbone.depth):
         raise ValueError(f"block must be one of the backbone's, 0 to {backbone.depth - 1}, got {block}")
+    if backbone.config.windows is not None:
+        raise ValueError("blocks are looked into where all tokens attend to all, and this ViT has windows")
     recorder = _Recorder(plan or NO_PLAN, block, positions)
     tokens = expedite(backbone, recorder)(images).tokens
     return BlockTrace(leaving=tokens.values[0], restored=tokens.restore(tokens.values)[0], **recorder.recorded)

@@ -24,6 +24,7 @@ COMMANDS_OWN = frozenset(
         *("help", "h", "model", "size", "json", "output", "o", "plan", "preset", "strict_plan", "method"),
         *("photos", "recursive", "max_pixels", "whole", "task", "resume", "budget", "repeats", "batch"),
         *("images", "gflops", "speedup", "min_cosine", "limit", "rows", "position", "block", "studies"),
+        *("point", "label", "box", "multimask", "everything", "automatic"),
         *("dataset", "data_dir", "split", "original", "hourglass", "crop", "cap", "distributed"),
     }
 )
