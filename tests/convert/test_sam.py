@@ -142,7 +142,7 @@ def test_folders_of_transformers(tmp_path: Path) -> None:
         (lambda arrays: official(head=5), "heads of 5 channels do not make up a width of 16, in 3 blocks"),
         (
             lambda arrays: {n: a for n, a in arrays.items() if "iou_prediction_head.layers.1" not in n},
-            r"has no tensor 'mask_decoder\.iou_prediction_head\.layers\.1\.weight'",
+            r"has no tensor 'mask_decoder\.iou_prediction_head\.layers\.1\.bias'",
         ),
         (
             lambda arrays: {**arrays, "mask_decoder.extra": np.zeros(3, np.float32)},

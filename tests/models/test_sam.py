@@ -85,7 +85,7 @@ def test_a_plan_changes_the_encoding_and_shares_the_arrays(sam: Sam) -> None:
     )
     with pytest.raises(ValueError, match=r"a backbone with windows takes an Hourglass, .* got TokenMerging"):
         hj.expedite(sam, hj.TokenMerging(keep=0.5))
-    with pytest.raises(ValueError, match=r"clusters must be k x k .* got 4 x 4 clusters for windows of 3 x 3"):
+    with pytest.raises(ValueError, match=r"clusters must be k x k .* got 4 x 4 for windows of 3 x 3"):
         hj.expedite(sam, hj.Hourglass(1, (4, 4)))
 
 

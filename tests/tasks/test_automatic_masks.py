@@ -1,7 +1,9 @@
 """Automatic masks: equal to the rules written out plainly, and the parts that these have."""
 
 import json
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -9,8 +11,10 @@ from scipy import ndimage
 import hourglass_jax as hj
 from hourglass_jax.automatic_predictor import AutomaticPredictor
 from hourglass_jax.metrics.run_lengths import decode_runs, encode_mask, run_lengths
-from hourglass_jax.prompt_predictor import PromptPredictor
+from hourglass_jax.models.sam_prompts import PromptArrays, check_prompts
+from hourglass_jax.prompt_predictor import Encoded, PromptPredictor
 from hourglass_jax.tasks.automatic_masks import (
+    AutomaticMask,
     AutomaticSettings,
     connected_regions,
     crop_boxes,
@@ -28,9 +32,37 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 VIEW = 32
 
 
+class Discs:
+    """Stands for a predictor: answers every point with three discs of noisy edges, holes and islands around it."""
+
+    model = SimpleNamespace(mask_size=lambda view: view)
+
+    def encode(self, part: np.ndarray) -> Encoded:
+        return Encoded(jnp.zeros((1, 1, 1, 1)), (part.shape[:2],), (VIEW, VIEW))
+
+    def answers(self, encoded: Encoded, asked: PromptArrays) -> tuple[np.ndarray, np.ndarray]:
+        places = asked.points[:, 0] * VIEW / max(encoded.sizes[0])
+        y, x = np.mgrid[:VIEW, :VIEW] + 0.5
+        logits, qualities = (
+            np.zeros((len(places), 4, VIEW, VIEW), np.float32),
+            np.zeros((len(places), 4), np.float32),
+        )
+        for number, place in enumerate(places):
+            random = np.random.default_rng((place * 64).astype(int).tolist())
+            distance = np.hypot(x - place[0], y - place[1])
+            for answer, radius in enumerate((1, 3, 5, 8)):
+                noise = random.normal(0, 0.9, distance.shape)
+                logits[number, answer] = np.where(distance < radius + 1, radius - distance + noise, -3)
+            qualities[number] = random.uniform(0.6, 1.0, 4)
+        return logits, qualities
+
+
 @pytest.fixture(scope="module")
 def predictor() -> PromptPredictor:
-    return PromptPredictor(build_sam())
+    model = build_sam()
+    last = model.mask_decoder.quality.layers[-1]
+    last.bias[...] += 2.5
+    return PromptPredictor(model)
 
 
 def photo(rows: int = 60, columns: int = 84) -> np.ndarray:
@@ -38,42 +70,53 @@ def photo(rows: int = 60, columns: int = 84) -> np.ndarray:
     return coarse.repeat(12, axis=0).repeat(12, axis=1)
 
 
-LOOSE = {"points": 4, "batch_size": 6, "quality": 0.0, "stability": 0.1, "offset": 0.2}
+LOOSE = {"points": 4, "batch_size": 6, "quality": 0.7, "stability": 0.4, "offset": 0.5}
 SETTINGS = {
     "points alone": AutomaticSettings(**LOOSE),
-    "strict": AutomaticSettings(**{**LOOSE, "quality": 0.3, "stability": 0.7, "box_overlap": 0.3}),
-    "crops": AutomaticSettings(**LOOSE, crop_layers=1, crop_downscale=2),
-    "small regions": AutomaticSettings(**LOOSE, least_region=40),
-    "crops, small regions": AutomaticSettings(**LOOSE, crop_layers=1, least_region=40, crop_box_overlap=0.9),
+    "strict": AutomaticSettings(**{**LOOSE, "quality": 0.8, "stability": 0.6}, box_overlap=0.3),
+    "crops": AutomaticSettings(**LOOSE, crop_layers=1, crop_downscale=2, crop_box_overlap=0.4),
+    "small regions": AutomaticSettings(**LOOSE, least_region=150),
+    "crops, small regions": AutomaticSettings(**LOOSE, crop_layers=1, least_region=60),
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_the_masks_are_those_of_the_rules(predictor: PromptPredictor, settings: AutomaticSettings) -> None:
-    image, steps = photo(), []
-    automatic = AutomaticPredictor(predictor, settings)
+def check_rules(predictor: PromptPredictor, settings: AutomaticSettings, image: np.ndarray) -> list[AutomaticMask]:
+    """The masks that were found, which must be those of the reference."""
+    automatic, steps = AutomaticPredictor(predictor, settings), []
     found = automatic(image, on_progress=lambda: steps.append(1))
     assert len(steps) == automatic.steps(image.shape[:2])
 
     def answer(part: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        answers = predictor.masks(predictor.encode(part), points=points)
-        return answers.logits[None], answers.scores[None]
+        asked = check_prompts(points[:, None], None, None, None, predictor.model.mask_size((VIEW, VIEW)))
+        logits, qualities = predictor.answers(predictor.encode(part), asked)
+        return logits[:, 1:], qualities[:, 1:]
 
     expected = reference.automatic_masks(image, answer, VIEW, settings)
-    assert len(found) == len(expected) > 1
+    assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
-        assert np.mean(ours.mask() != theirs["mask"]) < 1e-3
-        np.testing.assert_allclose(ours.box, theirs["box"], atol=1)
-        np.testing.assert_allclose(
-            [ours.quality, ours.stability], [theirs["quality"], theirs["stability"]], atol=1e-3
-        )
+        assert np.mean(ours.mask() != theirs["mask"]) < 1e-4
+        assert ours.box == theirs["box"]
+        np.testing.assert_allclose(ours.quality, theirs["quality"], atol=1e-4)
+        np.testing.assert_allclose(ours.stability, theirs["stability"], atol=1e-3)
         np.testing.assert_allclose(ours.point, theirs["point"])
         assert (ours.crop, ours.area) == (theirs["crop"], ours.mask().sum())
+    return found
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_masks_are_those_of_the_rules(settings: AutomaticSettings) -> None:
+    found = check_rules(Discs(), settings, photo(144, 204))
+    assert len(found) > 5
+    assert len({each.crop for each in found}) > 1 or not settings.crop_layers
+
+
+def test_the_masks_of_a_model_are_those_of_the_rules(predictor: PromptPredictor) -> None:
+    assert check_rules(predictor, AutomaticSettings(4, 6, 0.2, 0.4, 0.05, box_overlap=0.999), photo())
 
 
 def test_they_are_written_as_coco_has_them(predictor: PromptPredictor) -> None:
     image = photo()
-    found = hj.AutomaticPredictor(predictor, SETTINGS["points alone"])(image)
+    found = hj.AutomaticPredictor(predictor, AutomaticSettings(4, 16, 0.2, 0.4, 0.05))(image)
     rendering = render(image, found)
     annotations = rendering.documents["everything"]("12")
     json.dumps([annotations, rendering.records])
