@@ -41,7 +41,7 @@ class PromptOptions:
         return bool(self.point or self.box or self.everything)
 
 
-Prompts = Annotated[PromptOptions, tyro.conf.OmitArgPrefixes]
+Prompts = Annotated[PromptOptions, tyro.conf.arg(name="")]
 
 
 class Asker:
