@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -161,9 +161,10 @@ def run_model(model: Model, images: jax.Array, prompts: Any = None) -> tuple[jax
     """
     features = model.features(images)
     if isinstance(model, PromptedVisionModel):
+        prompted = cast(PromptedVisionModel, model)
         if prompts is None:
-            prompts = model.drawn_prompts(len(images), (images.shape[1], images.shape[2]), POINTS)
-        return model.head_input(features), model.decode(features, prompts, None)
+            prompts = prompted.drawn_prompts(len(images), (images.shape[1], images.shape[2]), POINTS)
+        return model.head_input(features), prompted.decode(features, prompts, None)
     return model.head_input(features), model.decode(features, None)
 
 

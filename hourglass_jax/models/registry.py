@@ -104,7 +104,7 @@ def abstract_model(name: str, config: Mapping[str, Any], *, dtype: jnp.dtype = j
     key = jax.random.key(0)
     rngs = SimpleNamespace(params=lambda: key)
     build = typing.cast("Callable[..., BaseModel]", cls)
-    return nnx.eval_shape(lambda: build(built, dtype=dtype, rngs=rngs))
+    return typing.cast("Model", nnx.eval_shape(lambda: build(built, dtype=dtype, rngs=rngs)))
 
 
 def flat_parameters(model: Model) -> dict[str, jax.Array]:

@@ -116,13 +116,14 @@ class PromptedMasks:
 
     def postprocess(self, outputs: PromptOutputs, layout: Layout, size: tuple[int, int]) -> Masks:
         """See `Task.postprocess`; the masks of a result are [P, rows, columns]."""
-        logits, scores = chosen(only_view(outputs.logits), only_view(outputs.qualities), "best")
+        answers, qualities = (only_view(np.asarray(each)) for each in outputs)
+        logits, scores = chosen(answers, qualities, "best")
         logits, scores = logits[:, 0], scores[:, 0]
         return Masks(enlarged(logits, layout.view, size) > 0, scores, logits)
 
     def difference(self, a: Masks, b: Masks) -> np.ndarray:
         """The share of the masks that one result has at a pixel and the other has not."""
-        return np.mean(a.masks != b.masks, axis=0, dtype=np.float32)
+        return np.asarray(np.mean(a.masks != b.masks, axis=0, dtype=np.float32))
 
     def agreement(self, a: Masks, b: Masks) -> float | None:
         """The mean overlap of the masks: intersection over union."""
