@@ -2,10 +2,10 @@
 
     python benchmarks/sam.py [--json] [--repeats N] [--model base|large|huge] [--alpha N] [--clusters K]
 
-Weights are random, the image is a photograph at 1024 x 1024 pixels. The runs of all candidates alternate, and medians
-are compared; "ours_over_transformers" is how many times as fast ours is. "speedup_of_flops_ratio" is the plan's
-speed-up over the ratio of the encoder's multiply-accumulates. Peak memory is that of a process in which one candidate
-encodes one image, three times. Run it on an idle machine.
+Weights are random, the image is a photograph at 1024 x 1024 pixels. The runs of all candidates alternate, and
+medians are compared; "ours_over_transformers" is how many times as fast ours is. "speedup_of_flops_ratio" is the
+plan's speed-up over the ratio of the encoder's multiply-accumulates. Peak memory is that of a process in which one
+candidate encodes one image, three times. Run it on an idle machine.
 """
 
 import argparse
