@@ -39,10 +39,14 @@ class AutomaticPredictor:
         predictor: of a model that answers prompts.
         settings: which points are asked about, and which answers are kept; by default as in the official code.
 
+    Raises:
+        ValueError: a setting is out of range.
+
     Source: facebookresearch/segment-anything, segment_anything/automatic_mask_generator.py.
     """
 
     def __init__(self, predictor: PromptPredictor, settings: AutomaticSettings = AutomaticSettings()) -> None:
+        settings.check()
         self.predictor = predictor
         self.settings = settings
 

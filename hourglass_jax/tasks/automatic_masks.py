@@ -38,9 +38,6 @@ class AutomaticSettings:
         crop_box_overlap: of boxes of different crops; the mask of the smaller crop is kept.
         crop_downscale: what the points along a side are divided by for each layer of crops.
         least_region: pixels: smaller holes are filled, and smaller islands are dropped; 0 leaves them.
-
-    Raises:
-        ValueError: a value is out of range.
     """
 
     points: int = 32
@@ -55,7 +52,8 @@ class AutomaticSettings:
     crop_downscale: int = 1
     least_region: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError if a value is out of range."""
         for name, least, most in (
             ("points", 1, 1024),
             ("batch_size", 1, 4096),

@@ -189,4 +189,4 @@ def test_runs_are_masks() -> None:
 )
 def test_bad_settings_are_named(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AutomaticSettings(**fields)
+        AutomaticSettings(**fields).check()
