@@ -187,6 +187,7 @@ KNOWN = (
         "net_kwargs",
         "architecture",
         "id2label",
+        "vision_config",
         "mean",
         "std",
     ),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from hourglass_jax.start import prepare_jax
 
 if TYPE_CHECKING:
+    from hourglass_jax.automatic_predictor import AutomaticPredictor as AutomaticPredictor
     from hourglass_jax.hub import from_state_dict as from_state_dict
     from hourglass_jax.hub import load as load
     from hourglass_jax.hub import save as save
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hourglass_jax.plans.staged_merging import StagedMerging as StagedMerging
     from hourglass_jax.plans.token_merging import TokenMerging as TokenMerging
     from hourglass_jax.predictor import Predictor as Predictor
+    from hourglass_jax.prompt_predictor import PromptPredictor as PromptPredictor
 
 prepare_jax()
 
@@ -63,6 +65,8 @@ _PUBLIC = {
     "register_plan": "plans.registry",
     "Predictor": "predictor",
     "from_state_dict": "hub",
+    "PromptPredictor": "prompt_predictor",
+    "AutomaticPredictor": "automatic_predictor",
     "load": "hub",
     "register_model": "models.registry",
     "save": "hub",
@@ -72,6 +76,7 @@ _PUBLIC = {
 __all__ = [
     "ACT",
     "PRESETS",
+    "AutomaticPredictor",
     "Downsampling",
     "DynamicViT",
     "EViT",
@@ -79,6 +84,7 @@ __all__ = [
     "Plan",
     "Pooling",
     "Predictor",
+    "PromptPredictor",
     "StagedMerging",
     "TokenMerging",
     "TokenReduction",

@@ -10,7 +10,7 @@ import numpy as np
 
 from hourglass_jax.imaging.images import ImageSource, Preprocessing, read_image
 from hourglass_jax.imaging.windows import Layout, whole_view
-from hourglass_jax.models.base import Model, find_task
+from hourglass_jax.models.base import Model, PromptedVisionModel, find_task
 from hourglass_jax.plans.expedite import fit_plan
 
 
@@ -42,7 +42,7 @@ class Predictor:
         task: the task.
 
     Raises:
-        ValueError: the batch size is not positive, or the model has no such task.
+        ValueError: the batch size is not positive, or the model has no such task or answers prompts.
     """
 
     def __init__(
@@ -57,6 +57,8 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if isinstance(model, PromptedVisionModel):
+            raise ValueError(f"a {type(model).__name__} answers prompts: give it to a PromptPredictor")
         self.model = model
         self.task = find_task(model, task)
         self.preprocessing = preprocessing or model.config.preprocessing

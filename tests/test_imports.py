@@ -21,6 +21,8 @@ BELOW = {
     "checkpoints_convert": {"io", "ops", "imaging", "backbones", "models", "checks"},
     "hub": {"io", "models", "checkpoints_convert"},
     "predictor": {"imaging", "plans", "models"},
+    "prompt_predictor": {"imaging", "tasks", "models"},
+    "automatic_predictor": {"imaging", "metrics", "tasks", "models", "prompt_predictor"},
     "analysis": {"ops", "imaging", "plans", "backbones", "tasks", "models"},
     "search": {"io", "ops", "imaging", "plans", "backbones", "models", "analysis"},
     "evaluation": {"io", "ops", "imaging", "metrics", "plans", "tasks", "models", "predictor"},

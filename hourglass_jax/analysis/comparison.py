@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,13 @@ from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.groups import find_groups
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.imaging.windows import whole_layout
-from hourglass_jax.models.base import Model, find_task
+from hourglass_jax.models.base import Model, PromptedVisionModel, find_task
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.tasks.base import Task
+
+POINTS = 8
+"""Along a side of the grid of points at which the masks of a model that answers prompts are compared."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,19 @@ class Figures:
     cosine: float
     mae: float
     agreement: float | None
+
+
+@dataclass(frozen=True)
+class PromptedFigures(Figures):
+    """What a comparison measures of a model that answers prompts.
+
+    Latencies are those of the encoder, and `agreement` is the mean overlap of the masks at a grid of points.
+
+    Attributes:
+        decode_ms: median latency of the answer to one point.
+    """
+
+    decode_ms: float
 
 
 @dataclass(frozen=True)
@@ -101,16 +117,20 @@ def compare(
         if size not in macs:
             macs[size] = [count_macs(variant, size)["total"] for variant in models]
         batch = jnp.asarray(image)[None]
+        prompts = None
+        if isinstance(model, PromptedVisionModel):
+            prompts = model.drawn_prompts(1, _content(image), POINTS)
+        timed = run_model if prompts is None else _encode
         times = measure(
-            [functools.partial(run_model, each, batch) for each in models], repeats=repeats, on_call=on_call
+            [functools.partial(timed, each, batch) for each in models], repeats=repeats, on_call=on_call
         )
         task = find_task(model, None)
-        features, outputs = run_model(model, batch)
+        features, outputs = run_model(model, batch, prompts)
         result = result_at_input(task, outputs, size)
         found = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
             tokens, clusters = fast.backbone.token_counts(*size)
-            fast_features, fast_outputs = run_model(fast, batch)
+            fast_features, fast_outputs = run_model(fast, batch, prompts)
             fast_result = result_at_input(task, fast_outputs, size)
             difference = task.difference(result, fast_result)
             figures = Figures(
@@ -125,6 +145,8 @@ def compare(
                 mae=float(difference.mean()),
                 agreement=task.agreement(result, fast_result),
             )
+            if isinstance(model, PromptedVisionModel):
+                figures = PromptedFigures(**vars(figures), decode_ms=_decode_ms(model, batch, size, repeats))
             groups = find_groups(model.backbone, plan, batch)
             seconds = times[0].first, time.first
             found.append(Comparison(figures, size, seconds, result, fast_result, difference, groups))
@@ -132,10 +154,41 @@ def compare(
 
 
 @jax.jit
-def run_model(model: Model, images: jax.Array) -> tuple[jax.Array, Any]:
-    """The features that the head reads, [B, N, C], and the outputs that tasks read."""
+def run_model(model: Model, images: jax.Array, prompts: Any = None) -> tuple[jax.Array, Any]:
+    """The features that the head reads, [B, N, C], and the outputs that tasks read.
+
+    Of a model that answers prompts, those to `prompts`, by default a grid of points.
+    """
     features = model.features(images)
+    if isinstance(model, PromptedVisionModel):
+        prompted = cast(PromptedVisionModel, model)
+        if prompts is None:
+            prompts = prompted.drawn_prompts(len(images), (images.shape[1], images.shape[2]), POINTS)
+        return model.head_input(features), prompted.decode(features, prompts, None)
     return model.head_input(features), model.decode(features, None)
+
+
+@jax.jit
+def _encode(model: Model, images: jax.Array) -> Any:
+    return model.features(images)
+
+
+@jax.jit
+def _answer(model: PromptedVisionModel, features: Any, prompts: Any) -> Any:
+    return model.decode(features, prompts, None)
+
+
+def _decode_ms(model: PromptedVisionModel, images: jax.Array, size: tuple[int, int], repeats: int) -> float:
+    """Median milliseconds of the answer to one point about an encoded image."""
+    features, prompts = _encode(model, images), model.drawn_prompts(1, size, 1)
+    [time] = measure([functools.partial(_answer, model, features, prompts)], repeats=repeats)
+    return 1e3 * time.median
+
+
+def _content(image: np.ndarray) -> tuple[int, int]:
+    """(rows, columns) of what a prepared image was filled up to a square from, with zeros."""
+    rows, columns = (np.flatnonzero(image.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+    return (int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else image.shape[:2]
 
 
 def result_at_input(task: Task, outputs: Any, size: tuple[int, int]) -> Any:

@@ -57,6 +57,24 @@ class _Recorder(TruncatedPlan):
         return super().after_attention(index, tokens, query, key)
 
 
+def entering_tokens(backbone: ViT, images: jax.Array, *, block: int) -> jax.Array:
+    """The image's tokens that enter a block of a backbone without a plan, [B, H*W, C].
+
+    Args:
+        backbone: under any plan.
+        images: [B, rows, columns, 3], normalised.
+        block: 0-based.
+    """
+    return _entering(expedite(backbone, None), images, block=block)
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _entering(backbone: ViT, images: jax.Array, *, block: int) -> jax.Array:
+    if block == 0:
+        return backbone.embed(backbone.stem(images)[-1] if backbone.stem is not None else images)
+    return backbone(images, intermediates=[block - 1]).intermediates[0].tokens
+
+
 @functools.partial(jax.jit, static_argnames=("plan", "block", "positions"))
 def inspect_block(
     backbone: ViT,
@@ -83,6 +101,8 @@ def inspect_block(
     """
     if block not in range(backbone.depth):
         raise ValueError(f"block must be one of the backbone's, 0 to {backbone.depth - 1}, got {block}")
+    if backbone.config.windows is not None:
+        raise ValueError("blocks are looked into where all tokens attend to all, and this ViT has windows")
     recorder = _Recorder(plan or NO_PLAN, block, positions)
     tokens = expedite(backbone, recorder)(images).tokens
     return BlockTrace(leaving=tokens.values[0], restored=tokens.restore(tokens.values)[0], **recorder.recorded)

@@ -14,13 +14,15 @@ import numpy as np
 from flax import nnx
 
 from hourglass_jax.backbones.base import Backbone, check_call
-from hourglass_jax.backbones.layers import Block, PatchEmbedding
+from hourglass_jax.backbones.layers import Block, PatchEmbedding, kernel_and_bias
 from hourglass_jax.backbones.resnet import ResNet, ResNetConfig
+from hourglass_jax.backbones.windowed import RelativePositions, Windows, no_norm
 from hourglass_jax.checks import MOST, check_config
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.ops.resize import ResizeMethod, resize
 from hourglass_jax.ops.rotary import Rotation, rotate, rotation
 from hourglass_jax.plans.base import NO_PLAN, Plan, Tokens
+from hourglass_jax.plans.windowed import WindowedPlan
 
 SIZES = MappingProxyType(
     {
@@ -70,6 +72,7 @@ class ViTConfig:
         norm_epsilon: of every LayerNorm.
         stem: the convolutional network whose features are embedded in place of pixels (a hybrid), or None.
         predictors: blocks that have a prediction module of DynamicViT.
+        windows: attention inside windows with relative positions (SAM), or None.
     """
 
     patch_size: int = 16
@@ -87,6 +90,7 @@ class ViTConfig:
     norm_epsilon: float = 1e-6
     stem: ResNetConfig | None = None
     predictors: tuple[int, ...] = ()
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         check_config(self, layers=("depth",), zero=("special_tokens", "predictors"))
@@ -108,6 +112,8 @@ class ViTConfig:
             raise ValueError(
                 f"patch_size must be a multiple of the stem's stride, {self.stem.stride}, got {self.patch_size}"
             )
+        if self.windows is not None:
+            self.windows.check(self.depth, self.special_tokens)
 
     @classmethod
     def sized(cls, size: Literal["tiny", "small", "base", "large", "huge", "giant"], **fields: Any) -> "ViTConfig":
@@ -220,7 +226,15 @@ class ViT(Backbone):
                 for index in range(config.depth)
             ]
         )
-        self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+        if config.windows is None:
+            self.relative_positions = None
+            self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+        else:
+            grid, width = config.position_grid, config.width // config.heads
+            self.relative_positions = nnx.List(
+                [RelativePositions(config.windows, grid, index, width, rngs=rngs) for index in range(config.depth)]
+            )
+            self.norm = no_norm
 
     @property
     def depth(self) -> int:
@@ -239,6 +253,7 @@ class ViT(Backbone):
 
     def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
         """See `Backbone.check_plan`."""
+        plan = self._in_windows(plan)
         plan.check(self.depth, None if size is None else self.token_grid(*size))
         plan.check_backbone(self)
 
@@ -247,7 +262,7 @@ class ViT(Backbone):
         side = self.config.patch_size
         grid, usual = ((-(-rows // side), -(-columns // side)) for rows, columns in (size, made_for))
         try:
-            plan.check(self.depth, grid)
+            self._in_windows(plan).check(self.depth, grid)
         except ValueError:
             plan.check(self.depth, usual)
             plan = plan.fitted(grid, usual)
@@ -261,7 +276,7 @@ class ViT(Backbone):
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
         plan = NO_PLAN if self.plan is None else self.plan
-        counts = plan.counts(self.depth, self.token_grid(rows, columns))
+        counts = self._in_windows(plan).counts(self.depth, self.token_grid(rows, columns))
         return max(counts), min(counts)
 
     def token_grid(self, rows: int, columns: int) -> Grid:
@@ -289,7 +304,7 @@ class ViT(Backbone):
             ValueError: the image's size, the plan or an intermediate does not fit.
         """
         grid = self.token_grid(*check_call(images, intermediates, self.depth))
-        plan = NO_PLAN if self.plan is None else self.plan
+        plan = NO_PLAN if self.plan is None else self._in_windows(self.plan)
         plan.check(self.depth, grid)
 
         with jax.named_scope("embedding"):
@@ -311,7 +326,11 @@ class ViT(Backbone):
                 if self.config.rotary_base is not None:
                     turns = self._turns(tokens, turns)
                     query, key = (rotate(each, turns.rotation) for each in (query, key))
-                mixed = plan.attention(query, key, value, tokens.key_bias)
+                if self.relative_positions is None:
+                    mixed = plan.attention(query, key, value, tokens.key_bias)
+                else:
+                    _, bias = kernel_and_bias(block.attention.qkv)
+                    mixed = self.relative_positions[index](query, key, value, tokens, bias)
                 tokens = tokens.with_sequence(block.attend(tokens.sequence, mixed))
             tokens = plan.after_attention(index, tokens, query, key)
             with jax.named_scope("blocks"):
@@ -323,6 +342,11 @@ class ViT(Backbone):
         tokens = plan.after_blocks(tokens.without_special())
         tokens = tokens.with_sequence(self.norm(tokens.sequence))
         return ViTFeatures(special, tokens, grid, tuple(kept[index] for index in intermediates), stem)
+
+    def _in_windows(self, plan: Plan) -> Plan:
+        """The plan on the maps of this backbone: inside windows where it has some."""
+        windows = self.config.windows
+        return plan if windows is None or plan is NO_PLAN else WindowedPlan(plan, windows.side)
 
     def embed(self, pixels: jax.Array) -> jax.Array:
         """The tokens that enter the first block, [B, H*W, C], of normalised images or of the stem's last map."""

@@ -79,7 +79,7 @@ def compare(
 def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repeats: int) -> None:
     import numpy as np
 
-    from hourglass_jax.analysis.comparison import Figures
+    from hourglass_jax.analysis.comparison import POINTS, Figures
     from hourglass_jax.analysis.comparison import compare as run
     from hourglass_jax.imaging.images import write_image
     from hourglass_jax.imaging.pictures import comparison_picture, resize_photo
@@ -135,6 +135,12 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
         )
     console().print(table)
     first, first_expedited = seconds[0]
+    if "decode_ms" in results[0]:
+        decoding = float(np.mean([row["decode_ms"] for row in results]))
+        console().print(
+            f"Latencies are the encoder's; the answer to a point takes {decoding:.0f} ms. "
+            f"Agreement is the mean overlap of the masks at {POINTS} x {POINTS} points."
+        )
     console().print(
         f"GMACs (10^9 multiply-accumulates): {mean['gflops']:.1f} to {mean['gflops_expedited']:.1f}. "
         f"First calls, with compilation: {first:.1f} s and {first_expedited:.1f} s.\n"

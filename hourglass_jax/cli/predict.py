@@ -24,6 +24,7 @@ from hourglass_jax.cli.options import (
     weights_of,
 )
 from hourglass_jax.cli.photos import Photo
+from hourglass_jax.cli.prompts import Asker, PromptOptions, Prompts
 from hourglass_jax.io.journal import Journal, Line
 from hourglass_jax.plans.files import plan_fields
 
@@ -42,6 +43,7 @@ def predict(
     reading: Reading = ReadingOptions(),
     whole: tyro.conf.FlagCreatePairsOff[bool] = False,
     task: str | None = None,
+    prompts: Prompts = PromptOptions(),
     resume: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Predicts photographs and writes what the model says of each; without a plan unless one is given.
@@ -52,6 +54,10 @@ def predict(
     Panoptic maps are PNG files of numbers with a JSON file that says what these are, as COCO has them; instances
     are a JSON file of COCO's results with run lengths. Both have a picture of the photograph with what was found.
 
+    A model that answers prompts, such as Segment Anything, is asked with --point and --box, or for --everything:
+    every mask is a PNG file, all of them are a JSON file with COCO's run lengths, and a picture shows them and the
+    prompts on the photograph.
+
     What a classifier says is printed, too: the five most probable classes.
 
     A photograph that cannot be predicted does not stop the others: it is named on stderr, and the exit status
@@ -61,6 +67,8 @@ def predict(
 
     Example: hourglass predict photo.jpg -o out/ --method StagedMerging --keep 0.87
 
+    Example: hourglass predict photo.jpg -o out/ --model sam.safetensors --point 320 240 --box 100 80 400 300
+
     Example: hourglass predict photos/ --recursive -o out/ --resume
 
     Args:
@@ -68,31 +76,37 @@ def predict(
         output: Folder to write to; it mirrors the folders of the photographs.
         whole: Run on whole images, even if the model is one that sees windows.
         task: Which of a model's tasks, if it has several.
+        prompts: What a model that answers prompts is asked.
         resume: Leave out what an earlier run of the same command wrote.
     """
+    from hourglass_jax.models.base import PromptedVisionModel, find_task
     from hourglass_jax.predictor import Predictor
 
     found = photos_of(photos, reading)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
-    predictor = Predictor(
-        hj.expedite(loaded, chosen),
-        preprocessing=preprocessing,
-        whole=whole,
-        task=task,
-        strict_plan=plan.strict_plan,
-    )
+    expedited, asked = hj.expedite(loaded, chosen), {}
+    if prompts.are_given or isinstance(loaded, PromptedVisionModel):
+        find_task(loaded, task)
+        predictor = Asker(expedited, preprocessing, prompts)
+        render, asked = predictor.render, {"prompts": predictor.asked}
+    else:
+        predictor = Predictor(
+            expedited, preprocessing=preprocessing, whole=whole, task=task, strict_plan=plan.strict_plan
+        )
+        render = predictor.task.render
     header = {
         "model": weights_of(model),
         "plan": None if chosen is None else plan_fields(chosen),
         "size": preprocessing.size,
         "whole": whole,
         "task": predictor.task.name,
+        **asked,
     }
 
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
         result = predictor(image)
-        return lambda: _write(photo, predictor.task.render(image, result), output)
+        return lambda: _write(photo, render(image, result), output)
 
     with _journal(output, header, found, resume) as journal:
         known = {} if journal is None else {row["photo"]: row for row in journal.entries if _is_there(row)}

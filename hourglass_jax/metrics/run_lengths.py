@@ -11,9 +11,25 @@ OFFSET = 48
 
 def encode_mask(mask: np.ndarray) -> dict[str, object]:
     """A mask, bool [rows, columns], as COCO's {"size": [rows, columns], "counts": text}."""
+    return encode_runs(run_lengths(mask), mask.shape)
+
+
+def run_lengths(mask: np.ndarray) -> np.ndarray:
+    """The lengths of the runs of a mask, bool [rows, columns], by columns; the first is outside."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
-    return {"size": list(mask.shape), "counts": _text(np.diff(changes, prepend=0, append=mask.size).tolist())}
+    return np.diff(changes, prepend=0, append=mask.size)
+
+
+def decode_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask, bool [rows, columns] = `size`, of these run lengths."""
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(size, order="F")
+
+
+def encode_runs(runs: np.ndarray, size: tuple[int, ...]) -> dict[str, object]:
+    """Run lengths of a mask of `size` = (rows, columns) as COCO has them."""
+    return {"size": list(size), "counts": _text(runs.tolist())}
 
 
 def _text(counts: list[int]) -> str:

@@ -125,8 +125,8 @@ def find_task(model: Model | PromptedModel, name: str | None) -> Task:
     return tasks[name]
 
 
-class VisionModel(nnx.Module):
-    """What models share: the encoder is the backbone, and images are seen whole.
+class BaseModel(nnx.Module):
+    """What models share, whether they take prompts or not: the encoder is the backbone.
 
     Args:
         config: the configuration.
@@ -135,7 +135,6 @@ class VisionModel(nnx.Module):
 
     config_class: ClassVar[type[Any]]
     """The dataclass of the configuration."""
-    window: SlidingWindow | None = None
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         self.config = config
@@ -154,6 +153,16 @@ class VisionModel(nnx.Module):
         """The backbone's last feature map, restored to the full grid, [B, H*W, C]."""
         return self.backbone.head_input(features)
 
+    def __call__(self, images: jax.Array) -> Any:
+        """Normalised images [B, rows, columns, 3] -> outputs."""
+        raise NotImplementedError
+
+
+class VisionModel(BaseModel):
+    """A model whose outputs follow from images alone, which are seen whole."""
+
+    window: SlidingWindow | None = None
+
     def decode(self, features: Any, size: Size | None) -> Any:
         """See `Model.decode`."""
         raise NotImplementedError
@@ -167,3 +176,23 @@ class VisionModel(nnx.Module):
     def __call__(self, images: jax.Array) -> Any:
         """Normalised images [B, rows, columns, 3] -> the outputs, maps at the size of the images."""
         return self.decode(self.features(images), (images.shape[1], images.shape[2]))
+
+
+class PromptedVisionModel(BaseModel):
+    """A model that answers prompts about an image.
+
+    A call without prompts asks about the middle of each image, so that the cost of an answer can be told.
+    """
+
+    def drawn_prompts(self, batch: int, size: Size, count: int) -> Any:
+        """Prompts about a grid of `count` x `count` points of each of `batch` images of `size` pixels."""
+        raise NotImplementedError
+
+    def decode(self, features: Any, prompts: Any, size: Size | None) -> Any:
+        """See `PromptedModel.decode`."""
+        raise NotImplementedError
+
+    def __call__(self, images: jax.Array) -> Any:
+        """Normalised images [B, rows, columns, 3] -> the answers to a prompt of one point."""
+        prompts = self.drawn_prompts(len(images), (images.shape[1], images.shape[2]), 1)
+        return self.decode(self.features(images), prompts, None)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hourglass_jax.models.base import Model, VisionModel
+from hourglass_jax.models.base import BaseModel, Model
 
 FORMAT = "hourglass_jax"
 VERSION = 2
@@ -31,32 +31,34 @@ MODELS = {
     "mask2former": "hourglass_jax.models.mask2former:Mask2Former",
     "eomt": "hourglass_jax.models.eomt:EoMT",
     "encoder": "hourglass_jax.models.encoder:Encoder",
+    "sam": "hourglass_jax.models.sam:Sam",
 }
 """Model name in the metadata -> where its class is, as an entry point says it."""
 ENTRY_POINTS = "hourglass_jax.models"
 """The group of entry points by which other packages offer models: name -> module:Class."""
 
-_registered: dict[str, type[VisionModel]] = {}
+_registered: dict[str, type[BaseModel]] = {}
 
 
-def register_model(name: str, cls: type[VisionModel]) -> None:
+def register_model(name: str, cls: type[BaseModel]) -> None:
     """Makes a model class of one's own known, so that `hourglass_jax.load` and `save` take its models.
 
     Args:
         name: what files say of such a model.
-        cls: a `models.base.VisionModel`, built from an instance of its `config_class`, a frozen dataclass.
+        cls: a `models.base.VisionModel` or `PromptedVisionModel`, built from an instance of its `config_class`, a
+            frozen dataclass.
 
     Raises:
         ValueError: the name is taken by another class, or the class is no such model.
     """
-    if not (isinstance(cls, type) and issubclass(cls, VisionModel) and dataclasses.is_dataclass(cls.config_class)):
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel) and dataclasses.is_dataclass(cls.config_class)):
         raise ValueError(f"expected a VisionModel whose config_class is a dataclass, got {cls!r}")
     if name in MODELS or _registered.get(name, cls) is not cls:
         raise ValueError(f"the name {name!r} is taken by another model")
     _registered[name] = cls
 
 
-def find_model(name: str) -> type[VisionModel]:
+def find_model(name: str) -> type[BaseModel]:
     """The class of the models of this name: the library's, one that was registered, or that of an entry point.
 
     Raises:
@@ -102,8 +104,8 @@ def abstract_model(name: str, config: Mapping[str, Any], *, dtype: jnp.dtype = j
     # The initial values are never computed: one key does for all, and no stream of keys has to be traced.
     key = jax.random.key(0)
     rngs = SimpleNamespace(params=lambda: key)
-    build = typing.cast("Callable[..., VisionModel]", cls)
-    return nnx.eval_shape(lambda: build(built, dtype=dtype, rngs=rngs))
+    build = typing.cast("Callable[..., BaseModel]", cls)
+    return typing.cast("Model", nnx.eval_shape(lambda: build(built, dtype=dtype, rngs=rngs)))
 
 
 def flat_parameters(model: Model) -> dict[str, jax.Array]:

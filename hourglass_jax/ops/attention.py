@@ -67,7 +67,7 @@ def _attention_by_head(
             logits = jnp.einsum("dn,dm->nm", q, k, preferred_element_type=jnp.float32)
             if b is not None:
                 logits += b
-            weights = jnp.exp(logits - _row_maximum(logits))
+            weights = jnp.exp(logits - row_maximum(logits))
             mixed = jnp.einsum("nm,dm->nd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
             return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
 
@@ -78,7 +78,7 @@ def _attention_by_head(
     return mixed.reshape(batch, heads, queries, width).swapaxes(1, 2)
 
 
-def _row_maximum(logits: Float[Array, "*rows keys"]) -> Float[Array, "*rows 1"]:
+def row_maximum(logits: Float[Array, "*rows keys"]) -> Float[Array, "*rows 1"]:
     """The maximum along the last axis, by halves.
 
     Elementwise maxima are vectorized on CPU, XLA's own reduction is not: an attention over 1,370 tokens takes a
@@ -125,7 +125,7 @@ def window_attention(
 
     def mix(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
         logits = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=jnp.float32) + bias
-        weights = jnp.exp(logits - _row_maximum(logits))
+        weights = jnp.exp(logits - row_maximum(logits))
         mixed = jnp.einsum("...nm,...md->...nd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
 

@@ -209,7 +209,9 @@ class Plan:
         Raises:
             ValueError: the plan does not work inside windows.
         """
-        raise ValueError(f"a Swin takes an Hourglass, which works inside windows; got {type(self).__name__}")
+        raise ValueError(
+            f"a backbone with windows takes an Hourglass, which works inside windows; got {type(self).__name__}"
+        )
 
     def check_windows(self, side: int) -> None:
         """Raises ValueError if the plan does not fit windows of `side` x `side` tokens."""

@@ -99,7 +99,7 @@ class Hourglass(Plan):
     def in_windows(self, depth: int) -> range:
         """See `Plan.in_windows`."""
         if self.reconstruct != "tokens":
-            raise ValueError(f"a Swin takes only reconstruct='tokens': stages follow; got {self.reconstruct!r}")
+            raise ValueError(f"a backbone with windows takes only reconstruct='tokens', got {self.reconstruct!r}")
         return range(self.alpha, self.end(depth))
 
     def check_windows(self, side: int) -> None:

@@ -218,6 +218,24 @@ def _eomt_rows() -> dict[str, Preset]:
     }
 
 
+def _sam_rows() -> dict[str, Preset]:
+    """Expedit-SAM's README, ViT-H in windows of 14 x 14 tokens, with the settings of its scripts; and of its demo.
+
+    A name ends in alpha and the clusters on a side of a window.
+    """
+    found = {
+        f"sam-vit-h-a{alpha}-{clusters}": _published(
+            *(alpha, clusters, (1024, 1024)), temperature=200.0, source=f"Expedit-SAM, README.md: {speed} times"
+        )
+        for alpha, clusters, speed in ((18, 11, 1.10), (14, 10, 1.19), (8, 10, 1.30), (8, 9, 1.44), (6, 9, 1.49))
+    }
+    for alpha, speed in ((16, "1.2x"), (6, "1.5x")):
+        found[f"sam-vit-h-demo-a{alpha}-9"] = _published(
+            *(alpha, 9, (1024, 1024)), temperature=100.0, source=f"Expedit-SAM, its demo: {speed}"
+        )
+    return found
+
+
 PRESETS = MappingProxyType(
     {
         "dinov2-vits14-saliency": Preset(
@@ -245,6 +263,7 @@ PRESETS = MappingProxyType(
         **_swin_rows(),
         **_dinov3_rows(),
         **_eomt_rows(),
+        **_sam_rows(),
     }
 )
 

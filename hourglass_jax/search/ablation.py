@@ -156,6 +156,8 @@ class Ablation:
     ) -> None:
         if not isinstance(model.backbone, ViT):
             raise ValueError(f"an ablation takes a ViT apart, got a {type(model.backbone).__name__}")
+        if model.backbone.config.windows is not None:
+            raise ValueError("an ablation takes a ViT apart whose tokens attend to all, and this one has windows")
         preprocessing = preprocessing or model.config.preprocessing
         self._model, self._backbone, side = model, model.backbone, model.config.backbone.patch_size
         self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)

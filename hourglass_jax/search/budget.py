@@ -27,7 +27,7 @@ class Costs:
         size: (rows, columns) of the image in pixels, multiples of the patch size.
 
     Attributes:
-        token_grid: (H, W) of such an image.
+        token_grid: (H, W) of such an image, or of a window where the backbone has some.
         depth: blocks of the backbone.
         original: multiply-accumulates without a plan.
 
@@ -39,7 +39,9 @@ class Costs:
         backbone = model.backbone
         if not isinstance(backbone, ViT):
             raise ValueError(f"budgets are shared out among the blocks of a ViT, got a {type(backbone).__name__}")
-        self.token_grid, self.depth = backbone.token_grid(*size), backbone.depth
+        windows = backbone.config.windows
+        self.token_grid = backbone.token_grid(*size) if windows is None else (windows.side, windows.side)
+        self.depth = backbone.depth
         self.original = count_encoder_macs(expedite(model, None), size)
         self._share = functools.cache(lambda plan: count_encoder_macs(expedite(model, plan), size) / self.original)
 

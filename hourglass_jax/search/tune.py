@@ -23,8 +23,9 @@ import numpy as np
 import optax
 
 from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
-from hourglass_jax.analysis.inspection import inspect_block
+from hourglass_jax.analysis.inspection import entering_tokens
 from hourglass_jax.analysis.latency import measure
+from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.imaging.images import Preprocessing, center_crop_square
 from hourglass_jax.io.journal import Journal
 from hourglass_jax.models.base import Encoder, Model
@@ -468,8 +469,10 @@ class Tuner:
         block = next(index for index, count in enumerate(counts) if count < max(counts))
 
         def measure() -> list[float]:
-            seen = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
-            return [float(auto_temperature(seen.entering[None], self.costs.token_grid)[0])]
+            backbone = self.model.backbone
+            assert isinstance(backbone, ViT), "see `Costs`"
+            entering = entering_tokens(backbone, self._images[name], block=block)
+            return [float(auto_temperature(entering, backbone.token_grid(self.size, self.size))[0])]
 
         [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
         return temperature

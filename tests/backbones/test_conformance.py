@@ -16,6 +16,7 @@ from hourglass_jax.backbones.registry import BACKBONES, BackboneConfig, build_ba
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViTConfig
+from hourglass_jax.backbones.windowed import Windows
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -31,11 +32,15 @@ class Case(NamedTuple):
 VIT = ViTConfig(patch_size=4, width=32, depth=3, heads=2, special_tokens=2, position_grid=(6, 5), layer_scale=True)
 SWIN = SwinConfig(width=8, depths=(1, 3), head_width=4, window=3, patch_size=2)
 ROTARY = dataclasses.replace(VIT, special_tokens=5, position_grid=None, rotary_base=100.0, mlp="swiglu")
+WINDOWED = dataclasses.replace(
+    VIT, special_tokens=0, layer_scale=False, windows=Windows(side=3, global_blocks=(1,))
+)
 STEM = ResNetConfig((1, 1), (128, 256), 32)
 CASES = {
     "ViT": Case(VIT, (28, 12), Hourglass(1, (3, 2))),
     "hybrid ViT": Case(dataclasses.replace(VIT, patch_size=8, stem=STEM), (56, 24), Hourglass(1, (3, 2))),
     "rotary ViT": Case(ROTARY, (28, 12), StagedMerging(0.7, stages=(1,))),
+    "ViT with windows": Case(WINDOWED, (28, 16), Hourglass(1, (2, 2))),
     "Swin V1": Case(SWIN, (25, 17), Hourglass(1, (2, 2), beta=2)),
     "Swin V2": Case(dataclasses.replace(SWIN, version=2), (25, 17), Hourglass(2, (2, 2))),
 }

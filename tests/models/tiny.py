@@ -11,17 +11,20 @@ from flax import nnx
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViT, ViTConfig
+from hourglass_jax.backbones.windowed import Windows
 from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.padded_square import PaddedSquare
 from hourglass_jax.imaging.pictures import overlay
 from hourglass_jax.imaging.shortest_edge import ShortestEdge
 from hourglass_jax.imaging.windows import Layout, SlidingWindow
 from hourglass_jax.metrics.base import ImageMetric, Metric
-from hourglass_jax.models.base import Size, VisionModel
+from hourglass_jax.models.base import BaseModel, PromptedVisionModel, Size, VisionModel
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig, DPTSegmentation, DPTSegmentationConfig
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
 from hourglass_jax.models.eomt import EoMT, EoMTConfig
 from hourglass_jax.models.mask2former import Mask2Former, Mask2FormerConfig
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
+from hourglass_jax.models.sam import Sam, SamConfig
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
 from hourglass_jax.models.swag import Swag, SwagConfig
 from hourglass_jax.ops.resize import resize
@@ -117,13 +120,31 @@ MODELS: dict[str, tuple[type[VisionModel], object]] = {
 """Name -> class and configuration; a name begins with that of `models.registry.MODELS`."""
 
 
+SAM = SamConfig(
+    replace(VIT, special_tokens=0, predictors=(), windows=Windows(side=3, global_blocks=(1,))),
+    width=16,
+    cross_width=8,
+    heads=2,
+    hidden=20,
+    quality_hidden=12,
+    mask_channels=8,
+    preprocessing=PaddedSquare(32),
+)
+"""A model that answers prompts."""
+
+
 def build(name: str, *, dtype: jnp.dtype = jnp.float32) -> VisionModel:
     """A model of `MODELS`, with the same parameters in every call."""
     cls, config = MODELS[name]
     return randomize(nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0))))
 
 
-def randomize(model: VisionModel) -> VisionModel:
+def build_sam(*, dtype: jnp.dtype = jnp.float32) -> Sam:
+    """The tiny SAM, with the same parameters in every call."""
+    return randomize(nnx.eval_shape(lambda: Sam(SAM, dtype=dtype, rngs=nnx.Rngs(0))))
+
+
+def randomize(model: BaseModel) -> BaseModel:
     """Gives a model random parameters; variances stay positive."""
     random = np.random.default_rng(0)
     for path, parameter in nnx.to_flat_state(nnx.state(model)):
@@ -194,7 +215,7 @@ class MeanOverlap(ImageMetric):
         return {"median overlap": f"{scores:.3f}"}
 
 
-class PromptedToy(VisionModel):
+class PromptedToy(PromptedVisionModel):
     """Masks of what looks like the token under a point. A `models.base.PromptedModel`."""
 
     def __init__(self, config: ToyConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:

@@ -88,12 +88,33 @@ SWIN = {
 }
 
 
+SAM = {
+    # name: alpha, clusters on a side of a window of 14, tau; ViT-H at 1024 pixels
+    "sam-vit-h-a18-11": (18, 11, 200),
+    "sam-vit-h-a14-10": (14, 10, 200),
+    "sam-vit-h-a8-10": (8, 10, 200),
+    "sam-vit-h-a8-9": (8, 9, 200),
+    "sam-vit-h-a6-9": (6, 9, 200),
+    "sam-vit-h-demo-a16-9": (16, 9, 100),
+    "sam-vit-h-demo-a6-9": (6, 9, 100),
+}
+
+
 def test_a_preset_of_mask2former_tells_the_readmes_label() -> None:
     assert preset("mask2former-swin-l-ade20k-semantic").source.endswith("README.md: alpha 8, mIoU 55.5")
 
 
 def test_every_preset_is_in_the_table_or_our_own() -> None:
-    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | DINOV3.keys() | EOMT.keys() | OWN
+    assert PRESETS.keys() == PUBLISHED.keys() | SWIN.keys() | DINOV3.keys() | EOMT.keys() | SAM.keys() | OWN
+
+
+@pytest.mark.parametrize("name", SAM)
+def test_a_published_preset_of_sam_equals_its_row(name: str) -> None:
+    """That it fits the encoder is tested with the model."""
+    alpha, clusters, tau = SAM[name]
+    found = preset(name)
+    assert found.size == (1024, 1024)
+    assert asdict(found.plan) == asdict(Hourglass(alpha, (clusters, clusters), temperature=tau))
 
 
 @cache

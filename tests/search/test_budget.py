@@ -8,6 +8,7 @@ from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.plans.registry import METHODS
 from hourglass_jax.search import budget
 from hourglass_jax.search.budget import Costs, at_budget
+from tests.models.tiny import build_sam
 
 SIZE = (70, 84)
 
@@ -76,3 +77,12 @@ def test_the_last_step_is_found_whatever_the_curve(last: int, monkeypatch: pytes
         assert curve(found) == curve(last)
         assert len(asked) < 60
     assert budget._last_step(1000, lambda step: 1.0, 600) is None
+
+
+def test_the_clusters_of_windows_are_counted_by_window() -> None:
+    sam = build_sam()
+    plan = at_budget(sam, "Hourglass", 0.8, (32, 32))
+    assert plan.clusters[0] == plan.clusters[1] <= sam.config.backbone.windows.side
+    assert Costs(sam, (32, 32))(plan) <= 0.8
+    with pytest.raises(ValueError, match="a backbone with windows takes an Hourglass"):
+        at_budget(sam, "StagedMerging", 0.8, (32, 32))
