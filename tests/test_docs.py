@@ -1,4 +1,4 @@
-"""The documentation: it builds strictly, every page is in the navigation, every public name and command has a place."""
+"""The documentation: it builds strictly, and every page, public name and command has its place."""
 
 import re
 import subprocess

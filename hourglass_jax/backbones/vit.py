@@ -231,6 +231,7 @@ class ViT(Backbone):
             self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
         else:
             grid, width = config.position_grid, config.width // config.heads
+            assert grid is not None  # checked by the config
             self.relative_positions = nnx.List(
                 [RelativePositions(config.windows, grid, index, width, rngs=rngs) for index in range(config.depth)]
             )

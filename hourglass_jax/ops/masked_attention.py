@@ -13,10 +13,8 @@ def masked_attention(
     key: Float[Array, "batch keys heads width"],
     value: Float[Array, "batch keys heads width"],
     allowed: Bool[Array, "batch queries keys"],
-    *,
-    key_bias: Float[Array, "batch keys"] | None = None,
 ) -> Float[Array, "batch queries heads width"]:
-    """softmax(query key^T / sqrt(D) + key_bias) value over the keys that each query may read, for every head.
+    """softmax(query key^T / sqrt(D)) value over the keys that each query may read, for every head.
 
     One head at a time: the logits of all of them would be the largest array of a mask decoder.
 
@@ -24,15 +22,12 @@ def masked_attention(
         query: [B, N, heads, D].
         key, value: [B, M, heads, D].
         allowed: bool [B, N, M], the same for all heads; a query that may read nothing reads everything.
-        key_bias: [B, M], added to the logits of every query and head.
 
     Returns:
         [B, N, heads, D] in the dtype of `query`.
     """
     width = query.shape[-1]
     bias = jnp.where(allowed | ~allowed.any(axis=-1, keepdims=True), 0, -jnp.inf)
-    if key_bias is not None:
-        bias += key_bias[:, None]
 
     def one_head(inputs: tuple[Array, Array, Array]) -> Array:
         q, k, v = inputs

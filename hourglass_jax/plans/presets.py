@@ -19,8 +19,10 @@ class Shape(NamedTuple):
     stride: int
 
 
-VIT_S14, VIT_L16, VIT_H14 = Shape(12, 384, 14), Shape(24, 1024, 16), Shape(32, 1280, 14)
-VIT_B16, SWIN_L = Shape(12, 768, 16), Shape(24, 1536, 32)
+VIT_S14, VIT_H14 = Shape(12, 384, 14), Shape(32, 1280, 14)
+VIT_S16, VIT_B16, VIT_L16 = Shape(12, 384, 16), Shape(12, 768, 16), Shape(24, 1024, 16)
+VIT_H16, VIT_G16 = Shape(32, 1280, 16), Shape(40, 1536, 16)
+SWIN_L = Shape(24, 1536, 32)
 
 
 class Backbone(Protocol):
@@ -194,9 +196,17 @@ def _dpt_rows() -> dict[str, Preset]:
 
 def _dinov3_rows() -> dict[str, Preset]:
     """DINOv3 at 0.6 of the encoder's cost; what is left of the fidelity is not known here."""
-    kept = {"s": 0.864, "s-plus": 0.859, "b": 0.853, "l": 0.851, "h-plus": 0.847}
-    found = {name: Preset(StagedMerging(keep), (512, 512), "docs/dinov3.md") for name, keep in kept.items()}
-    return {f"dinov3-{name}-512": each for name, each in found.items()}
+    kept = {
+        "s": (0.864, VIT_S16),
+        "s-plus": (0.859, VIT_S16),
+        "b": (0.853, VIT_B16),
+        "l": (0.851, VIT_L16),
+        "h-plus": (0.847, VIT_H16),
+    }
+    return {
+        f"dinov3-{name}-512": Preset(StagedMerging(keep), (512, 512), "docs/dinov3.md", shape)
+        for name, (keep, shape) in kept.items()
+    }
 
 
 def _eomt_rows() -> dict[str, Preset]:
@@ -211,8 +221,9 @@ def _eomt_rows() -> dict[str, Preset]:
         "l-512": 0.846,
         "l-1024": 0.875,
     }
+    shapes = {"s": VIT_S16, "b": VIT_B16, "l": VIT_L16, "g": VIT_G16}
     return {
-        f"eomt-{name}": Preset(StagedMerging(keep), (side, side), "docs/eomt.md")
+        f"eomt-{name}": Preset(StagedMerging(keep), (side, side), "docs/eomt.md", shapes[name[0]])
         for name, keep in kept.items()
         for side in [int(name.partition("-")[2])]
     }
@@ -225,13 +236,15 @@ def _sam_rows() -> dict[str, Preset]:
     """
     found = {
         f"sam-vit-h-a{alpha}-{clusters}": _published(
-            *(alpha, clusters, (1024, 1024)), temperature=200.0, source=f"Expedit-SAM, README.md: {speed} times"
+            *(VIT_H16, alpha, clusters, (1024, 1024)),
+            temperature=200.0,
+            source=f"Expedit-SAM, README.md: {speed} times",
         )
         for alpha, clusters, speed in ((18, 11, 1.10), (14, 10, 1.19), (8, 10, 1.30), (8, 9, 1.44), (6, 9, 1.49))
     }
     for alpha, speed in ((16, "1.2x"), (6, "1.5x")):
         found[f"sam-vit-h-demo-a{alpha}-9"] = _published(
-            *(alpha, 9, (1024, 1024)), temperature=100.0, source=f"Expedit-SAM, its demo: {speed}"
+            *(VIT_H16, alpha, 9, (1024, 1024)), temperature=100.0, source=f"Expedit-SAM, its demo: {speed}"
         )
     return found
 

@@ -20,6 +20,11 @@ from tests.models.tiny import MODELS, VIT, build
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 _, CONFIG = MODELS["eomt"]
+KERNELS = [
+    jax.export.DisabledSafetyCheck.custom_call(name)
+    for name in ("__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax", "tpu_custom_call")
+]
+"""Fused attention, which is lowered without a promise that it stays as it is."""
 MASKED = "eomt, in windows and masked"
 
 
@@ -123,8 +128,8 @@ def test_queries_read_what_is_inside_their_masks() -> None:
 @pytest.mark.parametrize("name", ["eomt", MASKED])
 def test_it_is_lowered_for_gpu_and_tpu_in_bfloat16(name: str, plan: hj.Plan | None) -> None:
     model = hj.expedite(build(name, dtype=jnp.bfloat16), plan)
-    exported = jax.export.export(jax.jit(lambda images: model(images)), platforms=["cuda", "tpu"])(
-        jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    )
-    assert exported.platforms == ("cuda", "tpu")
-    assert [each.shape for each in exported.out_avals] == [(2, 6, 6), (2, 6, 8, 8)]
+    function, images = jax.jit(lambda images: model(images)), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    for platform in ("cuda", "tpu"):
+        exported = jax.export.export(function, platforms=[platform], disabled_checks=KERNELS)(images)
+        assert exported.platforms == (platform,)
+        assert [each.shape for each in exported.out_avals] == [(2, 6, 6), (2, 6, 8, 8)]
