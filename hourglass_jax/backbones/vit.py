@@ -113,6 +113,8 @@ class ViTConfig:
                 f"patch_size must be a multiple of the stem's stride, {self.stem.stride}, got {self.patch_size}"
             )
         if self.windows is not None:
+            if self.position_grid is None:
+                raise ValueError("windows need a position_grid, whose relative positions they have; got None")
             self.windows.check(self.depth, self.special_tokens)
 
     @classmethod
@@ -231,7 +233,7 @@ class ViT(Backbone):
             self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
         else:
             grid, width = config.position_grid, config.width // config.heads
-            assert grid is not None  # checked by the config
+            assert grid is not None, "see `ViTConfig`"
             self.relative_positions = nnx.List(
                 [RelativePositions(config.windows, grid, index, width, rngs=rngs) for index in range(config.depth)]
             )
@@ -241,6 +243,11 @@ class ViT(Backbone):
     def depth(self) -> int:
         """Number of blocks."""
         return self.config.depth
+
+    @property
+    def windows(self) -> tuple[range, int] | None:
+        """See `Backbone.windows`."""
+        return None if self.config.windows is None else (range(self.depth), self.config.windows.side)
 
     @property
     def channels(self) -> dict[str, int]:

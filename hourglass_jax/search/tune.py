@@ -471,7 +471,7 @@ class Tuner:
         def measure() -> list[float]:
             backbone = self.model.backbone
             assert isinstance(backbone, ViT), "see `Costs`"
-            entering = entering_tokens(backbone, self._images[name], block=block)
+            entering = entering_tokens(backbone, jnp.asarray(self._images[name]), block=block)
             return [float(auto_temperature(entering, backbone.token_grid(self.size, self.size))[0])]
 
         [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
