@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.targets import run_for_target
 
 MEDOID_MARGIN = 1e-4
 """A token is the medoid in its partner's place only if it is nearer to the mean by more than this, relatively: two
@@ -164,4 +165,22 @@ def _add(
     more: Float[Array, "batch added *channels"],
 ) -> Float[Array, "batch rows *channels"]:
     """Adds to the rows at the places [B, K] of every image."""
+    return run_for_target(values, index, more, loop=_add_by_scatter, xla=_add_by_product)
+
+
+def _add_by_scatter(
+    values: Float[Array, "batch rows *channels"],
+    index: Int[Array, "batch added"],
+    more: Float[Array, "batch added *channels"],
+) -> Float[Array, "batch rows *channels"]:
     return jax.vmap(lambda values, index, more: values.at[index].add(more))(values, index, more)
+
+
+def _add_by_product(
+    values: Float[Array, "batch rows *channels"],
+    index: Int[Array, "batch added"],
+    more: Float[Array, "batch added *channels"],
+) -> Float[Array, "batch rows *channels"]:
+    """On accelerators a product with zeros and ones is cheaper than a scatter, and ONNX has no form for that."""
+    places = (index[:, None] == np.arange(values.shape[1])[:, None]).astype(values.dtype)
+    return values + jnp.einsum("bra,ba...->br...", places, more, precision="highest")
