@@ -21,6 +21,7 @@ BELOW = {
     "checkpoints_convert": {"io", "ops", "imaging", "backbones", "models", "checks"},
     "hub": {"io", "models", "checkpoints_convert"},
     "predictor": {"imaging", "plans", "models"},
+    "export": {"io", "ops", "imaging", "plans", "models"},
     "analysis": {"ops", "imaging", "plans", "backbones", "tasks", "models"},
     "search": {"io", "ops", "imaging", "plans", "backbones", "models", "analysis"},
     "evaluation": {"io", "ops", "imaging", "metrics", "plans", "tasks", "models", "predictor"},

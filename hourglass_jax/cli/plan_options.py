@@ -25,6 +25,7 @@ COMMANDS_OWN = frozenset(
         *("photos", "recursive", "max_pixels", "whole", "task", "resume", "budget", "repeats", "batch"),
         *("images", "gflops", "speedup", "min_cosine", "limit", "rows", "position", "block", "studies"),
         *("dataset", "data_dir", "split", "original", "hourglass", "crop", "cap", "distributed"),
+        *("dtype", "platforms", "with_preprocessing", "photo_size"),
     }
 )
 """Options of the commands: a field of such a name is given in a plan file only."""

@@ -99,7 +99,7 @@ def match_tokens(
         stay = jnp.sort(stay, axis=-1)
         position = jnp.cumsum(rank >= merged, axis=-1) - 1
     place_first = jnp.where(rank < merged, staying + candidate, position)
-    place_second = jnp.broadcast_to(staying + np.arange(len(second)), (len(metric), len(second)))
+    place_second = jnp.broadcast_to(staying + np.arange(len(second)), (metric.shape[0], len(second)))
     in_sequence = np.argsort(np.concatenate([first, second]))
     return Matching(
         stay=jnp.take(first, stay),
