@@ -15,6 +15,9 @@ from hourglass_jax.imaging.windows import Layout, whole_view
 from hourglass_jax.models.base import Model, find_task
 from hourglass_jax.plans.expedite import fit_plan
 
+BATCH_SIZE = 8
+"""Images or windows that are run at once unless something else is asked for."""
+
 
 @jax.jit
 def run(model: Model, images: jax.Array) -> Any:
@@ -71,7 +74,7 @@ class Predictor:
         *,
         preprocessing: Preprocessing | None = None,
         whole: bool = False,
-        batch_size: int = 8,
+        batch_size: int = BATCH_SIZE,
         task: str | None = None,
         strict_plan: bool = True,
         mesh: Mesh | None = None,

@@ -1,5 +1,7 @@
 """Many photographs: read ahead, worked on one after the other, written behind, and no bad one stops the others."""
 
+import functools
+import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,8 @@ def process(
     photos: Sequence[Photo],
     work: Callable[[Photo, "np.ndarray"], Callable[[], Row]],
     *,
+    together: Callable[[Sequence["tuple[Photo, np.ndarray]"]], Sequence[Callable[[], Row]]] | None = None,
+    batch: int = 1,
     on_row: Callable[[Photo, Row], None] = lambda photo, row: None,
 ) -> tuple[list[Row], int]:
     """Works on photographs; those that fail are named on stderr.
@@ -31,6 +35,8 @@ def process(
         photos: what is read, in other threads, ahead of the work.
         work: makes something of a photograph, uint8 [rows, columns, 3], and returns what writes it, which runs in
             another thread; what that returns is kept.
+        together: the same for several photographs at once. Where it fails, `work` finds out at which.
+        batch: how many those are.
         on_row: called with every photograph that was written, in their order.
 
     Returns:
@@ -60,16 +66,28 @@ def process(
             rows.append(row)
             on_row(photo, row)
 
+    def work_on(taken: "Sequence[tuple[Photo, np.ndarray]]") -> "Sequence[Callable[[], Row] | None]":
+        if together is not None and len(taken) > 1:
+            try:
+                return together(taken)
+            except Exception as problem:
+                if not isinstance(problem, ValueError | OSError) and not is_out_of_memory(problem):
+                    raise
+        return [attempt(photo, functools.partial(work, photo, image)) for photo, image in taken]
+
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers:
         pending: deque[tuple[Photo, Future[Row]]] = deque()
-        images = _read_ahead(photos, lambda photo: readers.submit(read_image, photo.path))
-        for photo, reading in tqdm(images, total=len(photos), desc="photographs", disable=hide_progress(photos)):
-            image = attempt(photo, reading.result)
-            write = None if image is None else attempt(photo, lambda: work(photo, image))  # noqa: B023
-            if write is not None:
-                pending.append((photo, writers.submit(write)))
-            while len(pending) > AHEAD:
-                keep(*pending.popleft())
+        images = _read_ahead(photos, lambda photo: readers.submit(read_image, photo.path), max(AHEAD, batch))
+        with tqdm(total=len(photos), desc="photographs", disable=hide_progress(photos)) as bar:
+            while group := list(itertools.islice(images, batch)):
+                read = [(photo, attempt(photo, reading.result)) for photo, reading in group]
+                taken = [each for each in read if each[1] is not None]
+                for (photo, _), write in zip(taken, work_on(taken), strict=True):
+                    if write is not None:
+                        pending.append((photo, writers.submit(write)))
+                while len(pending) > AHEAD:
+                    keep(*pending.popleft())
+                bar.update(len(group))
         while pending:
             keep(*pending.popleft())
     if failures:
@@ -78,12 +96,12 @@ def process(
 
 
 def _read_ahead(
-    photos: Sequence[Photo], read: Callable[[Photo], Future["np.ndarray"]]
+    photos: Sequence[Photo], read: Callable[[Photo], Future["np.ndarray"]], ahead: int
 ) -> Iterator[tuple[Photo, Future["np.ndarray"]]]:
     waiting: deque[tuple[Photo, Future[np.ndarray]]] = deque()
     for photo in photos:
         waiting.append((photo, read(photo)))
-        if len(waiting) > AHEAD:
+        if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
 

@@ -1,6 +1,7 @@
 """The command `hourglass predict`."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def predict(
     reading: Reading = ReadingOptions(),
     whole: tyro.conf.FlagCreatePairsOff[bool] = False,
     task: str | None = None,
+    batch: int | None = None,
     resume: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Predicts photographs and writes what the model says of each; without a plan unless one is given.
@@ -71,17 +73,24 @@ def predict(
         output: Folder to write to; it mirrors the folders of the photographs.
         whole: Run on whole images, even if the model is one that sees windows.
         task: Which of a model's tasks, if it has several.
+        batch: Photographs at once, shared among all devices; by default one for each device.
         resume: Leave out what an earlier run of the same command wrote.
     """
-    from hourglass_jax.predictor import Predictor
+    import jax
+
+    from hourglass_jax.predictor import BATCH_SIZE, Predictor
 
     found = photos_of(photos, reading)
     check_folder(output)
+    batch = jax.local_device_count() if batch is None else batch
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     predictor = Predictor(
         hj.expedite(loaded, chosen),
         preprocessing=preprocessing,
         whole=whole,
+        batch_size=max(batch, BATCH_SIZE),
         task=task,
         strict_plan=plan.strict_plan,
     )
@@ -93,14 +102,24 @@ def predict(
         "task": predictor.task.name,
     }
 
+    def write(photo: Photo, image: "np.ndarray", result: Any) -> Row:
+        return _write(photo, predictor.task.render(image, result), output)
+
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
-        result = predictor(image)
-        return lambda: _write(photo, predictor.task.render(image, result), output)
+        return functools.partial(write, photo, image, predictor(image))
+
+    def together(taken: "Sequence[tuple[Photo, np.ndarray]]") -> Sequence[Callable[[], Row]]:
+        results = predictor([image for _, image in taken])
+        return [functools.partial(write, *each, result) for each, result in zip(taken, results, strict=True)]
+
+    def note(_: Photo, row: Row) -> None:
+        if journal is not None:
+            journal.append([row])
 
     with _journal(output, header, found, resume) as journal:
         known = {} if journal is None else {row["photo"]: row for row in journal.entries if _is_there(row)}
         left = [photo for photo in found if str(photo.path) not in known]
-        rows, status = process(left, work, on_row=lambda _, row: None if journal is None else journal.append([row]))
+        rows, status = process(left, work, together=together, batch=batch, on_row=note)
     known |= {row["photo"]: row for row in rows}
     _report([known[str(photo.path)] for photo in found if str(photo.path) in known], model.json)
     if status:

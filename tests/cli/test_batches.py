@@ -196,3 +196,18 @@ def test_a_plan_is_fitted_to_a_photograph_of_another_shape(
     assert "for images of 56 x 70 pixels the plan is Hourglass(alpha=1, clusters=(4, 5)" in said or "4 x 5" in said
     assert run(command, photos / "a.png", *plan, *repeats, "--strict-plan") == 2
     assert "got 5 x 5 clusters for 4 x 5 tokens" in capsys.readouterr().err
+
+
+def test_photographs_at_once_are_written_as_one_by_one(run: Run, photos: Path, tmp_path: Path) -> None:
+    """Three at once, of which one is broken: the other two are one batch."""
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (70, 50, 3), np.uint8)).save(photos / "c.png")
+    assert run("predict", photos, "--recursive") == 1
+    alone = {name: (tmp_path / "out" / name).read_bytes() for name in written(tmp_path / "out")}
+    (tmp_path / "out").rename(tmp_path / "alone")
+    assert run("predict", photos, "--recursive", "--batch", 3) == 1
+    together = {name: (tmp_path / "out" / name).read_bytes() for name in written(tmp_path / "out")}
+    assert together.keys() == alone.keys()
+    for name in together:
+        if name.endswith(".png"):
+            a, b = (np.asarray(Image.open(tmp_path / each / name), int) for each in ("alone", "out"))
+            assert np.abs(a - b).max() <= 1, name
