@@ -1,5 +1,6 @@
 """The benchmarks for devices run where there is none."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / script), *options]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 
 attention_form = jax.make_user_context("auto")
-"""The form that attention takes in what is traced: `with attention_form("xla"): ...`, or
-`attention_form.set_global("xla")`. Functions that were compiled under another form are compiled anew.
+"""The form that attention takes in what is traced: `with hj.attention_form("xla"): ...`, or
+`hj.attention_form.set_global("xla")`. Functions that were compiled under another form are compiled anew.
 
 "auto" is the form of the target that code is lowered for, also where `jax.export` lowers it for another machine:
 "loop" for the CPU, "cudnn" for NVIDIA's GPUs, "flash" for TPUs, "xla" for others. JAX lowers fused kernels for one
