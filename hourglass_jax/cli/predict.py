@@ -48,6 +48,7 @@ def predict(
     task: str | None = None,
     batch: int | None = None,
     resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+    distributed: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Predicts photographs and writes what the model says of each; without a plan unless one is given.
 
@@ -75,6 +76,7 @@ def predict(
         task: Which of a model's tasks, if it has several.
         batch: Photographs at once, shared among all devices; by default one for each device.
         resume: Leave out what an earlier run of the same command wrote.
+        distributed: Share the photographs with the other processes that Slurm, Open MPI or a TPU pod started.
     """
     import jax
 
@@ -82,6 +84,9 @@ def predict(
 
     found = photos_of(photos, reading)
     check_folder(output)
+    if distributed:
+        jax.distributed.initialize()
+        found = found[jax.process_index() :: jax.process_count()]
     batch = jax.local_device_count() if batch is None else batch
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
@@ -116,7 +121,7 @@ def predict(
         if journal is not None:
             journal.append([row])
 
-    with _journal(output, header, found, resume) as journal:
+    with _journal(output, header, found, resume, jax.process_index() if distributed else None) as journal:
         known = {} if journal is None else {row["photo"]: row for row in journal.entries if _is_there(row)}
         left = [photo for photo in found if str(photo.path) not in known]
         rows, status = process(left, work, together=together, batch=batch, on_row=note)
@@ -150,12 +155,12 @@ def _write(photo: Photo, rendering: Any, output: Path) -> Row:
 
 
 def _journal(
-    output: Path, header: Line, photos: Sequence[Photo], resume: bool
+    output: Path, header: Line, photos: Sequence[Photo], resume: bool, process: int | None
 ) -> contextlib.AbstractContextManager[Journal[Row] | None]:
     """The journal of a run over several photographs, a new one unless it is resumed."""
     if len(photos) < 2:
         return contextlib.nullcontext()
-    path = output / "predict.jsonl"
+    path = output / ("predict.jsonl" if process is None else f"predict-{process}.jsonl")
     if not resume:
         path.unlink(missing_ok=True)
     return Journal(path, header, lambda line: line | {"files": dict(line["files"])}, "the journal of another run")
