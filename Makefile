@@ -4,12 +4,13 @@
 # make parity the tests against PyTorch peers
 # make slow   the tests that take minutes
 # make bench  the benchmarks, against PyTorch on the same machine
+# make devices compiles for a TPU and a GPU, on a machine without, and prints what plans cost there
 PYTHON ?= python3
 MINUTES ?= 10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test fuzz parity slow bench lint clean
+.PHONY: demo test fuzz parity slow bench devices lint clean
 
 demo: .venv/demo
 	$(BIN)/hourglass demo --output demo
@@ -38,6 +39,9 @@ bench: .venv/parity
 	$(BIN)/python benchmarks/swin.py
 	$(BIN)/python benchmarks/paper_gflops.py
 
+devices: .venv/devices
+	$(BIN)/python benchmarks/devices.py
+
 lint: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -64,4 +68,8 @@ clean:
 
 .venv/slow: .venv/parity
 	$(PIP) --editable ".[demo,eval,dev,parity,docs,notebooks]"
+	touch $@
+
+.venv/devices: .venv/dev
+	$(PIP) --editable ".[demo,eval,dev,devices]"
 	touch $@

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hourglass_jax.ops.pooling import upsample_tokens as upsample_tokens
     from hourglass_jax.ops.reconstruction import reconstruct_tokens as reconstruct_tokens
     from hourglass_jax.ops.reconstruction import unpool_tokens as unpool_tokens
+    from hourglass_jax.ops.targets import attention_form as attention_form
     from hourglass_jax.plans.act import ACT as ACT
     from hourglass_jax.plans.base import Plan as Plan
     from hourglass_jax.plans.base import TokenReduction as TokenReduction
@@ -46,6 +47,7 @@ _PUBLIC = {
     "unpool_tokens": "ops.reconstruction",
     "pool_tokens": "ops.pooling",
     "upsample_tokens": "ops.pooling",
+    "attention_form": "ops.targets",
     "Plan": "plans.base",
     "TokenReduction": "plans.base",
     "Tokens": "plans.base",
@@ -89,6 +91,7 @@ __all__ = [
     "TokenMerging",
     "TokenReduction",
     "Tokens",
+    "attention_form",
     "auto_temperature",
     "cluster_tokens",
     "expedite",

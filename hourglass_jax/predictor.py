@@ -1,5 +1,6 @@
 """Prediction: photographs of any size to results of the same size."""
 
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,17 +8,38 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hourglass_jax.imaging.images import ImageSource, Preprocessing, read_image
 from hourglass_jax.imaging.windows import Layout, whole_view
 from hourglass_jax.models.base import Model, PromptedVisionModel, find_task
 from hourglass_jax.plans.expedite import fit_plan
 
+BATCH_SIZE = 8
+"""Images or windows that are run at once unless something else is asked for."""
+
 
 @jax.jit
 def run(model: Model, images: jax.Array) -> Any:
     """Runs a model on images [B, rows, columns, 3]; the outputs for the tasks are a pytree of arrays [B, ...]."""
     return model.decode(model.features(images), None)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def run_shared(model: Model, images: jax.Array, *, mesh: Mesh) -> Any:
+    """`run` on a batch that the devices of a mesh share: each runs its own images, and none waits for another.
+
+    Left to itself, XLA collects the whole batch on every device where an operator loops over it, as attention does
+    on CPU, or is a kernel that it cannot split.
+
+    Args:
+        model: with its parameters on every device of the mesh.
+        images: [B, rows, columns, 3], B a multiple of the number of devices.
+        mesh: the devices.
+    """
+    shared = PartitionSpec(mesh.axis_names)
+    own = jax.shard_map(run, mesh=mesh, in_specs=(PartitionSpec(), shared), out_specs=shared, check_vma=False)
+    return own(model, images)
 
 
 class Predictor:
@@ -37,6 +59,7 @@ class Predictor:
         task: the name of the task whose results are wanted; by default the model's first.
         strict_plan: refuse an image that the model's plan does not fit; otherwise the plan is fitted to it at the
             same share of its tokens, with a warning in the log.
+        mesh: devices of this process that share every batch of several images; by default all of them.
 
     Attributes:
         task: the task.
@@ -51,9 +74,10 @@ class Predictor:
         *,
         preprocessing: Preprocessing | None = None,
         whole: bool = False,
-        batch_size: int = 8,
+        batch_size: int = BATCH_SIZE,
         task: str | None = None,
         strict_plan: bool = True,
+        mesh: Mesh | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -65,6 +89,7 @@ class Predictor:
         self.window = None if whole else model.window
         self.batch_size = batch_size
         self.strict_plan = strict_plan
+        self.mesh = Mesh(np.array(jax.local_devices()), ("images",)) if mesh is None else mesh
 
     def __repr__(self) -> str:
         """One line: the model, its task and the size of its input."""
@@ -125,9 +150,21 @@ class Predictor:
         return results
 
     def _run(self, images: np.ndarray) -> Any:
+        """The outputs for a batch; more of them where the devices' shares would not be equal."""
+        missing = -len(images) % self.mesh.size
+        if self.mesh.size == 1 or len(images) == 1:
+            return run(self._fitted(self.model, images), images)
+        images = np.concatenate([images, *[images[:1]] * missing])
+        shared = jax.device_put(images, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)))
+        return run_shared(self._fitted(self._on_all_devices, images), shared, mesh=self.mesh)
+
+    @functools.cached_property
+    def _on_all_devices(self) -> Model:
+        return jax.device_put(self.model, NamedSharding(self.mesh, PartitionSpec()))
+
+    def _fitted(self, model: Model, images: np.ndarray) -> Model:
         made_for = self.preprocessing.shape
-        model = self.model if self.strict_plan else fit_plan(self.model, images.shape[1:3], made_for)
-        return run(model, images)
+        return model if self.strict_plan else fit_plan(model, images.shape[1:3], made_for)
 
 
 def is_out_of_memory(problem: BaseException) -> bool:

@@ -23,6 +23,7 @@ BELOW = {
     "predictor": {"imaging", "plans", "models"},
     "prompt_predictor": {"imaging", "tasks", "models"},
     "automatic_predictor": {"imaging", "metrics", "tasks", "models", "prompt_predictor"},
+    "export": {"io", "ops", "imaging", "plans", "models"},
     "analysis": {"ops", "imaging", "plans", "backbones", "tasks", "models"},
     "search": {"io", "ops", "imaging", "plans", "backbones", "models", "analysis"},
     "evaluation": {"io", "ops", "imaging", "metrics", "plans", "tasks", "models", "predictor"},

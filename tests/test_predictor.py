@@ -1,5 +1,9 @@
 """The predictor: any picture in, the model's result at the picture's own size out."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +158,31 @@ def test_a_plan_that_does_not_fit_the_image_says_so(tiny_model: Saliency) -> Non
 def test_a_batch_holds_at_least_one_image(tiny_model: Saliency, batch_size: int) -> None:
     with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
         hj.Predictor(tiny_model, batch_size=batch_size)
+
+
+def test_two_devices_share_a_batch_and_do_not_wait_for_each_other(tiny_file: Path) -> None:
+    """Three images, of which one is alone; in a process of its own, as JAX starts once."""
+    code = """
+import json, sys
+import hourglass_jax as hj
+import jax, numpy as np
+jax.config.update("jax_disable_most_optimizations", True)
+from hourglass_jax.predictor import run_shared
+fast = hj.expedite(hj.load(sys.argv[1]), hj.StagedMerging(0.8))
+photos = list(np.random.default_rng(0).integers(0, 256, (3, 70, 70, 3), np.uint8))
+both = hj.Predictor(fast, batch_size=3)
+one = hj.Predictor(fast, batch_size=3, mesh=jax.sharding.Mesh(jax.devices()[:1], ("images",)))
+error = max(np.abs(a - b).max() for a, b in zip(both(photos), one(photos), strict=True))
+images = jax.ShapeDtypeStruct((4, 70, 70, 3), "float32")
+text = run_shared.lower(both._on_all_devices, images, mesh=both.mesh).compile().as_text()
+collectives = [name for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if name in text]
+shared = both._run(np.zeros((3, 70, 70, 3), np.float32))
+print(json.dumps([float(error), collectives, len(shared.sharding.device_set)]))
+"""
+    flags = "--xla_force_host_platform_device_count=2"
+    command = [sys.executable, "-c", code, str(tiny_file)]
+    printed = subprocess.check_output(command, text=True, env={**os.environ, "XLA_FLAGS": flags})
+    error, collectives, devices = json.loads(printed)
+    assert error < 1e-6
+    assert collectives == []
+    assert devices == 2

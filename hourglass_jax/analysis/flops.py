@@ -1,7 +1,7 @@
 """Multiply-accumulates that a function executes, counted in its jaxpr."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -84,8 +84,15 @@ def _count(jaxpr: core.Jaxpr, scope: str, times: int, counted: Counter[str]) -> 
             outputs = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
             counted[part] += times * _shaped(equation.outvars[0]).size * (kernel.size // outputs)
         trips = times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
-        for inner in core.jaxprs_in_params(equation.params):
+        for inner in _executed(equation):
             _count(inner, inner_scope, trips, counted)
+
+
+def _executed(equation: core.JaxprEqn) -> Iterable[core.Jaxpr]:
+    """The functions inside an equation; of those that do the same on different targets the first, the CPU's."""
+    if equation.params.get("branches_platforms"):
+        return [equation.params["branches"][0].jaxpr]
+    return core.jaxprs_in_params(equation.params)
 
 
 def _shaped(operand: core.Var | core.Literal) -> ShapedArray:

@@ -81,7 +81,7 @@ class GroupNorm(nnx.Module):
         values = x.astype(jnp.float32)
 
         def over_groups(by_channel: jax.Array) -> jax.Array:
-            grouped = by_channel.reshape(len(x), GROUPS, -1).mean(axis=-1)
+            grouped = by_channel.reshape(x.shape[0], GROUPS, -1).mean(axis=-1)
             return jnp.repeat(grouped, channels // GROUPS, axis=-1)[:, None, None]
 
         mean = over_groups(values.mean(axis=(1, 2)))

@@ -368,7 +368,7 @@ class Swin(Backbone):
             below, right = (-side % self.config.patch_size for side in size)
             images = jnp.pad(images.astype(self.dtype), ((0, 0), (0, below), (0, right), (0, 0)))
             tokens = self.patch_norm(self.patch_embedding(images))
-            x = tokens.reshape(len(images), *self.grids(*size)[0], -1)
+            x = tokens.reshape(images.shape[0], *self.grids(*size)[0], -1)
 
         outputs, kept, first = [], {}, 0
         for stage in self.stages:

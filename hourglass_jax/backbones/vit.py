@@ -180,7 +180,7 @@ class ViTFeatures(NamedTuple):
     def maps(self) -> dict[str, jax.Array]:
         """The final features of the full grid by name, [B, H, W, C]."""
         tokens = self.tokens.restore(self.tokens.values)
-        return {"features": tokens.reshape(len(tokens), *self.token_grid, -1)}
+        return {"features": tokens.reshape(tokens.shape[0], *self.token_grid, -1)}
 
 
 class ViT(Backbone):
@@ -322,7 +322,7 @@ class ViT(Backbone):
             pixels = plan.before_embedding(pixels, side)
             cells = pixels.shape[1] // side, pixels.shape[2] // side
             special = self.special_tokens[...].astype(self.dtype)
-            special = jnp.broadcast_to(special, (len(images), *special.shape))
+            special = jnp.broadcast_to(special, (images.shape[0], *special.shape))
             sequence = jnp.concatenate([special, self.embed(pixels)], axis=1)
         tokens = Tokens.whole(sequence, grid, special=special.shape[1], depth=self.depth, cells=cells)
 

@@ -56,6 +56,7 @@ def _commands() -> tuple[Callable[..., None], ...]:
     from hourglass_jax.cli.compare import compare
     from hourglass_jax.cli.demo import demo
     from hourglass_jax.cli.evaluate import eval
+    from hourglass_jax.cli.export import export
     from hourglass_jax.cli.features import features
     from hourglass_jax.cli.flops import flops
     from hourglass_jax.cli.models import models
@@ -63,7 +64,7 @@ def _commands() -> tuple[Callable[..., None], ...]:
     from hourglass_jax.cli.tune import tune
     from hourglass_jax.cli.visualize import visualize
 
-    return models, predict, compare, features, flops, bench, tune, visualize, ablate, convert, eval, demo
+    return models, predict, compare, features, flops, bench, tune, visualize, ablate, convert, eval, export, demo
 
 
 def _fail(message: str, status: int) -> None:

@@ -1,5 +1,7 @@
 """Pipelines over photographs: reading, processing and writing overlap, and failures do not stop the others."""
 
+import functools
+import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +26,8 @@ def process(
     photos: Sequence[Photo],
     work: Callable[[Photo, "np.ndarray"], Callable[[], Record]],
     *,
+    together: Callable[[Sequence["tuple[Photo, np.ndarray]"]], Sequence[Callable[[], Record]]] | None = None,
+    batch: int = 1,
     on_row: Callable[[Photo, Record], None] = lambda photo, record: None,
 ) -> tuple[list[Record], int]:
     """Processes photographs; those that fail are named on stderr.
@@ -32,6 +36,8 @@ def process(
         photos: the photographs, which are read ahead in other threads.
         work: processes a photograph, uint8 [rows, columns, 3], and returns a function that writes the result. That
             function runs in another thread, and returns a record of what was written.
+        together: the same for several photographs at once; if it fails, `work` finds out at which.
+        batch: number of photographs at once.
         on_row: called with every photograph that was written and its record, in order.
 
     Returns:
@@ -61,16 +67,28 @@ def process(
             records.append(record)
             on_row(photo, record)
 
+    def work_on(taken: "Sequence[tuple[Photo, np.ndarray]]") -> "Sequence[Callable[[], Record] | None]":
+        if together is not None and len(taken) > 1:
+            try:
+                return together(taken)
+            except Exception as problem:
+                if not isinstance(problem, ValueError | OSError) and not is_out_of_memory(problem):
+                    raise
+        return [attempt(photo, functools.partial(work, photo, image)) for photo, image in taken]
+
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers:
         pending: deque[tuple[Photo, Future[Record]]] = deque()
-        images = _read_ahead(photos, lambda photo: readers.submit(read_image, photo.path))
-        for photo, reading in tqdm(images, total=len(photos), desc="photographs", disable=hide_progress(photos)):
-            image = attempt(photo, reading.result)
-            write = None if image is None else attempt(photo, lambda: work(photo, image))  # noqa: B023
-            if write is not None:
-                pending.append((photo, writers.submit(write)))
-            while len(pending) > QUEUE_LENGTH:
-                keep(*pending.popleft())
+        images = _read_ahead(photos, lambda photo: readers.submit(read_image, photo.path), max(QUEUE_LENGTH, batch))
+        with tqdm(total=len(photos), desc="photographs", disable=hide_progress(photos)) as bar:
+            while group := list(itertools.islice(images, batch)):
+                read = [(photo, attempt(photo, reading.result)) for photo, reading in group]
+                taken = [each for each in read if each[1] is not None]
+                for (photo, _), write in zip(taken, work_on(taken), strict=True):
+                    if write is not None:
+                        pending.append((photo, writers.submit(write)))
+                while len(pending) > QUEUE_LENGTH:
+                    keep(*pending.popleft())
+                bar.update(len(group))
         while pending:
             keep(*pending.popleft())
     if failures:
@@ -100,12 +118,12 @@ def finish(
 
 
 def _read_ahead(
-    photos: Sequence[Photo], read: Callable[[Photo], Future["np.ndarray"]]
+    photos: Sequence[Photo], read: Callable[[Photo], Future["np.ndarray"]], ahead: int
 ) -> Iterator[tuple[Photo, Future["np.ndarray"]]]:
     waiting: deque[tuple[Photo, Future[np.ndarray]]] = deque()
     for photo in photos:
         waiting.append((photo, read(photo)))
-        if len(waiting) > QUEUE_LENGTH:
+        if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
 

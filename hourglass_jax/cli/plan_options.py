@@ -32,6 +32,7 @@ COMMANDS_OWN = frozenset(
         *("images", "min_cosine", "limit", "rows", "position", "block", "studies"),
         *("point", "label", "box", "multimask", "everything", "automatic"),
         *("dataset", "data_dir", "split", "original", "hourglass", "crop", "cap", "distributed"),
+        *("dtype", "platforms", "with_preprocessing", "photo_size"),
     }
 )
 """Names of the commands' options: a field of such a name can be set in a plan file only."""

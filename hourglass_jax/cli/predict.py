@@ -1,6 +1,7 @@
 """The command `hourglass predict`."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,9 @@ def predict(
     whole: tyro.conf.FlagCreatePairsOff[bool] = False,
     task: str | None = None,
     prompts: Prompts = PromptOptions(),
+    batch: int | None = None,
     resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+    distributed: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Predicts photographs and writes what the model says of each; without a plan unless one is given.
 
@@ -77,22 +80,38 @@ def predict(
         whole: Run on whole images, even if the model is one that sees windows.
         task: Which of a model's tasks, if it has several.
         prompts: What a model that answers prompts is asked.
+        batch: Photographs at once, shared among all devices; by default one for each device.
         resume: Leave out what an earlier run of the same command wrote.
+        distributed: Share the photographs with the other processes that Slurm, Open MPI or a TPU pod started.
     """
+    import jax
+
     from hourglass_jax.models.base import PromptedVisionModel, find_task
-    from hourglass_jax.predictor import Predictor
+    from hourglass_jax.predictor import BATCH_SIZE, Predictor
 
     found = photos_of(photos, reading)
     check_folder(output)
+    if distributed:
+        jax.distributed.initialize()
+        found = found[jax.process_index() :: jax.process_count()]
+    batch = jax.local_device_count() if batch is None else batch
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     expedited, asked = hj.expedite(loaded, chosen), {}
     if prompts.are_given or isinstance(loaded, PromptedVisionModel):
         find_task(loaded, task)
+        batch = 1  # prompts are about one photograph
         predictor = Asker(expedited, preprocessing, prompts)
         render, asked = predictor.render, {"prompts": predictor.asked}
     else:
         predictor = Predictor(
-            expedited, preprocessing=preprocessing, whole=whole, task=task, strict_plan=plan.strict_plan
+            expedited,
+            preprocessing=preprocessing,
+            whole=whole,
+            batch_size=max(batch, BATCH_SIZE),
+            task=task,
+            strict_plan=plan.strict_plan,
         )
         render = predictor.task.render
     header = {
@@ -104,14 +123,24 @@ def predict(
         **asked,
     }
 
-    def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
-        result = predictor(image)
-        return lambda: _write(photo, render(image, result), output)
+    def write(photo: Photo, image: "np.ndarray", result: Any) -> Row:
+        return _write(photo, render(image, result), output)
 
-    with _journal(output, header, found, resume) as journal:
+    def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
+        return functools.partial(write, photo, image, predictor(image))
+
+    def together(taken: "Sequence[tuple[Photo, np.ndarray]]") -> Sequence[Callable[[], Row]]:
+        results = predictor([image for _, image in taken])
+        return [functools.partial(write, *each, result) for each, result in zip(taken, results, strict=True)]
+
+    def note(_: Photo, row: Row) -> None:
+        if journal is not None:
+            journal.append([row])
+
+    with _journal(output, header, found, resume, jax.process_index() if distributed else None) as journal:
         known = {} if journal is None else {row["photo"]: row for row in journal.entries if _is_there(row)}
         left = [photo for photo in found if str(photo.path) not in known]
-        rows, status = process(left, work, on_row=lambda _, row: None if journal is None else journal.append([row]))
+        rows, status = process(left, work, together=together, batch=batch, on_row=note)
     known |= {row["photo"]: row for row in rows}
     rows = [known[str(photo.path)] for photo in found if str(photo.path) in known]
     images = [{"photo": row["photo"], "files": row["files"], **row["records"]} for row in rows]
@@ -144,12 +173,12 @@ def _write(photo: Photo, rendering: Any, output: Path) -> Row:
 
 
 def _journal(
-    output: Path, header: Line, photos: Sequence[Photo], resume: bool
+    output: Path, header: Line, photos: Sequence[Photo], resume: bool, process: int | None
 ) -> contextlib.AbstractContextManager[Journal[Row] | None]:
     """The journal of a run over several photographs, a new one unless it is resumed."""
     if len(photos) < 2:
         return contextlib.nullcontext()
-    path = output / "predict.jsonl"
+    path = output / ("predict.jsonl" if process is None else f"predict-{process}.jsonl")
     if not resume:
         path.unlink(missing_ok=True)
     return Journal(path, header, lambda line: line | {"files": dict(line["files"])}, "the journal of another run")

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hourglass_jax.evaluation.datasets import Dataset
 from hourglass_jax.evaluation.records import line_of, open_journal, read_journals
@@ -19,24 +17,8 @@ from hourglass_jax.metrics.base import Metric
 from hourglass_jax.models.base import Model
 from hourglass_jax.ops.grids import Grid
 from hourglass_jax.plans.files import plan_fields
-from hourglass_jax.predictor import Predictor, run
+from hourglass_jax.predictor import Predictor
 from hourglass_jax.tasks.base import Task
-
-
-class SharingPredictor(Predictor):
-    """A `Predictor` whose batches are shared out among the devices of this process."""
-
-    def __init__(self, model: Model, **options: Any) -> None:
-        super().__init__(model, **options)
-        devices = jax.local_devices()
-        mesh = Mesh(np.array(devices), ("batch",))
-        self.model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
-        self._devices, self._shared = len(devices), NamedSharding(mesh, PartitionSpec("batch"))
-
-    def _run(self, images: np.ndarray) -> Any:
-        padding = [(0, -len(images) % self._devices), *[(0, 0)] * (images.ndim - 1)]
-        outputs = run(self.model, jax.device_put(np.pad(images, padding), self._shared))
-        return jax.tree.map(lambda leaf: leaf[: len(images)], outputs)
 
 
 def evaluate(
@@ -78,8 +60,7 @@ def evaluate(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     preprocessing = model.config.preprocessing.at(input_size(model, dataset, size))
-    predictor_class = SharingPredictor if jax.local_device_count() > 1 else Predictor
-    predictor = predictor_class(model, preprocessing=preprocessing, batch_size=batch_size, task=task.name)
+    predictor = Predictor(model, preprocessing=preprocessing, batch_size=batch_size, task=task.name)
 
     folder, keys, metric = Path(folder), dataset.keys[:limit], task.metric(dataset.metric)
     header = _header(model, dataset, metric, weights, preprocessing.size)

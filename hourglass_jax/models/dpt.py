@@ -157,7 +157,7 @@ class Reassemble(nnx.Module):
         tokens = features.tokens
         if self.readout is not None:
             tokens = gelu(_join_readout(self.readout, tokens, features.special[:, :1]))
-        x = self.projection(tokens).reshape(len(tokens), *grid, -1)
+        x = self.projection(tokens).reshape(tokens.shape[0], *grid, -1)
         if self.factor > 1:
             return self._upsample(x)
         return self.downsampling(x) if self.factor < 1 else x

@@ -135,7 +135,7 @@ class PixelDecoder(nnx.Module):
         """The three coarser maps at one width as tokens [B, S, C], the coarsest first, and their grids."""
         coarsest_first = [each.astype(jnp.float32) for each in maps[:0:-1]]
         projected = [project(each) for project, each in zip(self.projections, coarsest_first, strict=True)]
-        tokens = [each.reshape(len(each), -1, each.shape[-1]) for each in projected]
+        tokens = [each.reshape(each.shape[0], -1, each.shape[-1]) for each in projected]
         return jnp.concatenate(tokens, axis=1), tuple(map(_grid_of, projected))
 
     def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, list[jax.Array]]:
@@ -158,7 +158,9 @@ class PixelDecoder(nnx.Module):
             )
             for layer in self.layers:
                 x = layer(x, positions, grids)
-            levels = [each.reshape(len(each), *grid, -1) for each, grid in zip(split(x, grids), grids, strict=True)]
+            levels = [
+                each.reshape(each.shape[0], *grid, -1) for each, grid in zip(split(x, grids), grids, strict=True)
+            ]
             lateral = self.lateral(maps[0].astype(jnp.float32))
             fused = self.fusion(lateral + resize(levels[-1], _grid_of(lateral), "bilinear"))
             return self.mask_features(jax.nn.relu(fused)), levels
@@ -257,12 +259,14 @@ class MaskedDecoder(nnx.Module):
             features = [resize(mask_features, grid, "bilinear") for grid in grids]
             embeddings = self.level_embeddings[...]
             tokens = [
-                (level.reshape(len(level), -1, level.shape[-1]) + embedding).astype(self.dtype)
+                (level.reshape(level.shape[0], -1, level.shape[-1]) + embedding).astype(self.dtype)
                 for level, embedding in zip(levels, embeddings, strict=True)
             ]
             places = [sine_positions(grid, embeddings.shape[-1]).astype(self.dtype) for grid in grids]
             position = self.query_positions[...].astype(self.dtype)
-            x = jnp.broadcast_to(self.queries[...].astype(self.dtype), (len(mask_features), *self.queries.shape))
+            x = jnp.broadcast_to(
+                self.queries[...].astype(self.dtype), (mask_features.shape[0], *self.queries.shape)
+            )
             found = [self._normed(x)]
             for number, layer in enumerate(self.layers):
                 at = number % len(levels)

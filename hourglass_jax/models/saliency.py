@@ -98,7 +98,7 @@ class Saliency(VisionModel):
         """The head: features -> saliency in 0..1 at `size` (by default the images'), [B, rows, columns]."""
         tokens = features.tokens.restore(features.tokens.values)
         with jax.named_scope("head"):
-            x = tokens.reshape(len(tokens), *features.token_grid, -1)
+            x = tokens.reshape(tokens.shape[0], *features.token_grid, -1)
             for stage in self.stages:
                 x = stage(x)
             logits = self.classifier(x).astype(jnp.float32)

@@ -99,7 +99,7 @@ class MaskTransformer(nnx.Module):
         count = tokens.shape[1]
         embeddings = self.class_embeddings[...].astype(self.dtype)
         x = jnp.concatenate(
-            [self.projection(tokens), jnp.broadcast_to(embeddings, (len(tokens), *embeddings.shape))], axis=1
+            [self.projection(tokens), jnp.broadcast_to(embeddings, (tokens.shape[0], *embeddings.shape))], axis=1
         )
         for block in self.blocks:
             x = block(x)
@@ -161,7 +161,7 @@ class Segmenter(VisionModel):
         tokens = features.tokens
         with jax.named_scope("head"):
             logits = self.decoder(tokens.values).astype(jnp.float32)
-        logits = tokens.restore(logits).reshape(len(logits), *features.token_grid, -1)
+        logits = tokens.restore(logits).reshape(logits.shape[0], *features.token_grid, -1)
         if size is None:
             return logits
         with jax.named_scope("head"):

@@ -1,10 +1,13 @@
-"""Multi-head attention, by the form that is fastest on each backend."""
+"""Multi-head attention, by the form that is fastest on each target."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from hourglass_jax.ops import fused_attention as fused
+from hourglass_jax.ops.targets import run_for_target
 
 QUERY_CHUNK = 1024
 """At most this many queries are handled at once on CPU, so that their attention weights stay in the cache."""
@@ -26,7 +29,7 @@ def attention(
     The inputs have their channels first, as a projection can write them at no cost: of the layouts of the two
     products that is the fastest on CPU, where a copy of the tokens takes as long as a tenth of the attention. There
     it is one head at a time as plain matrix products: XLA's batched form over all heads takes up to three times as
-    long (benchmarks/operators.py). On GPU cuDNN's fused attention for 16-bit types; XLA's own otherwise.
+    long (benchmarks/operators.py). Elsewhere it is a fused kernel where one fits: `targets.attention_form`.
 
     Args:
         query: [B, heads, D, N].
@@ -37,13 +40,17 @@ def attention(
     Returns:
         [B, N, heads, D] in the dtype of `query`.
     """
-    backend = jax.default_backend()
-    if backend == "cpu":
-        return _attention_by_head(query, key, value, key_bias)
-    fused = backend == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16)
-    bias = None if key_bias is None else key_bias[:, None, None, :].astype(query.dtype)
-    query, key, value = (x.transpose(0, 3, 1, 2) for x in (query, key, value))
-    return jax.nn.dot_product_attention(query, key, value, bias=bias, implementation="cudnn" if fused else "xla")
+    (batch, _, width, queries), keys = query.shape, key.shape[-1]
+    return run_for_target(
+        query,
+        key,
+        value,
+        key_bias,
+        loop=_attention_by_head,
+        xla=fused.batched_attention,
+        cudnn=fused.cudnn_attention if fused.fits_cudnn(width, query.dtype, batch, queries, keys) else None,
+        flash=fused.flash_attention if fused.fits_flash(keys, query.dtype, batch, queries) else None,
+    )
 
 
 def _attention_by_head(
@@ -114,15 +121,40 @@ def window_attention(
     Returns:
         [B * W, N, heads, D] in the dtype of `query`.
     """
-    windows, count, _, _ = query.shape
+    windows, _, _, width = query.shape
     bias = bias.astype(jnp.float32)
     if regions is not None:
         regions = jnp.tile(regions, (windows // len(regions), 1))
+    return run_for_target(
+        query,
+        key,
+        value,
+        bias,
+        regions,
+        loop=_windows_by_head,
+        xla=_batched_windows,
+        cudnn=fused.cudnn_window_attention if fused.fits_cudnn(width, query.dtype, windows) else None,
+    )
 
-    if jax.default_backend() != "cpu":
-        bias = _masked(bias, None if regions is None else regions[:, None]).astype(query.dtype)
-        return jax.nn.dot_product_attention(query, key, value, bias=bias, scale=1.0)
 
+def _batched_windows(
+    query: Float[Array, "windows tokens heads width"],
+    key: Float[Array, "windows tokens heads width"],
+    value: Float[Array, "windows tokens heads width"],
+    bias: Float[Array, "heads tokens tokens"],
+    regions: Int[Array, "windows tokens"] | None,
+) -> Float[Array, "windows tokens heads width"]:
+    bias = _masked(bias, None if regions is None else regions[:, None])
+    return jax.nn.dot_product_attention(query, key, value, bias=bias, scale=1.0, implementation="xla")
+
+
+def _windows_by_head(
+    query: Float[Array, "windows tokens heads width"],
+    key: Float[Array, "windows tokens heads width"],
+    value: Float[Array, "windows tokens heads width"],
+    bias: Float[Array, "heads tokens tokens"],
+    regions: Int[Array, "windows tokens"] | None,
+) -> Float[Array, "windows tokens heads width"]:
     def mix(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
         logits = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=jnp.float32) + bias
         weights = jnp.exp(logits - row_maximum(logits))
@@ -131,7 +163,7 @@ def window_attention(
 
     def one_head(inputs: tuple[jax.Array, ...]) -> jax.Array:
         q, k, v, bias = inputs
-        if count < LARGE_WINDOW:
+        if query.shape[1] < LARGE_WINDOW:
             return mix(q, k, v, _masked(bias, regions))
         return jax.lax.map(lambda each: mix(each[0], each[1], each[2], _masked(bias, each[3])), (q, k, v, regions))
 

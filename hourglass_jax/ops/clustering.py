@@ -146,9 +146,9 @@ def resolve_temperature(
         return auto_temperature(tokens, token_grid)
     if isinstance(temperature, (int, float, np.number)) and not (np.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be a positive number or 'auto', got {temperature!r}")
-    if jnp.shape(temperature) not in ((), tokens.shape[:1]):
+    if np.shape(temperature) not in ((), tokens.shape[:1]):
         raise ValueError(
-            f"temperature must be one number or one per image [{tokens.shape[0]}], got {jnp.shape(temperature)}"
+            f"temperature must be one number or one per image [{tokens.shape[0]}], got {np.shape(temperature)}"
         )
     dtype = jnp.promote_types(tokens.dtype, jnp.float32)
     return jnp.broadcast_to(jnp.asarray(temperature, dtype), tokens.shape[:1])
@@ -169,5 +169,5 @@ def _medoids(
     """Replaces every cluster by the token nearest to its centre among those that can join it, if any."""
     nearest = jnp.argmin(jnp.where(tiling.is_candidate, distances, jnp.inf), axis=2)
     index = jnp.take_along_axis(jnp.asarray(tiling.positions)[None], nearest, axis=2)
-    medoids = jnp.take_along_axis(tokens, index.reshape(len(tokens), -1, 1), axis=1).reshape(clusters.shape)
+    medoids = jnp.take_along_axis(tokens, index.reshape(tokens.shape[0], -1, 1), axis=1).reshape(clusters.shape)
     return jnp.where(np.any(tiling.is_candidate, axis=1)[..., None], medoids, clusters)

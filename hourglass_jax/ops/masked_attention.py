@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
+from hourglass_jax.ops import fused_attention as fused
 from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.targets import run_for_target
 
 
 def masked_attention(
@@ -16,7 +18,8 @@ def masked_attention(
 ) -> Float[Array, "batch queries heads width"]:
     """softmax(query key^T / sqrt(D)) value over the keys that each query may read, for every head.
 
-    One head at a time: the logits of all of them would be the largest array of a mask decoder.
+    One head at a time on CPU: the logits of all of them would be the largest array of a mask decoder. Elsewhere see
+    `targets.attention_form`.
 
     Args:
         query: [B, N, heads, D].
@@ -26,8 +29,35 @@ def masked_attention(
     Returns:
         [B, N, heads, D] in the dtype of `query`.
     """
+    (batch, _, _, width), keys = query.shape, key.shape[1]
+    return run_for_target(
+        query,
+        key,
+        value,
+        allowed | ~allowed.any(axis=-1, keepdims=True),
+        loop=_masked_by_head,
+        xla=_batched_masked,
+        cudnn=fused.cudnn_masked_attention if fused.fits_cudnn(width, query.dtype, batch, keys) else None,
+    )
+
+
+def _batched_masked(
+    query: Float[Array, "batch queries heads width"],
+    key: Float[Array, "batch keys heads width"],
+    value: Float[Array, "batch keys heads width"],
+    allowed: Bool[Array, "batch queries keys"],
+) -> Float[Array, "batch queries heads width"]:
+    return jax.nn.dot_product_attention(query, key, value, mask=allowed[:, None], implementation="xla")
+
+
+def _masked_by_head(
+    query: Float[Array, "batch queries heads width"],
+    key: Float[Array, "batch keys heads width"],
+    value: Float[Array, "batch keys heads width"],
+    allowed: Bool[Array, "batch queries keys"],
+) -> Float[Array, "batch queries heads width"]:
     width = query.shape[-1]
-    bias = jnp.where(allowed | ~allowed.any(axis=-1, keepdims=True), 0, -jnp.inf)
+    bias = jnp.where(allowed, 0, -jnp.inf)
 
     def one_head(inputs: tuple[Array, Array, Array]) -> Array:
         q, k, v = inputs

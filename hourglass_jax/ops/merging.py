@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from hourglass_jax.ops.grids import Grid
+from hourglass_jax.ops.targets import run_for_target
 
 MEDOID_MARGIN = 1e-4
 """A token replaces its partner as the medoid only if it is nearer to the mean by this relative margin: two tokens
@@ -98,7 +99,7 @@ def match_tokens(
         stay = jnp.sort(stay, axis=-1)
         position = jnp.cumsum(rank >= count, axis=-1) - 1
     place_first = jnp.where(rank < count, staying + candidate, position)
-    place_second = jnp.broadcast_to(staying + np.arange(len(second)), (len(metric), len(second)))
+    place_second = jnp.broadcast_to(staying + np.arange(len(second)), (metric.shape[0], len(second)))
     in_sequence = np.argsort(np.concatenate([first, second]))
     return Matching(
         stay=jnp.take(first, stay),
@@ -163,4 +164,22 @@ def _add(
     more: Float[Array, "batch added *channels"],
 ) -> Float[Array, "batch rows *channels"]:
     """Adds to the rows at the places [B, K] of every image."""
+    return run_for_target(values, index, more, loop=_add_by_scatter, xla=_add_by_product)
+
+
+def _add_by_scatter(
+    values: Float[Array, "batch rows *channels"],
+    index: Int[Array, "batch added"],
+    more: Float[Array, "batch added *channels"],
+) -> Float[Array, "batch rows *channels"]:
     return jax.vmap(lambda values, index, more: values.at[index].add(more))(values, index, more)
+
+
+def _add_by_product(
+    values: Float[Array, "batch rows *channels"],
+    index: Int[Array, "batch added"],
+    more: Float[Array, "batch added *channels"],
+) -> Float[Array, "batch rows *channels"]:
+    """On accelerators a product with zeros and ones is cheaper than a scatter, and ONNX has no form for that."""
+    places = (index[:, None] == np.arange(values.shape[1])[:, None]).astype(values.dtype)
+    return values + jnp.einsum("bra,ba...->br...", places, more, precision="highest")

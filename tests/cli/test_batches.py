@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,3 +197,50 @@ def test_a_plan_is_fitted_to_a_photograph_of_another_shape(
     assert "for images of 56 x 70 pixels the plan is Hourglass(alpha=1, clusters=(4, 5)" in said or "4 x 5" in said
     assert run(command, photos / "a.png", *plan, *repeats, "--strict-plan") == 2
     assert "got 5 x 5 clusters for 4 x 5 tokens" in capsys.readouterr().err
+
+
+def test_photographs_at_once_are_written_as_one_by_one(run: Run, photos: Path, tmp_path: Path) -> None:
+    """Three at once, of which one is broken: the other two are one batch."""
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (70, 50, 3), np.uint8)).save(photos / "c.png")
+    assert run("predict", photos, "--recursive") == 1
+    alone = {name: (tmp_path / "out" / name).read_bytes() for name in written(tmp_path / "out")}
+    (tmp_path / "out").rename(tmp_path / "alone")
+    assert run("predict", photos, "--recursive", "--batch", 3) == 1
+    together = {name: (tmp_path / "out" / name).read_bytes() for name in written(tmp_path / "out")}
+    assert together.keys() == alone.keys()
+    for name in together:
+        if name.endswith(".png"):
+            a, b = (np.asarray(Image.open(tmp_path / each / name), int) for each in ("alone", "out"))
+            assert np.abs(a - b).max() <= 1, name
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_photographs(tiny_file: Path, tmp_path: Path) -> None:
+    """Started as Open MPI would."""
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        image = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / "photos" / f"{seed}.png")
+    arguments = ["predict", str(tmp_path / "photos"), "--size", "70", "--model", str(tiny_file), "-o"]
+    main([*arguments, str(tmp_path / "alone")])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    started = {
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COORDINATOR_BIND_ADDRESS": address,
+    }
+    command = [sys.executable, "-m", "hourglass_jax.cli", *arguments, str(tmp_path / "out"), "--distributed"]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **started, "OMPI_COMM_WORLD_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    pictures = [name for name in written(tmp_path / "alone") if name.endswith(".png")]
+    assert [name for name in written(tmp_path / "out") if name.endswith(".png")] == pictures
+    for name in pictures:
+        a, b = (np.asarray(Image.open(tmp_path / each / name), int) for each in ("alone", "out"))
+        assert np.abs(a - b).max() <= 1, name

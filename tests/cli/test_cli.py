@@ -41,6 +41,7 @@ COMMANDS = [
     "ablate",
     "convert",
     "eval",
+    "export",
     "demo",
 ]
 PLAN = ["--alpha", "1", "--clusters", "3", "3"]

@@ -247,12 +247,12 @@ def test_two_devices_share_batches(
     """Batches of three images: the filled ones and the rest are odd."""
     code = """
 seen = set()
-class Watched(module.SharingPredictor):
+class Watched(module.Predictor):
     def _run(self, images):
         output = super()._run(images)
         seen.add((len(output), len(output.sharding.device_set)))
         return output
-module.SharingPredictor = Watched
+module.Predictor = Watched
 module.evaluate(model, data, folder, **options | {"batch_size": 3})
 print(json.dumps(sorted(seen)))
 """
@@ -260,7 +260,7 @@ print(json.dumps(sorted(seen)))
     running = child(code, model_file, cityscapes, tmp_path, **two)
     printed, _ = running.communicate(timeout=120)
     assert running.returncode == 0
-    assert json.loads(printed) == [[3, 2]]
+    assert json.loads(printed) == [[4, 2]]
     assert lines(tmp_path)[0] == lines(uninterrupted)[0]
     alike(tmp_path, uninterrupted)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hourglass_jax.ops.attention import attention, window_attention
+from hourglass_jax.ops.targets import attention_form
 
 
 def attention_of_equation(
@@ -108,17 +109,17 @@ def test_gradients_are_finite_and_do_not_depend_on_the_chunks(
     assert np.any(chunked["value"])
 
 
-@pytest.mark.parametrize(("backend", "large"), [("cpu", 512), ("cpu", 4), ("tpu", 512)])
+@pytest.mark.parametrize(("form", "large"), [("auto", 512), ("loop", 4), ("xla", 512)])
 @pytest.mark.parametrize("separated", [False, True])
-def test_attention_in_windows(monkeypatch: pytest.MonkeyPatch, separated: bool, backend: str, large: int) -> None:
+def test_attention_in_windows(monkeypatch: pytest.MonkeyPatch, separated: bool, form: str, large: int) -> None:
     """Two images of three windows, each with a region that its other tokens do not see."""
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.normal(size=(6, 4, 3, 8)), jnp.float32) for _ in range(3))
     bias = jnp.asarray(rng.normal(size=(3, 4, 4)), jnp.float32)
     regions = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 2, 3]])
-    monkeypatch.setattr("jax.default_backend", lambda: backend)
     monkeypatch.setattr("hourglass_jax.ops.attention.LARGE_WINDOW", large)
-    mixed = window_attention(query, key, value, bias=bias, regions=jnp.asarray(regions) if separated else None)
+    with attention_form(form):
+        mixed = window_attention(query, key, value, bias=bias, regions=jnp.asarray(regions) if separated else None)
     assert mixed.dtype == jnp.float32
     for window, head in np.ndindex(6, 3):
         logits = np.asarray(query)[window, :, head] @ np.asarray(key)[window, :, head].T + bias[head]
