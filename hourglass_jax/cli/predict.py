@@ -98,14 +98,13 @@ def predict(
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
-    expedited, asked = hj.expedite(loaded, chosen), {}
+    expedited, asked, together = hj.expedite(loaded, chosen), {}, None
     if prompts.are_given or isinstance(loaded, PromptedVisionModel):
         find_task(loaded, task)
-        batch = 1  # prompts are about one photograph
         predictor = Asker(expedited, preprocessing, prompts)
         render, asked = predictor.render, {"prompts": predictor.asked}
     else:
-        predictor = Predictor(
+        predictor = batched = Predictor(
             expedited,
             preprocessing=preprocessing,
             whole=whole,
@@ -114,6 +113,11 @@ def predict(
             strict_plan=plan.strict_plan,
         )
         render = predictor.task.render
+
+        def together(taken: "Sequence[tuple[Photo, np.ndarray]]") -> Sequence[Callable[[], Row]]:
+            results = batched([image for _, image in taken])
+            return [functools.partial(write, *each, result) for each, result in zip(taken, results, strict=True)]
+
     header = {
         "model": weights_of(model),
         "plan": None if chosen is None else plan_fields(chosen),
@@ -128,10 +132,6 @@ def predict(
 
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
         return functools.partial(write, photo, image, predictor(image))
-
-    def together(taken: "Sequence[tuple[Photo, np.ndarray]]") -> Sequence[Callable[[], Row]]:
-        results = predictor([image for _, image in taken])
-        return [functools.partial(write, *each, result) for each, result in zip(taken, results, strict=True)]
 
     def note(_: Photo, row: Row) -> None:
         if journal is not None:
