@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from checkpoints_convert import dpt, mask2former, saliency, segmenter, swag, swin, vit
+from checkpoints_convert import dpt, htc, mask2former, saliency, segmenter, swag, swin, vit
 from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
@@ -39,6 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     *vit.FAMILIES,
     *swin.FAMILIES,
     *mask2former.FAMILIES,
+    *htc.FAMILIES,
 )
 
 

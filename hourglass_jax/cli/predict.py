@@ -1,6 +1,7 @@
 """The command `hourglass predict`."""
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from hourglass_jax.plans.files import plan_fields
 if TYPE_CHECKING:
     import numpy as np
 
+    from hourglass_jax.tasks.base import Task
+
 Row = dict[str, Any]
 """What is reported of a photograph: "photo", "files" by kind, and the task's records, lines and units."""
 
@@ -45,6 +48,7 @@ def predict(
     reading: Reading = ReadingOptions(),
     whole: tyro.conf.FlagCreatePairsOff[bool] = False,
     task: str | None = None,
+    threshold: float | None = None,
     resume: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Predicts photographs and writes what the model says of each; without a plan unless one is given.
@@ -71,6 +75,7 @@ def predict(
         output: Folder to write to; it mirrors the folders of the photographs.
         whole: Run on whole images, even if the model is one that sees windows.
         task: Which of a model's tasks, if it has several.
+        threshold: Least score of the instances that are drawn and printed, by default 0.5; the JSON has them all.
         resume: Leave out what an earlier run of the same command wrote.
     """
     from hourglass_jax.predictor import Predictor
@@ -85,12 +90,15 @@ def predict(
         task=task,
         strict_plan=plan.strict_plan,
     )
+    if threshold is not None:
+        predictor.task = _with_threshold(predictor.task, threshold)
     header = {
         "model": weights_of(model),
         "plan": None if chosen is None else plan_fields(chosen),
         "size": preprocessing.size,
         "whole": whole,
         "task": predictor.task.name,
+        **({} if threshold is None else {"threshold": threshold}),
     }
 
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
@@ -105,6 +113,17 @@ def predict(
     _report([known[str(photo.path)] for photo in found if str(photo.path) in known], model.json)
     if status:
         sys.exit(status)
+
+
+def _with_threshold(task: "Task", threshold: float) -> "Task":
+    """The task, which shows only what has at least this score."""
+    from hourglass_jax.tasks.instances import Instances
+
+    if not isinstance(task, Instances):
+        raise ValueError(f"--threshold is of instances, and the task is {task.name}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold must lie in 0..1, got {threshold}")
+    return dataclasses.replace(task, shown=threshold)
 
 
 def _write(photo: Photo, rendering: Any, output: Path) -> Row:

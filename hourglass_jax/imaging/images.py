@@ -79,7 +79,8 @@ class Preprocessing:
         mean: of red, green and blue in 0..1, subtracted.
         std: of red, green and blue in 0..1, divided by.
         interpolation: "bilinear" or "bicubic", antialiased when shrinking, on 8-bit values (Pillow's); "cubic" is
-            not antialiased, and on real numbers (OpenCV's INTER_CUBIC).
+            not antialiased, and on real numbers (OpenCV's INTER_CUBIC); "linear" is not antialiased, and rounded to
+            8 bits (OpenCV's INTER_LINEAR, but for a unit).
 
     Raises:
         ValueError: a field is out of range.
@@ -90,7 +91,7 @@ class Preprocessing:
     resize: Literal["longest", "shortest", "minimal", "square", "crop", "none"] = "longest"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    interpolation: Literal["bilinear", "bicubic", "cubic"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic", "cubic", "linear"] = "bilinear"
 
     def __post_init__(self) -> None:
         def require(field: str, holds: bool, expected: str) -> None:
@@ -180,6 +181,8 @@ class Preprocessing:
         check_enlargement((rows, columns), (height, width))
         if self.interpolation == "cubic":
             resized = resampled(image.astype(np.float32), (height, width), "bicubic")
+        elif self.interpolation == "linear":
+            resized = np.rint(resampled(image.astype(np.float32), (height, width), "bilinear"))
         else:
             resample = Image.Resampling[self.interpolation.upper()]
             resized = np.asarray(Image.fromarray(image).resize((width, height), resample), np.float32)

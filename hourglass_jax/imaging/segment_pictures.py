@@ -21,16 +21,18 @@ class Region(NamedTuple):
     """What is drawn of a segment.
 
     Attributes:
-        mask: bool [rows, columns].
+        mask: bool [rows, columns], of the photograph or of a part of it.
         text: its name in the legend, with its score.
         color: of its class: red, green and blue in 0..255.
         is_thing: things are named in the picture too, and have colours that tell them from others of their class.
+        corner: (row, column) of the mask's first pixel in the photograph.
     """
 
     mask: np.ndarray
     text: str
     color: Color
     is_thing: bool
+    corner: tuple[int, int] = (0, 0)
 
 
 def encode_ids(segments: np.ndarray) -> np.ndarray:
@@ -45,7 +47,7 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
 
     Args:
         photo: uint8 [H, W, 3].
-        regions: of its size.
+        regions: that lie inside of it.
 
     Returns:
         uint8 [rows, columns, 3]; the photograph lies at the top left, see `label_overlay`.
@@ -53,7 +55,8 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     height, width = photo.shape[:2]
     numbers = np.zeros((height, width), np.int32)
     for number, region in reversed([*enumerate(regions, start=1)]):
-        numbers[region.mask] = number
+        (top, left), (below, right) = region.corner, np.add(region.corner, region.mask.shape)
+        numbers[top:below, left:right][region.mask] = number
     colors = [NOTHING, *_told_apart(numbers, regions)]
     picture = label_overlay(photo, numbers, ["nothing", *(region.text for region in regions)], colors)
     canvas = Image.fromarray(picture)

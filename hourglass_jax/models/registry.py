@@ -29,6 +29,7 @@ MODELS = {
     "dpt-depth": "hourglass_jax.models.dpt:DPTDepth",
     "dpt-segmentation": "hourglass_jax.models.dpt:DPTSegmentation",
     "mask2former": "hourglass_jax.models.mask2former:Mask2Former",
+    "htc": "hourglass_jax.models.htc:HTC",
     "encoder": "hourglass_jax.models.encoder:Encoder",
 }
 """Model name in the metadata -> where its class is, as an entry point says it."""

