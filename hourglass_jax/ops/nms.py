@@ -19,7 +19,7 @@ class Suppression:
     """What becomes of boxes of a class that overlap a better one.
 
     Attributes:
-        method: "hard" drops them; "linear" lowers their scores by the factor 1 - overlap, and "gaussian" those of all
+        method: "hard" drops them; "linear" lowers their scores by the factor 1 - overlap, "gaussian" those of all
             by exp(-overlap^2 / sigma): soft-NMS.
         threshold: of the overlap, above which boxes are dropped, or from which on scores are lowered ("linear").
         least: the score below which boxes are dropped from a soft-NMS.

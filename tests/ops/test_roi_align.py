@@ -14,7 +14,7 @@ STRIDES = (2, 4)
 BOXES = np.array(
     [
         [3.2, 4.1, 20.7, 15.3],
-        [0, 0, 70, 60],
+        [0, 0, 70, 61],
         [-9.3, -7.2, 4, 5],  # partly far outside
         [60, 50, 90, 80],
         [0, 30, 70, 31.5],  # long and thin: several tiles, one sample down

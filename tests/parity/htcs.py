@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 def sized(arrays: Mapping[str, np.ndarray]) -> Tensors:
-    """Random weights, scaled so that features keep their size from layer to layer, and scores differ."""
+    """Random weights, scaled so that features keep their size from layer to layer."""
     found = {}
     for name, array in arrays.items():
         scale = 1.0
@@ -38,8 +38,8 @@ def sized(arrays: Mapping[str, np.ndarray]) -> Tensors:
             scale = (2 / np.prod(array.shape[1:])) ** 0.5
         elif name.endswith(".bias"):
             scale = 0.2
-        if "fc_cls" in name:
-            scale *= 2
+        if "fc_cls" in name or "fc_reg" in name:
+            scale *= 0.4
         found[name] = torch.from_numpy(np.asarray(array * scale, array.dtype))
     return found
 
@@ -99,7 +99,7 @@ def decode(
 
 def roi_align(x: torch.Tensor, boxes: torch.Tensor, stride: int, bins: int) -> torch.Tensor:
     """[N, C, bins, bins]; boxes lie inside the image, so no sample is more than one position outside of the map."""
-    found = torch.zeros(len(boxes), x.shape[1], bins, bins)
+    found = torch.zeros(len(boxes), x.shape[1], bins, bins, dtype=x.dtype)
     rows, columns = x.shape[2:]
     for number, box in enumerate(boxes):
         x1, y1, x2, y2 = (box / stride - 0.5).tolist()
@@ -125,7 +125,7 @@ def roi_align(x: torch.Tensor, boxes: torch.Tensor, stride: int, bins: int) -> t
 def roi_features(maps: Maps, boxes: torch.Tensor, bins: int) -> torch.Tensor:
     area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
     levels = (area.sqrt() / 56 + 1e-6).log2().floor().clamp(0, 3).long()
-    found = torch.zeros(len(boxes), maps[0].shape[1], bins, bins)
+    found = torch.zeros(len(boxes), maps[0].shape[1], bins, bins, dtype=boxes.dtype)
     for level in range(4):
         found[levels == level] = roi_align(maps[level], boxes[levels == level], STRIDES[level], bins)
     return found
