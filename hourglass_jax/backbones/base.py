@@ -47,6 +47,11 @@ class Backbone(nnx.Module):
         """Pixels of the image on a side of one position of every map, by the same names."""
         raise NotImplementedError
 
+    @property
+    def stride(self) -> int:
+        """Pixels of the image on a side of one position of the finest map; a transformer's patch."""
+        return min(self.strides.values())
+
     def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
         """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
         raise NotImplementedError
@@ -68,6 +73,14 @@ class Backbone(nnx.Module):
     def set_plan(self, plan: Plan | None) -> None:
         """Puts a plan that fits in force, or none; called by `expedite`, which has it checked."""
         self.plan = plan
+
+    def plan_grid(self, rows: int, columns: int) -> Grid:
+        """(H, W) of the tokens that a plan is made for: a window's, or those of `rows` x `columns` pixels.
+
+        Raises:
+            ValueError: no plan fits the backbone.
+        """
+        raise NotImplementedError
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
