@@ -12,6 +12,7 @@ import numpy as np
 from checkpoints_convert import swin
 from checkpoints_convert.labels import labels_in
 from checkpoints_convert.python_settings import at, parse_python
+from checkpoints_convert.resnet import COUNTS, TORCHVISION, folded_bias, folded_kernel
 from checkpoints_convert.rules import (
     Build,
     Family,
@@ -34,8 +35,6 @@ from hourglass_jax.models.htc import STAGE_STDS, STRIDES
 from hourglass_jax.models.htc_heads import BOX_BINS
 
 COCO = "coco_instance"
-EPSILON = 1e-5
-"""Of the batch norms."""
 HEAD, MASKS = "roi_head.bbox_head.", "roi_head.mask_head."
 CLASSIFIER, REGRESSOR = f"{HEAD}0.fc_cls.weight", f"{HEAD}0.fc_reg.weight"
 CONVOLUTION = f"{HEAD}0.shared_convs.0.conv.weight"
@@ -47,19 +46,13 @@ HEAD_WIDTH = 32
 
 
 def _folded_kernel(weight: np.ndarray, *norm: np.ndarray) -> np.ndarray:
-    """A convolution's kernel times what the batch norm after it multiplies by: its weight and its variance."""
-    if not norm:
-        return convolution(weight)
-    scale, variance = norm
-    return convolution(weight * (scale / np.sqrt(variance + EPSILON))[:, None, None, None])
+    """The kernel of a convolution and of the batch norm after it, if there is one."""
+    return folded_kernel(weight, *norm) if norm else convolution(weight)
 
 
-def _folded_bias(bias: np.ndarray, *norm: np.ndarray) -> np.ndarray:
-    """The bias of a batch norm less what it makes of the mean: from bias, weight, mean and variance."""
-    if not norm:
-        return bias
-    scale, mean, variance = norm
-    return bias - mean * scale / np.sqrt(variance + EPSILON)
+def _folded_bias(first: np.ndarray, *rest: np.ndarray) -> np.ndarray:
+    """The bias of a convolution: its own, or that of the batch norm after it."""
+    return folded_bias(first, *rest) if rest else first
 
 
 def _flattened(weight: np.ndarray) -> np.ndarray:
@@ -103,7 +96,7 @@ def _heads() -> tuple[Row, ...]:
         ),
         row(
             "box_heads.*.convolutions.*.bias",
-            (f"{norm}.bias|{conv}.bias", f"{norm}.weight?", f"{norm}.running_mean?", f"{norm}.running_var?"),
+            (f"{norm}.weight?", f"{norm}.bias|{conv}.bias", f"{norm}.running_mean?", f"{norm}.running_var?"),
             _folded_bias,
         ),
         *_affine("box_heads.*.linear.0", f"{box}shared_fcs.0", _flattened),
@@ -177,6 +170,8 @@ def configure(tensors: Tensors, given: Given) -> Fields:
 
 
 def _backbone(tensors: Tensors, given: Given, said: object) -> Fields:
+    if TORCHVISION.is_in(tensors, "backbone."):
+        return TORCHVISION.config(tensors, "backbone.", stride_first=at(said, "style") == "caffe")
     arguments = {}
     for name in ("window_size", "pretrained_window_sizes", "depths", "num_heads", "embed_dim", "embed_dims"):
         value = at(said, name)
@@ -362,7 +357,7 @@ SWIN = swin.rows("backbone.", merging_stage=0, norms={stage: f"norm{stage}" for 
 IGNORED = {
     r"backbone\..*\.relative_position_index": "follows from the window's side",
     r"roi_head\.semantic_head\.conv_logits\..*": "logits of the semantic branch, which nothing uses",
-    r".*\.bn\.num_batches_tracked": "count of batches, for training",
+    **COUNTS,
 }
 FAMILIES = (
     Family(
@@ -381,5 +376,13 @@ FAMILIES = (
         table=(*_own_rows(), *_heads()),
         ignored=IGNORED,
     ),
+    Family(
+        name="htc-resnet",
+        model="htc",
+        fits=_fits("backbone.layer1.0.conv3.weight"),
+        configure=configure,
+        table=(*TORCHVISION.rows("backbone."), *_heads()),
+        ignored=IGNORED,
+    ),
 )
-"""Both systems, with mmdetection's names for the heads, and Microsoft's or mmdetection's own for the Swin."""
+"""Both systems with mmdetection's names of the heads; the Swin has Microsoft's names or mmdetection's own."""

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hourglass_jax.backbones.detector_resnet import DetectorResNetConfig
 from hourglass_jax.backbones.registry import build_backbone
 from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.checks import check_config
@@ -51,7 +52,7 @@ class HTCConfig:
     """A backbone, the cascade, and what the results are.
 
     Attributes:
-        backbone: of four maps at strides 4, 8, 16 and 32.
+        backbone: a Swin whose four maps have norms, or a ResNet.
         classes: number of them, without "nothing".
         width: channels of the pyramid and of all convolutions.
         hidden: channels of the linear layers of the box heads.
@@ -71,7 +72,7 @@ class HTCConfig:
         preprocessing: of images.
     """
 
-    backbone: SwinConfig = field(default_factory=SwinConfig)
+    backbone: SwinConfig | DetectorResNetConfig = field(default_factory=SwinConfig)
     classes: int = 80
     width: int = 256
     hidden: int = 1024
@@ -93,8 +94,10 @@ class HTCConfig:
     def __post_init__(self) -> None:
         check_config(self)
         backbone = self.backbone
-        if len(backbone.depths) != 4 or not backbone.stage_norms or backbone.patch_size != STRIDES[0]:
-            raise ValueError("backbone must be a Swin of four stages with a norm each, and patches of 4 x 4 pixels")
+        if isinstance(backbone, SwinConfig) and (
+            len(backbone.depths) != 4 or not backbone.stage_norms or backbone.patch_size != STRIDES[0]
+        ):
+            raise ValueError("a Swin as the backbone must have four stages with a norm each, and patches of 4 x 4")
         if self.box_head not in ("2fc", "4conv1fc"):
             raise ValueError(f"box_head must be '2fc' or '4conv1fc', got {self.box_head!r}")
         for name in ("proposal_threshold", "score_threshold"):

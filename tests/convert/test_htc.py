@@ -11,6 +11,7 @@ import hourglass_jax as hj
 from checkpoints_convert.convert import convert
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.python_settings import parse_python
+from hourglass_jax.backbones.detector_resnet import DetectorResNetConfig
 from hourglass_jax.imaging.segment_labels import segment_labels
 from hourglass_jax.models.registry import flat_parameters
 from hourglass_jax.ops.nms import Suppression
@@ -18,7 +19,7 @@ from tests.convert.test_swin import WIDTH as NARROW
 from tests.convert.test_swin import Arrays, buffers, swin
 from tests.convert.test_swin import written as write
 
-FAMILIES = {"htc", "htc-mmdet"}
+FAMILIES = {"htc", "htc-mmdet", "htc-resnet"}
 WIDTH, HIDDEN = 8, 12
 COCO = segment_labels("coco_instance", None)
 
@@ -219,6 +220,37 @@ def test_a_swin_with_mmdetections_own_names(tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for name, parameter in found.items():
         np.testing.assert_array_equal(parameter, expected[name])
+
+
+def resnet() -> Arrays:
+    """A backbone with mmdetection's names; its first map has as many channels as the Swin's."""
+    shapes: dict[str, tuple[int, ...]] = {"backbone.conv1.weight": (4, 3, 7, 7)}
+    norms, inputs = {"backbone.bn1": 4}, 4
+    for stage in range(4):
+        block, outputs = f"backbone.layer{stage + 1}.0.", NARROW * 2**stage
+        width = outputs // 4
+        shapes |= {
+            f"{block}conv1.weight": (width, inputs, 1, 1),
+            f"{block}conv2.weight": (width, width, 3, 3),
+            f"{block}conv3.weight": (outputs, width, 1, 1),
+            f"{block}downsample.0.weight": (outputs, inputs, 1, 1),
+        }
+        norms |= {f"{block}bn1": width, f"{block}bn2": width, f"{block}bn3": outputs}
+        norms[f"{block}downsample.1"] = inputs = outputs
+    moments = ("weight", "bias", "running_mean", "running_var")
+    shapes |= {f"{norm}.{leaf}": (width,) for norm, width in norms.items() for leaf in moments}
+    random = np.random.default_rng(3)
+    return {name: random.random(shape).astype(np.float32) + 0.1 for name, shape in shapes.items()}
+
+
+def test_htc_with_a_resnet(tmp_path: Path) -> None:
+    flags = {"convolutions": False, "class_agnostic": True, "flow": True, "semantic": True}
+    text = "model = dict(backbone=dict(type='ResNet', style='caffe'))"
+    summary = convert(saved(resnet() | heads(80, **flags), tmp_path, CLASSES=COCO.names, config=text))
+    assert (summary.family, summary.notes) == ("htc-resnet", ())
+    config = hj.load(summary.target).config
+    assert config.backbone == DetectorResNetConfig((1, 1, 1, 1), NARROW, 4, stride_first=True)
+    assert (config.box_head, config.score_threshold, config.suppression) == ("2fc", 0.001, Suppression())
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def sized(arrays: Mapping[str, np.ndarray]) -> Tensors:
         elif name.endswith(".bias"):
             scale = 0.2
         if "fc_cls" in name or "fc_reg" in name:
-            scale *= 0.4
+            scale *= 0.3
         found[name] = torch.from_numpy(np.asarray(array * scale, array.dtype))
     return found
 
