@@ -6,7 +6,8 @@ small matrix, what they take of its columns another. They are applied to the map
 Source: open-mmlab/mmcv 1.7, mmcv/ops/csrc/pytorch/cpu/roi_align.cpp with aligned=True and sampling_ratio=0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,20 +41,20 @@ def roi_align(
     Returns:
         [N, bins, bins, C] in the dtype of the maps.
     """
-    padded = [jnp.pad(each, [(0, max(0, TILE - side)) for side in each.shape[:2]] + [(0, 0)]) for each in maps]
-    order = jnp.argsort(levels, stable=True)
-    counts = jnp.sum(levels[:, None] == jnp.arange(len(maps)), axis=0)
-    ends = jnp.cumsum(counts)
-    found = jnp.zeros((len(boxes), bins, bins, maps[0].shape[-1]), maps[0].dtype)
-    for level, (features, whole, stride) in enumerate(zip(padded, maps, strides, strict=True)):
+    grids = [(each.shape[0], each.shape[1]) for each in maps]
+    padded = [
+        jnp.pad(each, [(0, max(0, TILE - side)) for side in grid] + [(0, 0)])
+        for each, grid in zip(maps, grids, strict=True)
+    ]
+    tiles = [partial(_tile, each) for each in padded]
+    lengths = jnp.array(grids, jnp.int32)
+    places = boxes / jnp.array(strides, boxes.dtype)[levels][:, None] - 0.5
 
-        def read(number: Array, found: Array, features=features, whole=whole, stride=stride) -> Array:
-            place = order[number]
-            box = boxes[place] / stride - 0.5
-            return found.at[place].set(_read(features, (whole.shape[0], whole.shape[1]), box, bins))
+    def read(each: tuple[Array, Array]) -> Array:
+        box, level = each
+        return _read(lambda top, left: jax.lax.switch(level, tiles, top, left), lengths[level], box, bins)
 
-        found = jax.lax.fori_loop(ends[level] - counts[level], ends[level], read, found)
-    return found
+    return jax.lax.map(read, (places, levels))
 
 
 def roi_levels(boxes: Float[Array, "*any 4"], maps: int) -> Int32[Array, "*any"]:
@@ -63,35 +64,40 @@ def roi_levels(boxes: Float[Array, "*any 4"], maps: int) -> Int32[Array, "*any"]
     return jnp.clip(level, 0, maps - 1).astype(jnp.int32)
 
 
+def _tile(image: Float[Array, "_ _ channels"], top: Array, left: Array) -> Float[Array, "_ _ channels"]:
+    """Some of the positions of a map."""
+    return jax.lax.dynamic_slice(image, (top, left, 0), (TILE, TILE, image.shape[-1]))
+
+
 def _read(
-    features: Float[Array, "_ _ channels"], grid: tuple[int, int], box: Float[Array, "4"], bins: int
+    tile_at: Callable[[Array, Array], Array], lengths: Int32[Array, "2"], box: Float[Array, "4"], bins: int
 ) -> Float[Array, "{bins} {bins} channels"]:
-    """The bins of a box in units of positions, from a map of `grid` positions that is filled up to whole tiles."""
+    """The bins of a box, in positions of a map of `lengths` of which `tile_at` gives tiles."""
     starts, ends = box[1::-1], box[:1:-1]
-    lengths = jnp.array(grid)
     first = jnp.floor(jnp.clip(starts, 0, lengths - 1)).astype(jnp.int32)
     last = jnp.minimum(jnp.floor(jnp.clip(ends, 0, lengths - 1)).astype(jnp.int32) + 1, lengths - 1)
-    tiles = (last - first) // TILE + 1
-    channels = features.shape[-1]
+    counts = (last - first) // TILE + 1
 
-    def along(axis: int, tile: Array) -> tuple[Array, Array]:
-        """Where a tile is read along an axis, and what the bins take of its positions."""
-        wanted = first[axis] + tile * TILE
-        start = jnp.minimum(wanted, features.shape[axis] - TILE)
+    def along(axis: int, number: Array) -> tuple[Array, Array]:
+        """Where a tile begins along an axis, and what the bins take of its positions."""
+        wanted = first[axis] + number * TILE
+        start = jnp.clip(wanted, 0, jnp.maximum(lengths[axis] - TILE, 0))
         positions = start + jnp.arange(TILE)
-        weights = bin_weights(starts[axis], ends[axis], grid[axis], bins, positions)
-        return start, jnp.where(positions >= wanted, weights, 0).astype(features.dtype)
+        weights = bin_weights(starts[axis], ends[axis], lengths[axis], bins, positions)
+        return start, jnp.where(positions >= wanted, weights, 0)
 
     def add(number: Array, found: Array) -> Array:
-        row, column = jnp.divmod(number, tiles[1])
+        row, column = jnp.divmod(number, counts[1])
         top, rows = along(0, row)
         left, columns = along(1, column)
-        part = jax.lax.dynamic_slice(features, (top, left, 0), (TILE, TILE, channels))
-        part = jnp.dot(rows, part.reshape(TILE, -1), precision="highest").reshape(bins, TILE, channels)
-        return found + jnp.einsum("bpc,dp->bdc", part, columns, precision="highest")
+        part = tile_at(top, left)
+        part = jnp.dot(rows.astype(part.dtype), part.reshape(TILE, -1), precision="highest")
+        part = part.reshape(bins, TILE, -1)
+        return found + jnp.einsum("bpc,dp->bdc", part, columns.astype(part.dtype), precision="highest")
 
-    zeros = jnp.zeros((bins, bins, channels), features.dtype)
-    return jax.lax.fori_loop(0, tiles[0] * tiles[1], add, zeros)
+    kind = jax.eval_shape(tile_at, first[0], first[1])
+    zeros = jnp.zeros((bins, bins, kind.shape[-1]), kind.dtype)
+    return jax.lax.fori_loop(0, counts[0] * counts[1], add, zeros)
 
 
 SAMPLES = 7
@@ -101,7 +107,7 @@ SAMPLES = 7
 def bin_weights(
     start: Float[Array, ""],
     end: Float[Array, ""],
-    length: int,
+    length: Int32[Array, ""],
     bins: int,
     positions: Int32[Array, " positions"],
 ) -> Float[Array, "{bins} positions"]:
