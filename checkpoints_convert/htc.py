@@ -251,7 +251,7 @@ def _preprocessing(settings: Mapping[str, object], model: object) -> Fields:
         ("test_dataloader", "dataset", "pipeline"),
         ("test_pipeline",),
     )
-    pipeline = next((found for place in places if isinstance(found := at(settings, *place), tuple)), ())
+    pipeline = next((steps for place in places if isinstance(steps := at(settings, *place), tuple)), ())
     found: Fields = {}
     for step in pipeline:
         scale = at(step, "img_scale") or (at(step, "scale") if at(step, "type") == "Resize" else None)
@@ -268,7 +268,7 @@ def _preprocessing(settings: Mapping[str, object], model: object) -> Fields:
     for name in ("mean", "std"):
         values = at(norm, name)
         if isinstance(values, tuple) and len(values) == 3:
-            found[name] = [round(number({name: each}, name, positive=False) / 255, 9) for each in values]
+            found[name] = [round((number({name: each}, name, positive=False) or 0.0) / 255, 9) for each in values]
     return found if "size" in found else {}
 
 

@@ -19,7 +19,7 @@ class DetectionPrecision(NamedTuple):
         box_ap50, box_ap75: at one threshold.
         box_ap_small, box_ap_medium, box_ap_large: of instances of up to 32 x 32 pixels, up to 96 x 96, and above.
         mask_ap, mask_ap50, mask_ap75, mask_ap_small, mask_ap_medium, mask_ap_large: the same of masks.
-        box_ap_by_class, mask_ap_by_class: float64 [classes].
+        box_by_class, mask_by_class: float64 [classes].
     """
 
     box_ap: float
@@ -34,8 +34,8 @@ class DetectionPrecision(NamedTuple):
     mask_ap_small: float
     mask_ap_medium: float
     mask_ap_large: float
-    box_ap_by_class: np.ndarray
-    mask_ap_by_class: np.ndarray
+    box_by_class: np.ndarray
+    mask_by_class: np.ndarray
 
 
 class DetectionMetric(InstanceMetric):
@@ -65,9 +65,14 @@ class DetectionMetric(InstanceMetric):
             ValueError: pycocotools is not installed.
         """
         # Areas are those of what is compared: with both in it, a mask's would be its box's.
-        *boxes, by_box = average_precision(_without(total, "segmentation"), self.classes, "bbox")
-        *masks, by_mask = average_precision(_without(total, "bbox"), self.classes, "segm")
-        return DetectionPrecision(*boxes, *masks, by_box, by_mask)
+        boxes = average_precision(_without(total, "segmentation"), self.classes, "bbox")
+        masks = average_precision(_without(total, "bbox"), self.classes, "segm")
+        named = {
+            f"{what}_{name}": value
+            for what, found in (("box", boxes), ("mask", masks))
+            for name, value in found._asdict().items()
+        }
+        return DetectionPrecision(**named)
 
     def shown(self, scores: DetectionPrecision) -> dict[str, str]:
         """See `Metric.shown`."""

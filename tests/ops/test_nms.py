@@ -71,6 +71,16 @@ def test_what_is_selected_is_what_the_lists_hold(kind: str, own: bool) -> None:
     np.testing.assert_array_equal(found.labels[:count], [label for _, _, label in expected])
 
 
+def test_more_than_ten_thousand_candidates() -> None:
+    """Where mmcv goes from one suppression of all classes to one for each."""
+    random = np.random.default_rng(4)
+    boxes, scores = random_boxes(130, 5, 60)[:, None], random.random((130, 80)).astype(np.float32)
+    found = run_select(jnp.asarray(boxes), jnp.asarray(scores), 100, Suppression())
+    expected = expected_selection(boxes, scores, Suppression())[:100]
+    np.testing.assert_array_equal(found.places, [place for _, place, _ in expected])
+    np.testing.assert_array_equal(found.labels, [label for _, _, label in expected])
+
+
 def test_more_are_asked_for_than_there_are() -> None:
     boxes = jnp.array([[[0.0, 0, 1, 1]], [[5, 5, 6, 6]]])
     found = run_select(boxes, jnp.array([[0.5, -jnp.inf], [0.7, 0.2]]), 6, Suppression())

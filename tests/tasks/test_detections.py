@@ -131,7 +131,7 @@ def test_boxes_and_masks_are_measured_apart() -> None:
         assert (scores.box_ap, scores.mask_ap) == pytest.approx((box_ap, 1))
     shown = metric.shown(scores)
     assert (shown["box AP, %"], shown["mask AP, %"], shown["mask AP50, %"]) == ("0.00", "100.00", "100.00")
-    assert scores.mask_ap_by_class[:3].tolist() == pytest.approx([1, 1, 1])
+    assert scores.mask_by_class[:3].tolist() == pytest.approx([1, 1, 1])
 
 
 MEMORY = """
