@@ -70,7 +70,8 @@ def our_parts(model: HTC, images: jax.Array) -> dict[str, Callable[[], object]]:
     five = jnp.stack([boxes + shift for shift in range(5)])
     nms = jax.jit(lambda boxes: jax.vmap(suppress, (0, 0, None))(boxes, jnp.ones(boxes.shape[:2], bool), 0.7))
     refine = jax.jit(lambda model, maps, boxes, size: model.refine(maps, None, boxes, size))
-    masks = jax.jit(lambda model, maps, boxes: model.masks(maps, None, boxes, jnp.zeros(len(boxes), int)))
+    every = jnp.ones(100, bool)
+    masks = jax.jit(lambda model, maps, boxes: model.masks(maps, None, boxes, jnp.zeros(100, int), every))
     whole = jax.jit(lambda model, images: model(images))
     return {
         "backbone": lambda: features(model, images),

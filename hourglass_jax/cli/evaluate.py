@@ -66,7 +66,8 @@ def eval(
     Unless --size is given, images are scaled as for published figures: their shorter side to 1024 pixels for
     Cityscapes, 520 for PASCAL-Context and the model's own for the others. What is counted is kept: a run that was
     ended goes on when the same command is given again. Relative inverse depth gets the scale and shift that fit the
-    truth of each image best. Panoptic maps have PQ, instances the AP of their masks, which pycocotools computes.
+    truth of each image best. Panoptic maps have PQ, instances the AP of their masks, and a detector's that of its
+    boxes, too; pycocotools computes it.
 
     Example: hourglass eval --model seg.safetensors --dataset ade20k --data-dir data/ --alpha 10 --clusters 28 28
 

@@ -47,6 +47,10 @@ STAGE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067
 """Of the deltas (x, y, width, height) that the proposals and the three heads regress."""
 
 
+MASKS_AT_ONCE = 20
+"""Of an image that has more."""
+
+
 @dataclass(frozen=True)
 class HTCConfig:
     """A backbone, the cascade, and what the results are.
@@ -246,7 +250,7 @@ class HTC(VisionModel):
             chosen = jnp.where(is_found[:, None], chosen, 0)
             # What is not finite gives no candidate: it has to show in the scores of what was not found.
             scores = jnp.where(is_found, found.scores, 0 * jnp.max(logits))
-        masks = self.masks(pyramid, semantic, chosen, found.labels)
+        masks = self.masks(pyramid, semantic, chosen, found.labels, is_found)
         return DetectionOutputs(chosen, scores, found.labels, masks)
 
     def refine(
@@ -274,20 +278,51 @@ class HTC(VisionModel):
         return total / len(STAGE_STDS), refined
 
     def masks(
-        self, pyramid: tuple[jax.Array, ...], semantic: jax.Array | None, boxes: jax.Array, labels: jax.Array
+        self,
+        pyramid: tuple[jax.Array, ...],
+        semantic: jax.Array | None,
+        boxes: jax.Array,
+        labels: jax.Array,
+        is_found: jax.Array,
     ) -> jax.Array:
-        """The probability of every part of a box [N, 4] to belong to what was found there, float32 [N, 28, 28].
+        """The probability of every part of a box to belong to what was found there.
 
         It is the mean of the three stages' probabilities, as in mmdetection 2 and the paper; mmdetection 3.3 takes
         the last stage's of an HTC.
+
+        Args:
+            pyramid: maps of an image, [H, W, C].
+            semantic: what the semantic branch says of it, [H, W, C], or None.
+            boxes: [D, 4].
+            labels: int [D].
+            is_found: bool [D], which of them there are: the first ones. Where there are none no mask is made.
+
+        Returns:
+            float32 [D, 28, 28]
         """
-        with jax.named_scope("masks"):
+
+        def make(boxes: jax.Array, labels: jax.Array) -> jax.Array:
             features = self._read(pyramid, semantic, boxes, MASK_BINS)
             before, total = None, jnp.zeros(())
             for head in self.mask_heads:
                 logits, before = head(features, before, labels)
                 total = total + jax.nn.sigmoid(logits)
             return total / len(self.mask_heads)
+
+        def make_some(each: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            boxes, labels, is_found = each
+            nothing = jnp.zeros((len(boxes), 2 * MASK_BINS, 2 * MASK_BINS))
+            return jax.lax.cond(is_found[0], make, lambda *_: nothing, boxes, labels)
+
+        with jax.named_scope("masks"):
+            count, at_once = len(boxes), min(MASKS_AT_ONCE, len(boxes))
+            parts = (
+                jnp.pad(each, [(0, -count % at_once)] + [(0, 0)] * (each.ndim - 1))
+                for each in (boxes, labels, is_found)
+            )
+            parts = tuple(each.reshape(-1, at_once, *each.shape[1:]) for each in parts)
+            found = jax.lax.map(make_some, parts)
+            return found.reshape(-1, *found.shape[2:])[:count]
 
     def _read(
         self, pyramid: tuple[jax.Array, ...], semantic: jax.Array | None, boxes: jax.Array, bins: int

@@ -125,7 +125,7 @@ def _swin_rows() -> dict[str, Preset]:
 
 def _cascade_rows() -> dict[str, Preset]:
     """Swin-T, -S and -B in windows of 7 x 7, chosen by their cost alone; a plan ends with the third stage."""
-    alphas = {"t": 6, "s": 10, "b": 10}
+    alphas = {"t": 5, "s": 10, "b": 10}
     return {
         f"cascade-swin-{size}-coco": Preset(Hourglass(alpha, (5, 5)), (800, 1088), "docs/detection.md")
         for size, alpha in alphas.items()
