@@ -101,11 +101,6 @@ def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
     return chosen
 
 
-def _bytes(color: tuple[float, float, float]) -> Color:
-    red, green, blue = (round(255 * part) for part in color)
-    return red, green, blue
-
-
 def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:
     """Which regions touch, bool [count + 1, count + 1]."""
     touching = np.zeros((count + 1, count + 1), bool)

@@ -8,8 +8,8 @@ from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
 from hourglass_jax.imaging.shortest_edge import ShortestEdge
 from hourglass_jax.metrics.run_lengths import encode_mask
 
-CLASSES = dict(zip(DATASETS, (133, 80, 150, 100, 19, 8), strict=True))
-THINGS = dict(zip(DATASETS, (80, 80, 100, 100, 8, 8), strict=True))
+CLASSES = dict(zip(DATASETS, (133, 80, 150, 100, 19, 8, 65), strict=True))
+THINGS = dict(zip(DATASETS, (80, 80, 100, 100, 8, 8, 37), strict=True))
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
