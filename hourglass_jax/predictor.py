@@ -24,7 +24,7 @@ class Predictor:
     """Runs a model on images as they come: paths, PIL images or arrays, one or many.
 
     One function is compiled for every input shape and kept. Images (or windows of them) of the same shape are run
-    together.
+    together. A model that fills images up (`Model.multiple`) gets them filled up: there are fewer shapes then.
 
         predictor = Predictor(hourglass_jax.load("dinov2-vits14-saliency"))
         saliency = predictor("photo.jpg")    # float32 [rows, columns] in 0..1
@@ -90,7 +90,7 @@ class Predictor:
         by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         for index, photo in enumerate(photos):
             prepared = self.preprocessing(photo)
-            views, layout = self.window.cut(prepared) if self.window else whole_view(prepared)
+            views, layout = self.window.cut(prepared) if self.window else whole_view(prepared, self.model.multiple)
             by_shape[views.shape[1:]] += [(index, view) for view in views]
             layouts.append(layout)
 
