@@ -35,6 +35,11 @@ class SegmentLabels(Labels):
     things: frozenset[int]
     ids: tuple[int, ...]
 
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """See `Labels.titles`: without what COCO says of how a class of stuff came about."""
+        return tuple(name.removesuffix("-merged").removesuffix("-other") for name in self.names)
+
 
 def segment_labels(
     dataset: str | None,

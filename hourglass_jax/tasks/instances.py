@@ -81,12 +81,12 @@ class Instances:
 
     def render(self, photo: np.ndarray, result: InstanceSet) -> Rendering:
         """COCO's form of the instances, and those that are certain enough on the photograph."""
-        names = self.labels.names
+        names, titles = self.labels.names, self.labels.titles
         shown = np.flatnonzero((result.scores >= SHOWN) & result.masks.any(axis=(1, 2)))
         regions = [
             Region(
                 result.masks[place],
-                f"{names[result.labels[place]]} {result.scores[place]:.0%}",
+                f"{titles[result.labels[place]]} {result.scores[place]:.0%}",
                 self.labels.colors[result.labels[place]],
                 is_thing=True,
             )
@@ -107,7 +107,7 @@ class Instances:
                 ]
             },
             documents={"instances": lambda name: self.detections_of(name, result)},
-            text=tuple(f"{result.scores[place]:6.1%}  {names[result.labels[place]]}" for place in shown),
+            text=tuple(f"{result.scores[place]:6.1%}  {titles[result.labels[place]]}" for place in shown),
         )
 
     def detections_of(self, name: str, result: InstanceSet) -> list[dict[str, object]]:

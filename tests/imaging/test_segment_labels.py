@@ -31,6 +31,7 @@ def test_coco_numbers_its_things_with_gaps() -> None:
     place = labels.names.index("toothbrush")
     assert (place, labels.ids[place], labels.names[80], labels.ids[80]) == (79, 90, "banner", 92)
     assert labels.things == frozenset(range(80))
+    assert (labels.names[-1], labels.titles[-1], labels.titles[0]) == ("rug-merged", "rug", "person")
 
 
 def test_other_classes_are_named_or_numbered() -> None:
