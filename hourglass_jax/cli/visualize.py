@@ -175,6 +175,7 @@ class _Look(NamedTuple):
     Attributes:
         seen: with all tokens, and with clusters.
         grids: (H, W) of the tokens, and of the clusters.
+        extents: what these lie over, in tokens: a Swin's clusters over the padding of its windows, too.
         counts: what these are called.
         last: what the tokens are called that leave.
         places: (row, column) of the tokens whose attention is drawn.
@@ -182,6 +183,7 @@ class _Look(NamedTuple):
 
     seen: "tuple[BlockTrace, BlockTrace]"
     grids: "tuple[Grid, Grid]"
+    extents: "tuple[Grid, Grid]"
     counts: tuple[str, str]
     last: str
     places: "list[Grid]"
@@ -199,7 +201,7 @@ def _of_vit(
         inspect_block(backbone, image, plan=each, block=block - 1, positions=indices) for each in (None, plan)
     )
     counts = f"{format_size(grid)} tokens", f"{format_size(plan.clusters)} clusters"
-    return _Look((original, clustered), (grid, plan.clusters), counts, "final", places)
+    return _Look((original, clustered), (grid, plan.clusters), (grid, grid), counts, "final", places)
 
 
 def _of_swin(
@@ -221,7 +223,8 @@ def _of_swin(
     )
     few = f"{format_size(cells)} clusters, {format_size(plan.clusters)} a window"
     counts = f"{format_size(grid)} tokens, windows of {format_size((window, window))}", few
-    return _Look((original, clustered), (grid, cells), counts, f"after block {last}", places)
+    extents = grid, (down * window, across * window)
+    return _Look((original, clustered), (grid, cells), extents, counts, f"after block {last}", places)
 
 
 def _inside(look: _Look, photo: "np.ndarray", block: int) -> dict[str, "np.ndarray"]:
@@ -230,28 +233,33 @@ def _inside(look: _Look, photo: "np.ndarray", block: int) -> dict[str, "np.ndarr
 
     from hourglass_jax.imaging.pictures import colorize, principal_components, sheet, stretched
 
-    (original, clustered), (grid, clusters) = look.seen, look.grids
+    (original, clustered), grid = look.seen, look.grids[0]
     tokens, few = look.counts
 
     def arranged(values, shape: "Grid") -> np.ndarray:
         return np.asarray(values, np.float32).reshape(*shape, -1)
 
-    def components(values, shape: "Grid", of: np.ndarray) -> np.ndarray:
-        colors = principal_components(arranged(values, shape), of=of)
-        return stretched(colors, photo.shape[:2])
+    def laid_over(colors: np.ndarray, extent: "Grid") -> np.ndarray:
+        rows, columns = photo.shape[:2]
+        size = round(rows * extent[0] / grid[0]), round(columns * extent[1] / grid[1])
+        return stretched(colors, size)[:rows, :columns]
+
+    def components(values, place: int, of: np.ndarray) -> np.ndarray:
+        colors = principal_components(arranged(values, look.grids[place]), of=of)
+        return laid_over(colors, look.extents[place])
 
     before, after = (arranged(each, grid) for each in (original.entering, original.leaving))
     features = [
         [
             ("Photograph", photo),
-            (f"Original before block {block}\n{tokens}", components(original.entering, grid, before)),
-            (f"Original, {look.last}\n{tokens}", components(original.leaving, grid, after)),
+            (f"Original before block {block}\n{tokens}", components(original.entering, 0, before)),
+            (f"Original, {look.last}\n{tokens}", components(original.leaving, 0, after)),
         ],
         [
             ("", np.full_like(photo, 255)),
-            (f"Clustered before block {block}\n{few}", components(clustered.entering, clusters, before)),
-            (f"Clustered, {look.last}\n{few}", components(clustered.leaving, clusters, after)),
-            (f"Reconstructed\n{tokens}", components(clustered.restored, grid, after)),
+            (f"Clustered before block {block}\n{few}", components(clustered.entering, 1, before)),
+            (f"Clustered, {look.last}\n{few}", components(clustered.leaving, 1, after)),
+            (f"Reconstructed\n{tokens}", components(clustered.restored, 0, after)),
         ],
     ]
     attention = [
@@ -259,9 +267,11 @@ def _inside(look: _Look, photo: "np.ndarray", block: int) -> dict[str, "np.ndarr
         [("", np.full_like(photo, 255))],
     ]
     for number, name in enumerate(("Position", "Its right neighbour", "The one below")):
-        for row, trace, shape, what in zip(attention, look.seen, look.grids, look.counts, strict=True):
+        for row, trace, shape, extent, what in zip(
+            attention, look.seen, look.grids, look.extents, look.counts, strict=True
+        ):
             values = np.asarray(trace.attention[number]).reshape(shape)
-            picture = stretched(colorize(values / values.max()), photo.shape[:2])
+            picture = laid_over(colorize(values / values.max()), extent)
             row.append((f"{name}\nblock {block}, {what}", picture))
     return {"features": sheet(features, height=HEIGHT), "attention": sheet(attention, height=HEIGHT)}
 
