@@ -15,16 +15,20 @@ from hourglass_jax.plans.expedite import fit_plan
 
 
 @jax.jit
-def run(model: Model, images: jax.Array) -> Any:
-    """The outputs that tasks read, of images [B, rows, columns, 3]: a pytree of arrays [B, ...]."""
-    return model.decode(model.features(images), None)
+def run(model: Model, images: jax.Array, sizes: jax.Array | None = None) -> Any:
+    """The outputs that tasks read, of images [B, rows, columns, 3]: a pytree of arrays [B, ...].
+
+    A model that is `sized` takes the sizes of the images before they were filled up, [B, 2].
+    """
+    arguments = (images,) if sizes is None else (images, sizes)
+    return model.decode(model.features(*arguments), None)
 
 
 class Predictor:
     """Runs a model on images as they come: paths, PIL images or arrays, one or many.
 
     One function is compiled for every input shape and kept. Images (or windows of them) of the same shape are run
-    together.
+    together. A model that fills images up (`Model.multiple`) gets them filled up: there are fewer shapes then.
 
         predictor = Predictor(hourglass_jax.load("dinov2-vits14-saliency"))
         saliency = predictor("photo.jpg")    # float32 [rows, columns] in 0..1
@@ -90,7 +94,7 @@ class Predictor:
         by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         for index, photo in enumerate(photos):
             prepared = self.preprocessing(photo)
-            views, layout = self.window.cut(prepared) if self.window else whole_view(prepared)
+            views, layout = self.window.cut(prepared) if self.window else whole_view(prepared, self.model.multiple)
             by_shape[views.shape[1:]] += [(index, view) for view in views]
             layouts.append(layout)
 
@@ -101,8 +105,10 @@ class Predictor:
                 indices, views = zip(*group[start : start + batch_size], strict=True)
                 try:
                     # Pad the last batch: a smaller one would trigger a recompilation.
-                    padded = np.stack(views + views[:1] * (batch_size - len(views)))
-                    batch = jax.tree.map(np.asarray, self._run(padded))
+                    missing = batch_size - len(views)
+                    padded = np.stack(views + views[:1] * missing)
+                    sizes = [layouts[index].image for index in indices + indices[:1] * missing]
+                    batch = jax.tree.map(np.asarray, self._run(padded, sizes))
                 except Exception as problem:
                     if batch_size == 1 or not is_out_of_memory(problem):
                         raise
@@ -118,10 +124,10 @@ class Predictor:
             results.append(self.task.postprocess(joined, layout, photo.shape[:2]))
         return results
 
-    def _run(self, images: np.ndarray) -> Any:
+    def _run(self, images: np.ndarray, sizes: Sequence[tuple[int, int]]) -> Any:
         made_for = self.preprocessing.shape
         model = self.model if self.strict_plan else fit_plan(self.model, images.shape[1:3], made_for)
-        return run(model, images)
+        return run(model, images, np.array(sizes, np.float32) if model.sized else None)
 
 
 def is_out_of_memory(problem: BaseException) -> bool:

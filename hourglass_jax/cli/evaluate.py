@@ -163,7 +163,7 @@ def eval(
 
 def _check_grid(model: "Model", plan: "Plan", size: "int | Grid") -> None:
     """Finds a plan with more clusters than tokens before the long work, where all inputs are of one shape."""
-    window, side = model.window, model.config.backbone.patch_size
+    window, side = model.window, model.backbone.stride
     if window is not None:
         size = window.size
     if window is not None or model.config.preprocessing.resize in ("square", "crop"):

@@ -149,9 +149,13 @@ class Preprocessing:
         """The same for another `size`; an image that was kept as it is has its shorter side scaled to it."""
         return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
 
-    def whole_patches(self, patch_size: int) -> "Preprocessing":
-        """The same with an input of whole patches, also for a model that fills them up itself; never as it is."""
-        return replace(self.at(self.size), multiple=math.lcm(self.multiple, patch_size))
+    def whole_patches(self, *units: int) -> "Preprocessing":
+        """The same with an input of whole units, also for a model that fills them up itself; never as it is.
+
+        Args:
+            units: pixels to multiples of which the model fills up the sides of images, such as its patches.
+        """
+        return replace(self.at(self.size), multiple=math.lcm(self.multiple, *units))
 
     def seen(self, image: np.ndarray) -> np.ndarray:
         """The part of an image, uint8 [H, W, 3], that the model sees."""

@@ -18,5 +18,6 @@ class KeepRatio(ShortestEdge):
     def target_size(self, rows: int, columns: int) -> tuple[int, int]:
         """See `Preprocessing.target_size`."""
         scale = min(self.longest / max(rows, columns), self.size / min(rows, columns))
-        height, width = (max(1, int(side * scale + 0.5)) for side in (rows, columns))
+        multiples = (max(1, int(side * scale / self.multiple + 0.5)) for side in (rows, columns))
+        height, width = (count * self.multiple for count in multiples)
         return height, width

@@ -11,10 +11,10 @@ from hourglass_jax.imaging.label_pictures import label_overlay
 from hourglass_jax.imaging.labels import Color
 from hourglass_jax.imaging.pictures import text_line
 
-NOTHING = (40, 40, 40)
-"""The colour of what belongs to no region."""
 ALIKE = 90.0
 """Colours of neighbours are at least so far apart, if that can be had (Euclidean, in 0..255)."""
+SAME = 40.0
+"""Those of any two regions, likewise."""
 
 
 class Region(NamedTuple):
@@ -43,6 +43,8 @@ def encode_ids(segments: np.ndarray) -> np.ndarray:
 def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     """Regions laid over their photograph and outlined, things named in it, with a legend to the right of it.
 
+    What belongs to no region is left as it is.
+
     Where regions overlap, the first one lies on top.
 
     Args:
@@ -57,7 +59,7 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     for number, region in reversed([*enumerate(regions, start=1)]):
         (top, left), (below, right) = region.corner, np.add(region.corner, region.mask.shape)
         numbers[top:below, left:right][region.mask] = number
-    colors = [NOTHING, *_told_apart(numbers, regions)]
+    colors = [None, *_told_apart(numbers, regions)]
     picture = label_overlay(photo, numbers, ["nothing", *(region.text for region in regions)], colors)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -81,7 +83,7 @@ def _eight_bits(red: float, green: float, blue: float) -> Color:
 
 
 def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
-    """A colour for every region: its class's, unless a neighbour or another thing of its class has one like it."""
+    """A colour for every region: its class's, unless a neighbour has one like it or any region the same."""
     neighbours = _neighbours(numbers, len(regions))
     palette: list[Color] = [
         _eight_bits(*colorsys.hsv_to_rgb(step / 12, saturation, value))
@@ -90,23 +92,20 @@ def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
     ]
     chosen: list[Color] = []
     for number, region in enumerate(regions):
-        near = [
-            color
-            for other, color in enumerate(chosen)
-            if neighbours[number + 1, other + 1] or (region.is_thing and regions[other].color == region.color)
-        ]
+        near = [color for other, color in enumerate(chosen) if neighbours[number + 1, other + 1]]
 
-        def distance(color: Color, /, near: Sequence[Color] = near) -> float:
-            return min((float(np.linalg.norm(np.subtract(color, each))) for each in near), default=np.inf)
+        def apart(color: Color, /, near: Sequence[Color] = near) -> tuple[float, float]:
+            return min(_distance(color, near), 2 * ALIKE), _distance(color, chosen)
 
-        own = region.color
-        chosen.append(own if distance(own) >= ALIKE else max(palette, key=distance))
+        to_neighbours, to_all = apart(region.color)
+        is_kept = to_neighbours >= ALIKE and to_all >= SAME
+        chosen.append(region.color if is_kept else max(palette, key=apart))
     return chosen
 
 
-def _bytes(color: tuple[float, float, float]) -> Color:
-    red, green, blue = (round(255 * part) for part in color)
-    return red, green, blue
+def _distance(color: Color, others: Sequence[Color]) -> float:
+    """From the nearest of other colours."""
+    return min((float(np.linalg.norm(np.subtract(color, each))) for each in others), default=np.inf)
 
 
 def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:

@@ -60,6 +60,8 @@ class Model(Encoder, Protocol):
         window: the views that large images are cut into; None for a model that sees whole images.
         multiple: pixels to multiples of which `features` fills the sides of images up, with zeros on the right and
             below; an image that was filled up before has the same outputs. 1 for a model that does not.
+        sized: whether `features` has to be told, as its second argument [B, 2], the (rows, columns) of images that
+            were filled up before.
     """
 
     @property
@@ -73,6 +75,9 @@ class Model(Encoder, Protocol):
 
     @property
     def multiple(self) -> int: ...
+
+    @property
+    def sized(self) -> bool: ...
 
     def decode(self, features: Any, size: Size | None) -> Any:
         """The head.
@@ -141,6 +146,7 @@ class VisionModel(nnx.Module):
     """The dataclass of the configuration."""
     window: SlidingWindow | None = None
     multiple: int = 1
+    sized: bool = False
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         self.config = config

@@ -38,8 +38,6 @@ from hourglass_jax.ops.roi_align import roi_align, roi_levels
 from hourglass_jax.tasks.base import Task
 from hourglass_jax.tasks.detections import DetectionOutputs, Detections
 
-MULTIPLE = 32
-"""What the sides of a padded image are multiples of, in pixels."""
 STRIDES = (4, 8, 16, 32, 64)
 """Of the pyramid's maps; regions are read from all but the last."""
 PROPOSAL_STDS = (1.0, 1.0, 1.0, 1.0)
@@ -146,6 +144,8 @@ class HTC(VisionModel):
 
     config_class = HTCConfig
     config: HTCConfig
+    multiple = 32
+    sized = True
 
     def __init__(self, config: HTCConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs) -> None:
         config = config or HTCConfig()
@@ -178,12 +178,18 @@ class HTC(VisionModel):
         """Instances alone."""
         return {"instances": Detections(self.config.segment_labels(), self.config.dataset)}
 
-    def features(self, images: jax.Array) -> HTCFeatures:
-        """The backbone's maps of images of any size, padded with zeros to multiples of 32 pixels."""
+    def features(self, images: jax.Array, sizes: jax.Array | None = None) -> HTCFeatures:
+        """The backbone's maps of images of any size, padded with zeros to multiples of 32 pixels.
+
+        Args:
+            images: normalised, [B, rows, columns, 3].
+            sizes: float32 [B, 2], (rows, columns) of images that were padded before; boxes end there.
+        """
         size = images.shape[1:3]
-        padding = [(0, -length % MULTIPLE) for length in size]
+        padding = [(0, -length % self.multiple) for length in size]
         maps = self.backbone(jnp.pad(images, ((0, 0), *padding, (0, 0)))).maps()
-        sizes = jnp.broadcast_to(jnp.array(size, jnp.float32), (len(images), 2))
+        if sizes is None:
+            sizes = jnp.broadcast_to(jnp.array(size, jnp.float32), (len(images), 2))
         return HTCFeatures(tuple(maps.values()), sizes)
 
     def head_input(self, features: HTCFeatures) -> jax.Array:

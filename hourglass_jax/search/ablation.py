@@ -157,7 +157,7 @@ class Ablation:
         if not isinstance(model.backbone, ViT):
             raise ValueError(f"an ablation takes a ViT apart, got a {type(model.backbone).__name__}")
         preprocessing = preprocessing or model.config.preprocessing
-        self._model, self._backbone, side = model, model.backbone, model.config.backbone.patch_size
+        self._model, self._backbone, side = model, model.backbone, model.backbone.stride
         self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)
         self._squares = [center_crop_square(photo) for photo in photographs.values()]
         self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.side

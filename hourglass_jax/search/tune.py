@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
-from hourglass_jax.analysis.inspection import inspect_block
+from hourglass_jax.analysis.inspection import entering_tokens
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.imaging.images import Preprocessing, center_crop_square
 from hourglass_jax.io.journal import Journal
@@ -172,7 +172,7 @@ class Tuner:
         if len(photographs) < 2:
             raise ValueError(f"expected at least 2 photographs, as some are held out; got {len(photographs)}")
         preprocessing = preprocessing or model.config.preprocessing
-        preprocessing = preprocessing.at(preprocessing.side).whole_patches(model.config.backbone.patch_size)
+        preprocessing = preprocessing.at(preprocessing.side).whole_patches(model.backbone.stride, model.multiple)
         self.model, self.size, self._on_plan = expedite(model, None), preprocessing.shape[0], on_plan
         self._images = {name: preprocessing(center_crop_square(each))[None] for name, each in photographs.items()}
         names = list(photographs)
@@ -464,8 +464,8 @@ class Tuner:
         block = next(index for index, count in enumerate(counts) if count < max(counts))
 
         def measure() -> list[float]:
-            seen = inspect_block(self.model.backbone, self._images[name], plan=None, block=block, positions=(0,))
-            return [float(auto_temperature(seen.entering[None], self.costs.token_grid)[0])]
+            tokens = entering_tokens(self.model.backbone, self._images[name], block=block)
+            return [float(auto_temperature(tokens, self.costs.token_grid).mean())]
 
         [found] = self._once({"photograph": name, "auto_before": block}, measure)
         return found

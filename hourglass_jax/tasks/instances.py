@@ -84,7 +84,7 @@ class Instances:
 
     def render(self, photo: np.ndarray, result: InstanceSet) -> Rendering:
         """COCO's form of the instances, and those that are certain enough on the photograph."""
-        names = self.labels.names
+        names, titles = self.labels.names, self.labels.titles
         crops = [crop_of(result.masks, place) for place in range(len(result.scores))]
         shown = [
             place for place, crop in enumerate(crops) if result.scores[place] >= self.shown and crop.inside.any()
@@ -92,7 +92,7 @@ class Instances:
         regions = [
             Region(
                 crops[place].inside,
-                f"{names[result.labels[place]]} {result.scores[place]:.0%}",
+                f"{titles[result.labels[place]]} {result.scores[place]:.0%}",
                 self.labels.colors[result.labels[place]],
                 is_thing=True,
                 corner=(crops[place].top, crops[place].left),
@@ -114,7 +114,7 @@ class Instances:
                 ]
             },
             documents={"instances": lambda name: self.detections_of(name, result)},
-            text=tuple(f"{result.scores[place]:6.1%}  {names[result.labels[place]]}" for place in shown),
+            text=tuple(f"{result.scores[place]:6.1%}  {titles[result.labels[place]]}" for place in shown),
         )
 
     def detections_of(self, name: str, result: InstanceSet) -> list[dict[str, object]]:
