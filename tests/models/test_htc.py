@@ -20,6 +20,7 @@ from hourglass_jax.cli import main
 from hourglass_jax.imaging.keep_ratio import KeepRatio
 from hourglass_jax.models.htc import HTC, HTCConfig
 from hourglass_jax.ops.nms import Suppression
+from hourglass_jax.predictor import run
 from tests.evaluation.test_segment_datasets import write_instances
 from tests.models.tiny import build, randomize
 
@@ -55,6 +56,17 @@ def test_thin_and_black_photographs_have_results(size: tuple[int, int]) -> None:
     assert (result.boxes >= 0).all()
     assert (result.boxes <= np.array([size[1], size[0]] * 2) + 1e-3).all()
     predictor.task.render(photo, result)
+
+
+def test_boxes_end_where_the_image_did_before_it_was_filled_up() -> None:
+    """One compiled function for images of several sizes."""
+    model = build("htc, Swin")
+    image = np.random.default_rng(0).normal(size=(1, 32, 60, 3)).astype(np.float32)
+    filled = np.pad(image, ((0, 0), (0, 0), (0, 4), (0, 0)))
+    found = run(model, filled, np.array([[32, 60]], np.float32))
+    jax.tree.map(np.testing.assert_array_equal, found, jax.jit(lambda model, images: model(images))(model, image))
+    assert found.boxes[..., 2].max() <= 60
+    assert run(model, filled, np.array([[32, 40]], np.float32)).boxes[..., 2].max() <= 40
 
 
 def test_nothing_is_found_where_nothing_is() -> None:
