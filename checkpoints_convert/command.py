@@ -27,6 +27,7 @@ def convert(
         "coco_instance",
         "ade20k_instance",
         "cityscapes_instance",
+        "mapillary_vistas",
     ]
     | None = None,
     allow_nonfinite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,

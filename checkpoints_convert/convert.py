@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from checkpoints_convert import dinov3, dpt, eomt, mask2former, saliency, sam, segmenter, swag, swin, vit
+from checkpoints_convert import dinov3, dpt, eomt, htc, mask2former, saliency, sam, segmenter, swag, swin, vit
 from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
@@ -51,6 +51,7 @@ FAMILIES: tuple[Family, ...] = (
     *mask2former.FAMILIES,
     *eomt.FAMILIES,
     *sam.FAMILIES,
+    *htc.FAMILIES,
 )
 
 

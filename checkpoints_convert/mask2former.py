@@ -1,8 +1,8 @@
-"""Mask2Former with a Swin: detectron2's pickles and what was made of them, and the folders of transformers.
+"""Mask2Former with a Swin or a ResNet: detectron2's pickles, what was made of them, and transformers' folders.
 
 Source: facebookresearch/Mask2Former, mask2former/modeling and configs; huggingface/transformers,
     src/transformers/models/mask2former/modeling_mask2former.py and models/swin/modeling_swin.py, of version 4
-    (whose names the published folders have) and 5.
+    (whose names the published folders have) and 5, and models/resnet/modeling_resnet.py.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from checkpoints_convert import swin
+from checkpoints_convert import resnet, swin
 from checkpoints_convert.labels import same_segments, transformers_labels
 from checkpoints_convert.rules import (
     Family,
@@ -31,7 +31,7 @@ from checkpoints_convert.rules import (
     same,
     shape_of,
 )
-from checkpoints_convert.settings import integer, number, section
+from checkpoints_convert.settings import integer, integers, number, require, section
 from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD
 from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
 
@@ -49,10 +49,12 @@ class Published(NamedTuple):
     Attributes:
         size: of the shorter side of images in pixels, and what the longer one must not exceed.
         tasks: of the checkpoints.
+        object_threshold: of panoptic maps.
     """
 
     size: tuple[int, int]
     tasks: tuple[str, ...]
+    object_threshold: float = 0.8
 
 
 PUBLISHED = {
@@ -62,6 +64,7 @@ PUBLISHED = {
     "ade20k_instance": Published((640, 2560), ALL),
     "cityscapes": Published((1024, 2048), ALL),
     "cityscapes_instance": Published((1024, 2048), ("instances",)),
+    "mapillary_vistas": Published((2048, 2048), ("panoptic", "segmentation"), object_threshold=0.0),
 }
 REGISTERED = {
     "coco_2017_val_panoptic": "coco_panoptic",
@@ -72,6 +75,8 @@ REGISTERED = {
     "cityscapes_fine_panoptic_val": "cityscapes",
     "cityscapes_fine_sem_seg_val": "cityscapes",
     "cityscapes_fine_instance_seg_val": "cityscapes_instance",
+    "mapillary_vistas_panoptic_val": "mapillary_vistas",
+    "mapillary_vistas_sem_seg_val": "mapillary_vistas",
 }
 """How detectron2's names of data sets begin -> ours; longer ones first where one begins another."""
 
@@ -146,8 +151,10 @@ def _pixel_decoder(prefixes: tuple[str, ...], encoder: str, names: Mapping[str, 
 
 
 PREDICTOR = "sem_seg_head.predictor."
-OFFICIAL = (
-    *swin.rows("backbone.", merging_stage=0, norms={stage: f"norm{stage}" for stage in range(swin.STAGES)}),
+OFFICIAL_SWIN = swin.rows(
+    "backbone.", merging_stage=0, norms={stage: f"norm{stage}" for stage in range(swin.STAGES)}
+)
+OFFICIAL_HEAD = (
     *_pixel_decoder(
         ("sem_seg_head.pixel_decoder.", "sem_seg_head."),
         "transformer.encoder.",
@@ -239,8 +246,7 @@ def _split(target: str, source: str) -> tuple[Row, ...]:
 
 
 LAYER = f"{QUERIES}decoder.layers.*."
-TRANSFORMERS = (
-    *_swin_rows(),
+TRANSFORMERS_HEAD = (
     *_pixel_decoder(
         (f"{PIXEL_LEVEL}decoder.",),
         "encoder.",
@@ -299,8 +305,8 @@ def _official_shapes(tensors: Tensors) -> dict[str, np.ndarray]:
     return found
 
 
-def _shapes(tensors: Tensors, given: Given) -> Fields:
-    """The fields of a `Mask2FormerConfig` that show in the shapes of tensors of official names."""
+def _shapes(tensors: Tensors, backbone: Fields) -> Fields:
+    """The fields of a `Mask2FormerConfig` with this backbone, off the shapes of tensors of official names."""
     queries = next(
         (each for each in ("query_feat", "static_query") if f"{PREDICTOR}{each}.weight" in tensors), "query_feat"
     )
@@ -312,9 +318,8 @@ def _shapes(tensors: Tensors, given: Given) -> Fields:
     heads = shape_of(tensors, f"{encoder}{OFFSETS}", axes=2)[0] / (2 * LEVELS * POINTS)
     if heads != int(heads):
         raise ValueError(f"every head must read {POINTS} places of {LEVELS} maps, got {heads} heads of that")
-    # Settings are those of the whole system; timm's, which a Swin asks for, are none of them.
     return {
-        "backbone": swin.config(tensors, Given(notes=given.notes), "backbone."),
+        "backbone": backbone,
         "classes": shape_of(tensors, f"{PREDICTOR}class_embed.weight", axes=2)[0] - 1,
         "queries": count,
         "width": width,
@@ -335,10 +340,52 @@ def _count(tensors: Tensors, before: str, after: str) -> int:
     return sum(bool(re.fullmatch(rf"{re.escape(before)}\d+\.{re.escape(after)}", name)) for name in tensors)
 
 
-def _official(tensors: Tensors, given: Given) -> Fields:
-    shapes, model = _shapes(tensors, given), section(given.settings, "MODEL")
-    if model:
-        _check(shapes, model)
+def _swin(tensors: Tensors, given: Given) -> Fields:
+    """A `SwinConfig`. Settings are those of the whole system; timm's, which a Swin asks for, are none of them."""
+    return swin.config(tensors, Given(notes=given.notes), "backbone.")
+
+
+def _official_swin(tensors: Tensors, given: Given) -> Fields:
+    backbone, settings = _swin(tensors, given), section(section(given.settings, "MODEL"), "SWIN")
+    _check({
+        "MODEL.SWIN.EMBED_DIM": (settings.get("EMBED_DIM"), backbone["width"]),
+        "MODEL.SWIN.WINDOW_SIZE": (settings.get("WINDOW_SIZE"), backbone["window"]),
+    })  # fmt: skip
+    return _official(tensors, given, backbone)
+
+
+def _official_resnet(tensors: Tensors, given: Given) -> Fields:
+    settings = section(section(given.settings, "MODEL"), "RESNETS")
+    require(settings, {"STRIDE_IN_1X1": (False, True), "RES5_DILATION": (1,)})
+    stride_first = _stride_first(settings, "STRIDE_IN_1X1", given)
+    backbone = resnet.DETECTRON2.config(tensors, "backbone.", stride_first=stride_first)
+    depth = integer(settings, "DEPTH")
+    _check({
+        "MODEL.RESNETS.DEPTH": (depth, 3 * sum(backbone["depths"]) + 2),
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": (settings.get("RES2_OUT_CHANNELS"), backbone["width"]),
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": (settings.get("STEM_OUT_CHANNELS"), backbone["stem_width"]),
+    })  # fmt: skip
+    return _official(tensors, given, backbone)
+
+
+def _stride_first(settings: Settings, key: str, given: Given) -> bool:
+    """Whether the 1 x 1 convolutions of a ResNet have the strides, which no tensor shows."""
+    if key not in settings:
+        given.say(
+            "the strides of the ResNet are taken to lie in its convolutions of 3 x 3, as in all published "
+            f"Mask2Formers: no settings say {key}"
+        )
+    return settings.get(key) is True
+
+
+def _official(tensors: Tensors, given: Given, backbone: Fields) -> Fields:
+    shapes, model = _shapes(tensors, backbone), section(given.settings, "MODEL")
+    head, former = section(model, "SEM_SEG_HEAD"), section(model, "MASK_FORMER")
+    _check({
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (head.get("NUM_CLASSES"), shapes["classes"]),
+        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (former.get("NUM_OBJECT_QUERIES"), shapes["queries"]),
+        "MODEL.MASK_FORMER.NHEADS": (former.get("NHEADS"), shapes["heads"]),
+    })  # fmt: skip
     fields = _purpose(shapes, given, _test_set(given.settings))
     size = fields.pop("size")
     test = section(section(model, "MASK_FORMER"), "TEST")
@@ -366,8 +413,33 @@ def _official(tensors: Tensors, given: Given) -> Fields:
     }
 
 
-def _transformers(tensors: Tensors, given: Given) -> Fields:
-    shapes, settings = _shapes(_official_shapes(tensors), given), given.settings
+def _transformers_swin(tensors: Tensors, given: Given) -> Fields:
+    official = _official_shapes(tensors)
+    return _transformers(official, given, _swin(official, given))
+
+
+def _transformers_resnet(tensors: Tensors, given: Given) -> Fields:
+    settings = section(given.settings, "backbone_config")
+    require(settings, RESNET)
+    stride_first = _stride_first(settings, "downsample_in_bottleneck", given)
+    backbone = resnet.TRANSFORMERS.config(tensors, ENCODERS[0], stride_first=stride_first)
+    depths = integers(settings, "depths")
+    if depths not in (None, tuple(backbone["depths"])):
+        raise ValueError(f"config.json is of another model: it says depths {depths}, not {backbone['depths']}")
+    return _transformers(_official_shapes(tensors), given, backbone)
+
+
+RESNET = {
+    "layer_type": ("bottleneck",),
+    "hidden_act": ("relu",),
+    "downsample_in_first_stage": (False,),
+    "downsample_in_bottleneck": (False, True),
+}
+"""What changes a ResNet's results in transformers' settings: the values that the one here has."""
+
+
+def _transformers(tensors: Tensors, given: Given, backbone: Fields) -> Fields:
+    shapes, settings = _shapes(tensors, backbone), given.settings
     if settings.get("model_type") not in (None, "mask2former"):
         raise ValueError(f"config.json must be of a mask2former, got {json.dumps(settings['model_type'])}")
     said = {"queries": "num_queries", "width": "hidden_dim", "heads": "num_attention_heads"}
@@ -389,7 +461,12 @@ def _transformers(tensors: Tensors, given: Given) -> Fields:
             + ("every class" if fields["dataset"] is None else "what the data set counts")
             + " is taken for a thing"
         )
-    size = fields.pop("size") or (800, 1333)
+    size = fields.pop("size")
+    if size is None:
+        size = PUBLISHED["coco_panoptic"].size
+        given.say(
+            f"nothing says how large images are seen: {size[0]} and at most {size[1]} pixels are taken for it"
+        )
     return {**shapes, **fields, "preprocessing": _preprocessing(size)}
 
 
@@ -399,14 +476,17 @@ def _purpose(shapes: Mapping[str, Any], given: Given, dataset: str | None) -> Fi
     if dataset is None:
         return {"dataset": None, "tasks": None, "size": None}
     segment_labels(dataset, shapes["classes"])
-    size, tasks = PUBLISHED[dataset]
-    is_large = shapes["backbone"]["width"] == LARGE
-    if dataset == "ade20k" and shapes["backbone"]["width"] < 128:
+    size, tasks, object_threshold = PUBLISHED[dataset]
+    backbone = shapes["backbone"]
+    is_swin, is_large = "window" in backbone, backbone["width"] == LARGE
+    if dataset == "ade20k" and is_swin and backbone["width"] < 128:
         size = (512, 2048)
-    if dataset in ("ade20k", "cityscapes") and shapes["queries"] == 100:
-        # For panoptic maps Swin-L was published with 200 queries; smaller ones, of Cityscapes alone, with 100.
-        tasks = ("segmentation",) if is_large or dataset == "ade20k" else None
-    return {"dataset": dataset, "tasks": tasks, "size": size}
+    if dataset in ("ade20k", "cityscapes", "mapillary_vistas") and shapes["queries"] == 100:
+        # For panoptic maps Swin-L was published with 200 queries; smaller Swins, of Cityscapes alone, and ResNets
+        # with 100, as for label maps. ResNets see ADE20K's images smaller for label maps than for others.
+        tasks = ("segmentation",) if is_large or (is_swin and dataset == "ade20k") else None
+        size = None if dataset == "ade20k" and not is_swin else size
+    return {"dataset": dataset, "tasks": tasks, "size": size, "object_threshold": object_threshold}
 
 
 def _test_set(settings: Settings) -> str | None:
@@ -419,17 +499,9 @@ def _test_set(settings: Settings) -> str | None:
     )
 
 
-def _check(shapes: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Raises ValueError if detectron2's settings are of another model."""
-    head, former, backbone = (section(model, name) for name in ("SEM_SEG_HEAD", "MASK_FORMER", "SWIN"))
-    expected = {
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (head.get("NUM_CLASSES"), shapes["classes"]),
-        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (former.get("NUM_OBJECT_QUERIES"), shapes["queries"]),
-        "MODEL.MASK_FORMER.NHEADS": (former.get("NHEADS"), shapes["heads"]),
-        "MODEL.SWIN.EMBED_DIM": (backbone.get("EMBED_DIM"), shapes["backbone"]["width"]),
-        "MODEL.SWIN.WINDOW_SIZE": (backbone.get("WINDOW_SIZE"), shapes["backbone"]["window"]),
-    }
-    for name, (said, got) in expected.items():
+def _check(shown: Mapping[str, tuple[object, int]]) -> None:
+    """Raises ValueError if what detectron2's settings say, None for nothing, is not what the tensors show."""
+    for name, (said, got) in shown.items():
         if said not in (None, got):
             raise ValueError(f"the settings are of another model: they say {name} {said}, the checkpoint has {got}")
 
@@ -460,9 +532,20 @@ FAMILIES = (
         fits=lambda tensors, settings: (
             {f"{PREDICTOR}class_embed.weight", f"backbone.{swin.BLOCK}attn.qkv.weight"} <= tensors.keys()
         ),
-        configure=_official,
-        table=OFFICIAL,
+        configure=_official_swin,
+        table=(*OFFICIAL_SWIN, *OFFICIAL_HEAD),
         ignored={**swin.BUFFERS, **TRAINING},
+        settings_file="config.yaml",
+    ),
+    Family(
+        name="mask2former",
+        model="mask2former",
+        fits=lambda tensors, settings: (
+            f"{PREDICTOR}class_embed.weight" in tensors and resnet.DETECTRON2.is_in(tensors, "backbone.")
+        ),
+        configure=_official_resnet,
+        table=(*resnet.DETECTRON2.rows("backbone."), *OFFICIAL_HEAD),
+        ignored={**resnet.COUNTS, **TRAINING},
         settings_file="config.yaml",
     ),
     Family(
@@ -471,13 +554,24 @@ FAMILIES = (
         fits=lambda tensors, settings: (
             {"class_predictor.weight", f"{ENCODERS[0]}hidden_states_norms.stage1.weight"} <= tensors.keys()
         ),
-        configure=_transformers,
-        table=TRANSFORMERS,
+        configure=_transformers_swin,
+        table=(*_swin_rows(), *TRANSFORMERS_HEAD),
         ignored={
             rf"{re.escape(PIXEL_LEVEL)}encoder\.(swin\.)?layernorm\..*": "norm of the last map, which nothing uses",
             r".*relative_position_index": "follows from the window's side",
             **TRAINING,
         },
+        settings_file="config.json",
+    ),
+    Family(
+        name="mask2former-transformers",
+        model="mask2former",
+        fits=lambda tensors, settings: (
+            "class_predictor.weight" in tensors and resnet.TRANSFORMERS.is_in(tensors, ENCODERS[0])
+        ),
+        configure=_transformers_resnet,
+        table=(*resnet.TRANSFORMERS.rows(ENCODERS[0]), *TRANSFORMERS_HEAD),
+        ignored={**resnet.COUNTS, **TRAINING},
         settings_file="config.json",
     ),
 )

@@ -20,14 +20,18 @@ BATCH_SIZE = 8
 
 
 @jax.jit
-def run(model: Model, images: jax.Array) -> Any:
-    """Runs a model on images [B, rows, columns, 3]; the outputs for the tasks are a pytree of arrays [B, ...]."""
-    return model.decode(model.features(images), None)
+def run(model: Model, images: jax.Array, sizes: jax.Array | None = None) -> Any:
+    """The outputs that tasks read, of images [B, rows, columns, 3]: a pytree of arrays [B, ...].
+
+    A model that is `sized` takes the sizes of the images before they were filled up, [B, 2].
+    """
+    arguments = (images,) if sizes is None else (images, sizes)
+    return model.decode(model.features(*arguments), None)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def run_shared(model: Model, images: jax.Array, *, mesh: Mesh) -> Any:
-    """`run` on a batch that the devices of a mesh share: each runs its own images, and none waits for another.
+def run_shared(model: Model, images: jax.Array, sizes: jax.Array | None = None, *, mesh: Mesh) -> Any:
+    """`run` on a batch that the devices of a mesh share: each runs its own images, none waits for another.
 
     Left to itself, XLA collects the whole batch on every device where an operator loops over it, as attention does
     on CPU, or is a kernel that it cannot split.
@@ -35,18 +39,20 @@ def run_shared(model: Model, images: jax.Array, *, mesh: Mesh) -> Any:
     Args:
         model: with its parameters on every device of the mesh.
         images: [B, rows, columns, 3], B a multiple of the number of devices.
+        sizes: [B, 2], as in `run`.
         mesh: the devices.
     """
     shared = PartitionSpec(mesh.axis_names)
-    own = jax.shard_map(run, mesh=mesh, in_specs=(PartitionSpec(), shared), out_specs=shared, check_vma=False)
-    return own(model, images)
+    inputs = PartitionSpec(), shared, shared
+    own = jax.shard_map(run, mesh=mesh, in_specs=inputs, out_specs=shared, check_vma=False)
+    return own(model, images, sizes)
 
 
 class Predictor:
     """Runs a model on paths, PIL images or arrays, one or many.
 
     One function is compiled for every input shape and kept. Images (or windows of them) of the same shape are run
-    together.
+    together. A model that fills images up (`Model.multiple`) gets them filled up: there are fewer shapes then.
 
         predictor = Predictor(hourglass_jax.load("dinov2-vits14-saliency"))
         saliency = predictor("photo.jpg")    # float32 [rows, columns] in 0..1
@@ -121,7 +127,7 @@ class Predictor:
         by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         for index, photo in enumerate(photos):
             prepared = self.preprocessing(photo)
-            views, layout = self.window.cut(prepared) if self.window else whole_view(prepared)
+            views, layout = self.window.cut(prepared) if self.window else whole_view(prepared, self.model.multiple)
             by_shape[views.shape[1:]] += [(index, view) for view in views]
             layouts.append(layout)
 
@@ -132,8 +138,10 @@ class Predictor:
                 indices, views = zip(*group[start : start + batch_size], strict=True)
                 try:
                     # Pad the last batch: a smaller one would trigger a recompilation.
-                    padded = np.stack(views + views[:1] * (batch_size - len(views)))
-                    batch = jax.tree.map(np.asarray, self._run(padded))
+                    missing = batch_size - len(views)
+                    padded = np.stack(views + views[:1] * missing)
+                    sizes = [layouts[index].image for index in indices + indices[:1] * missing]
+                    batch = jax.tree.map(np.asarray, self._run(padded, sizes))
                 except Exception as problem:
                     if batch_size == 1 or not is_out_of_memory(problem):
                         raise
@@ -149,14 +157,15 @@ class Predictor:
             results.append(self.task.postprocess(joined, layout, photo.shape[:2]))
         return results
 
-    def _run(self, images: np.ndarray) -> Any:
+    def _run(self, images: np.ndarray, sizes: Sequence[tuple[int, int]]) -> Any:
         """The outputs for a batch; more of them where the devices' shares would not be equal."""
-        missing = -len(images) % self.mesh.size
+        batch = images, np.array(sizes, np.float32) if self.model.sized else None
         if self.mesh.size == 1 or len(images) == 1:
-            return run(self._fitted(self.model, images), images)
-        images = np.concatenate([images, *[images[:1]] * missing])
-        shared = jax.device_put(images, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)))
-        return run_shared(self._fitted(self._on_all_devices, images), shared, mesh=self.mesh)
+            return run(self._fitted(self.model, images), *batch)
+        missing = -len(images) % self.mesh.size
+        batch = jax.tree.map(lambda each: np.concatenate([each, *[each[:1]] * missing]), batch)
+        shared = jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)))
+        return run_shared(self._fitted(self._on_all_devices, images), *shared, mesh=self.mesh)
 
     @functools.cached_property
     def _on_all_devices(self) -> Model:

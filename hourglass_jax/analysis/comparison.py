@@ -90,6 +90,7 @@ def compare(
     plans: Sequence[Plan],
     images: Iterable[np.ndarray],
     *,
+    task: str | None = None,
     repeats: int = 5,
     on_call: Callable[[], object] = lambda: None,
 ) -> Iterator[list[Comparison]]:
@@ -99,6 +100,7 @@ def compare(
         model: unexpedited.
         plans: for `expedite`.
         images: each [rows, columns, 3], prepared for the model.
+        task: whose results are compared, by default the model's first one.
         repeats: timed runs of each, in turn, after one that compiles; the median counts.
         on_call: called after every run, (1 + plans) * (repeats + 1) times for an image.
 
@@ -106,8 +108,9 @@ def compare(
         For each image, a `Comparison` for each plan.
 
     Raises:
-        ValueError: a plan does not fit the model or an image's size.
+        ValueError: a plan does not fit the model or an image's size, or the model has no such task.
     """
+    chosen = find_task(model, task)
     models = [model, *(expedite(model, plan) for plan in plans)]
     macs: dict[tuple[int, int], list[int]] = {}
     for image in images:
@@ -124,15 +127,14 @@ def compare(
         times = measure(
             [functools.partial(timed, each, batch) for each in models], repeats=repeats, on_call=on_call
         )
-        task = find_task(model, None)
         features, outputs = run_model(model, batch, prompts)
-        result = result_at_input(task, outputs, size)
+        result = result_at_input(chosen, outputs, size)
         found = []
         for plan, fast, time, cost in zip(plans, models[1:], times[1:], macs[size][1:], strict=True):
             tokens, clusters = fast.backbone.token_counts(*size)
             fast_features, fast_outputs = run_model(fast, batch, prompts)
-            fast_result = result_at_input(task, fast_outputs, size)
-            difference = task.difference(result, fast_result)
+            fast_result = result_at_input(chosen, fast_outputs, size)
+            difference = chosen.difference(result, fast_result)
             figures = Figures(
                 tokens=tokens,
                 clusters=clusters,
@@ -143,7 +145,7 @@ def compare(
                 speedup=times[0].median / time.median,
                 cosine=float(cosine_similarity(fast_features, features)[0]),
                 mae=float(difference.mean()),
-                agreement=task.agreement(result, fast_result),
+                agreement=chosen.agreement(result, fast_result),
             )
             if isinstance(model, PromptedVisionModel):
                 figures = PromptedFigures(**vars(figures), decode_ms=_decode_ms(model, batch, size, repeats))

@@ -53,6 +53,11 @@ class Backbone(nnx.Module):
         """Name in `Features.maps` -> stride of the map in pixels."""
         raise NotImplementedError
 
+    @property
+    def stride(self) -> int:
+        """Pixels of the image on a side of one position of the finest map; a transformer's patch."""
+        return min(self.strides.values())
+
     def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None:
         """Raises ValueError if the plan does not fit this backbone, or an image of `size` = (rows, columns)."""
         raise NotImplementedError
@@ -74,6 +79,14 @@ class Backbone(nnx.Module):
     def set_plan(self, plan: Plan | None) -> None:
         """Sets the plan, or None; called by `expedite` after the plan was checked."""
         self.plan = plan
+
+    def plan_grid(self, rows: int, columns: int) -> Grid:
+        """(H, W) of the tokens that a plan is made for: a window's, or those of `rows` x `columns` pixels.
+
+        Raises:
+            ValueError: no plan fits the backbone.
+        """
+        raise NotImplementedError
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Number of tokens of an image of `rows` x `columns` pixels, and the smallest number under the plan."""

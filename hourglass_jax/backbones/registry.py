@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hourglass_jax.backbones.base import Backbone
+from hourglass_jax.backbones.detector_resnet import DetectorResNet, DetectorResNetConfig
 from hourglass_jax.backbones.swin import Swin, SwinConfig
 from hourglass_jax.backbones.vit import ViT, ViTConfig
 
-BackboneConfig = ViTConfig | SwinConfig
+BackboneConfig = ViTConfig | SwinConfig | DetectorResNetConfig
 
 BACKBONES: MappingProxyType[type[BackboneConfig], Callable[..., Backbone]] = MappingProxyType(
-    {ViTConfig: ViT, SwinConfig: Swin}
+    {ViTConfig: ViT, SwinConfig: Swin, DetectorResNetConfig: DetectorResNet}
 )
 """Class of a config -> function that builds the backbone."""
 

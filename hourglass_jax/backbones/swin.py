@@ -185,9 +185,8 @@ class WindowAttention(nnx.Module):
         table = self.position_bias(window) if self.cluster_bias is None else self.cluster_bias[...]
         return _by_pair(table)
 
-    def __call__(self, x: jax.Array, window: int, shift: int) -> jax.Array:
-        """[B, H, W, C] -> [B, H, W, C]"""
-        grid = x.shape[1], x.shape[2]
+    def project(self, x: jax.Array, window: int, shift: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The scaled queries, the keys and the values of a map [B, H, W, C], each [B * windows, N, heads, D]."""
         kernel, bias = kernel_and_bias(self.qkv, x.dtype)
         windows = partition(x @ kernel, window, shift) + bias
         query, key, value = jnp.moveaxis(windows.reshape(*windows.shape[:2], 3, self.heads, -1), 2, 0)
@@ -196,9 +195,15 @@ class WindowAttention(nnx.Module):
         else:
             scale = jnp.exp(jnp.minimum(self.logit_scale[...], np.log(100)))[:, None]
             query, key = _normalized(query) * scale.astype(x.dtype), _normalized(key)
+        return query, key, value
+
+    def __call__(self, x: jax.Array, window: int, shift: int) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]"""
+        grid = x.shape[1], x.shape[2]
+        query, key, value = self.project(x, window, shift)
         regions = jnp.asarray(shifted_regions(grid, window, shift)) if shift else None
         mixed = window_attention(query, key, value, bias=self.bias(window), regions=regions)
-        return self.projection(merge(mixed.reshape(*windows.shape[:2], -1), grid, window, shift))
+        return self.projection(merge(mixed.reshape(*mixed.shape[:2], -1), grid, window, shift))
 
 
 def _normalized(x: jax.Array) -> jax.Array:
@@ -316,14 +321,14 @@ class Swin(Backbone):
         """See `Backbone.check_plan`."""
         first = plan.in_windows(self.depth).start
         plan.check(self.depth)
-        stage, end = self._stage_of(first)
+        stage, _, end = self.stage_of(first)
         last = plan.in_windows(end).stop
         if last > end:
             raise ValueError(
                 f"the clustered blocks must lie inside one stage: blocks {first} to {last - 1} are not, "
                 f"with stages of {', '.join(map(str, self.config.depths))} blocks"
             )
-        plan.check_windows(self.config.window if size is None else self._window(self.grids(*size)[stage]))
+        plan.check_windows(self.config.window if size is None else self.window(self.grids(*size)[stage]))
 
     def set_plan(self, plan: Plan | None) -> None:
         """See `Backbone.set_plan`; the position bias of the blocks on clusters is computed here, once."""
@@ -340,12 +345,16 @@ class Swin(Backbone):
             grids.append((rows, columns))
         return grids
 
+    def plan_grid(self, rows: int, columns: int) -> Grid:
+        """See `Backbone.plan_grid`: a window's."""
+        return self.config.window, self.config.window
+
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens and clusters of the stage that the plan is about, for an image of `rows` x `columns` pixels."""
         plan = NO_PLAN if self.plan is None else self.plan
-        stage, _ = self._stage_of(plan.in_windows(self.depth).start)
+        stage, *_ = self.stage_of(plan.in_windows(self.depth).start)
         grid = self.grids(rows, columns)[stage]
-        down, across = window_grid(grid, self._window(grid))
+        down, across = window_grid(grid, self.window(grid))
         return grid[0] * grid[1], down * across * min(self._cluster_sides(plan).values()) ** 2
 
     def __call__(self, images: jax.Array, *, intermediates: Sequence[int] = ()) -> SwinFeatures:
@@ -394,8 +403,7 @@ class Swin(Backbone):
         """
         plan = NO_PLAN if self.plan is None else self.plan
         grid, kept = (x.shape[1], x.shape[2]), {}
-        side = window = self._window(grid)
-        is_shifted = not (self.config.shrink_windows and window == min(grid))
+        side = window = self.window(grid)
         tokens = Tokens.whole(partition(x, window), (window, window), depth=first + len(stage.blocks))
         for number, block in enumerate(stage.blocks):
             entering = tokens.with_sequence(partition(x, side))
@@ -409,7 +417,7 @@ class Swin(Backbone):
                 down, across = window_grid(grid, window)
                 x = merge(tokens.sequence, grid if tokens.is_whole else (side * down, side * across), side)
             with jax.named_scope("blocks"):
-                x = block(x, side, side // 2 if number % 2 and is_shifted else 0)
+                x = block(x, side, self.shift(number, side, grid))
             if first + number in intermediates:
                 whole = tokens.is_whole
                 kept[first + number] = x if whole else merge(tokens.restore(partition(x, side)), grid, window)
@@ -417,16 +425,29 @@ class Swin(Backbone):
         tokens = plan.after_blocks(entering)
         return x if tokens is entering else merge(tokens.sequence, grid, window), kept
 
+    def stage_of(self, block: int) -> tuple[int, int, int]:
+        """The stage of a block, the first block of it and that of the next stage; all are counted from 0."""
+        ends = np.cumsum(self.config.depths).tolist()
+        stage = next(number for number, end in enumerate(ends) if block < end)
+        return stage, ends[stage] - self.config.depths[stage], ends[stage]
+
+    def shift(self, number: int, side: int, grid: Grid) -> int:
+        """How far a block's windows are shifted.
+
+        Args:
+            number: of the block in its stage, from 0 on.
+            side: of its windows, in tokens or clusters.
+            grid: (H, W) of the stage's tokens.
+        """
+        is_one_window = self.config.shrink_windows and self.window(grid) == min(grid)
+        return side // 2 if number % 2 and not is_one_window else 0
+
     def _cluster_sides(self, plan: Plan) -> dict[int, int]:
         """For every block that runs on k x k clusters of a window, k."""
-        _, end = self._stage_of(plan.in_windows(self.depth).start)
+        *_, end = self.stage_of(plan.in_windows(self.depth).start)
         counts = plan.counts(end, (self.config.window, self.config.window))
         return {index: math.isqrt(counts[index]) for index in plan.in_windows(end)}
 
-    def _stage_of(self, block: int) -> tuple[int, int]:
-        """The stage of a block, and the first block of the next stage."""
-        ends = np.cumsum(self.config.depths).tolist()
-        return next((number, end) for number, end in enumerate(ends) if block < end)
-
-    def _window(self, grid: Grid) -> int:
+    def window(self, grid: Grid) -> int:
+        """The side of the windows on a map of `grid` = (H, W) tokens."""
         return min(self.config.window, *grid) if self.config.shrink_windows else self.config.window

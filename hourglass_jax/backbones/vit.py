@@ -281,6 +281,10 @@ class ViT(Backbone):
         """(rows, columns) in pixels of images with so many tokens."""
         return token_grid[0] * self.config.patch_size, token_grid[1] * self.config.patch_size
 
+    def plan_grid(self, rows: int, columns: int) -> Grid:
+        """See `Backbone.plan_grid`: that of all tokens."""
+        return self.token_grid(rows, columns)
+
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""
         plan = NO_PLAN if self.plan is None else self.plan

@@ -38,6 +38,7 @@ def compare(
     reading: Reading = ReadingOptions(),
     methods: Methods = (),
     share: tuple[float, ...] = (),
+    task: str | None = None,
     repeats: int = 5,
 ) -> None:
     """Compares the model with and without a plan: a table, and a picture for each photograph.
@@ -58,7 +59,8 @@ def compare(
         methods: A method to compare; may be given several times.
         share: Cost of the methods' plans, as shares of the encoder's multiply-accumulates; by default the cost of
             the plan. StagedMerging if no method is named.
-        repeats: Number of timed runs of each model; the median counts.
+        task: Which of a model's tasks, if it has several.
+        repeats: Timed runs of each; the median counts.
     """
     from hourglass_jax.cli.compare_methods import compare_methods
     from hourglass_jax.imaging.images import read_image
@@ -71,12 +73,14 @@ def compare(
     if methods:
         methods = tuple(find_method(name).__name__ for name in methods)
         paths = {photo.name: photo.path for photo in found} or photographs()
-        compare_methods(paths, output, model, plan, methods, share, repeats)
+        compare_methods(paths, output, model, plan, methods, share, task, repeats)
         return
-    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, repeats)
+    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, task, repeats)
 
 
-def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repeats: int) -> None:
+def _compare(
+    photos, output: Path, model: ModelOptions, plan: PlanOptions, name_of_task: str | None, repeats: int
+) -> None:
     import numpy as np
 
     from hourglass_jax.analysis.comparison import POINTS, Figures
@@ -88,7 +92,7 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     loaded, preprocessing, chosen = load_model(model, plan)
-    preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
+    preprocessing = preprocessing.whole_patches(loaded.backbone.stride, loaded.multiple)
     prepared, plans = [], []
     photos = {name: preprocessing.crop_to_view(photo) for name, photo in photos.items()}
     for name, photo in photos.items():
@@ -97,12 +101,12 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
             size = prepared[-1].shape[:2]
             made_for = size if plan.strict_plan else preprocessing.shape
             plans.append(loaded.backbone.fit_plan(chosen, size, made_for))
-    results, seconds, task = [], [], find_task(loaded, None)
+    results, seconds, task = [], [], find_task(loaded, name_of_task)
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
         for (name, photo), image, fitted in zip(photos.items(), prepared, plans, strict=True):
             if fitted != chosen:
                 print(f"{name}: the plan is fitted to the photograph: {describe(fitted)}", file=sys.stderr)
-            [[result]] = run(loaded, [fitted], [image], repeats=repeats, on_call=bar.update)
+            [[result]] = run(loaded, [fitted], [image], task=task.name, repeats=repeats, on_call=bar.update)
             path = output / f"{name}_comparison.png"
             small = resize_photo(photo, result.size)
             original, expedited = (

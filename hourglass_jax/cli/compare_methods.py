@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hourglass_jax.analysis.comparison import Comparison
     from hourglass_jax.models.base import Model
     from hourglass_jax.plans.base import Plan
+    from hourglass_jax.tasks.base import Task
 
 HEIGHT = 296
 """Height of the pictures in a sheet, in pixels."""
@@ -80,6 +81,7 @@ def compare_methods(
     plan: PlanOptions,
     methods: Sequence[str],
     budgets: Sequence[float],
+    task: str | None,
     repeats: int,
 ) -> None:
     """Compares methods at every budget: a table, a plot, and a picture for each photograph and budget."""
@@ -87,6 +89,7 @@ def compare_methods(
 
     from hourglass_jax.analysis.comparison import compare
     from hourglass_jax.imaging.images import center_crop_square, read_image, write_image
+    from hourglass_jax.models.base import find_task
 
     check_matplotlib()
     if repeats < 1:
@@ -94,7 +97,7 @@ def compare_methods(
     squares = {name: center_crop_square(read_image(path)) for name, path in photos.items()}
     plan_given = is_given(plan)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=plan_given or not budgets)
-    preprocessing = preprocessing.at(preprocessing.side).whole_patches(loaded.config.backbone.patch_size)
+    preprocessing = preprocessing.at(preprocessing.side).whole_patches(loaded.backbone.stride, loaded.multiple)
     prepared = []
     for name, square in squares.items():
         with error_context(name):
@@ -104,7 +107,8 @@ def compare_methods(
 
     found, pictures = [], []
     with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
-        compared = compare(loaded, [each.plan for each in entries], prepared, repeats=repeats, on_call=bar.update)
+        plans = [each.plan for each in entries]
+        compared = compare(loaded, plans, prepared, task=task, repeats=repeats, on_call=bar.update)
         for (name, square), results in zip(squares.items(), compared, strict=True):
             found.append(results)
             for budget in solved:
@@ -112,7 +116,7 @@ def compare_methods(
                 shown = [(entry, result) for entry, result in pairs if entry.budget in (None, budget)]
                 suffix = "" if len(solved) == 1 else f"_{budget:g}"
                 pictures.append(str(output / f"{name}_methods{suffix}.png"))
-                write_image(pictures[-1], _picture(loaded, square, shown))
+                write_image(pictures[-1], _picture(find_task(loaded, task), square, shown))
     rows = [_row(dict(zip(squares, results, strict=True))) for results in zip(*found, strict=True)]
     plot = output / "methods.png"
     write_image(plot, _plot(entries, rows))
@@ -222,14 +226,13 @@ def _row(results: dict[str, "Comparison"]) -> PlanResult:
     )
 
 
-def _picture(model: "Model", photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
+def _picture(task: "Task", photo: "np.ndarray", shown: Sequence[tuple[Entry, "Comparison"]]) -> "np.ndarray":
     """A column for every plan: what it made one, the model's result under it, and what differs."""
     import numpy as np
 
     from hourglass_jax.imaging.pictures import colorize, group_overlay, resize_photo, sheet, stretch
-    from hourglass_jax.models.base import find_task
 
-    task, (_, first) = find_task(model, None), shown[0]
+    _, first = shown[0]
     original = resize_photo(photo, first.size)
     photo = resize_photo(photo, (HEIGHT, HEIGHT))
     size = photo.shape[:2]

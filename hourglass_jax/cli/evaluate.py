@@ -64,9 +64,10 @@ def eval(
     """Measures the accuracy of a model on a data set, without a plan and, if one is given, with it.
 
     Unless --size is given, images are scaled as for published figures: their shorter side to 1024 pixels for
-    Cityscapes, 520 for PASCAL-Context and the model's size otherwise. Counts are kept: the same command resumes an
-    interrupted run. Relative inverse depth is aligned to the ground truth of each image by scale and shift.
-    Panoptic maps are measured by PQ, instances by the AP of their masks, which pycocotools computes.
+    Cityscapes, 520 for PASCAL-Context and the model's own for the others. What is counted is kept: a run that was
+    ended goes on when the same command is given again. Relative inverse depth gets the scale and shift that fit the
+    truth of each image best. Panoptic maps have PQ, instances the AP of their masks, and a detector's that of its
+    boxes, too; pycocotools computes it.
 
     Example: hourglass eval --model seg.safetensors --dataset ade20k --data-dir data/ --alpha 10 --clusters 28 28
 
@@ -162,7 +163,7 @@ def eval(
 
 def _check_grid(model: "Model", plan: "Plan", size: "int | Grid") -> None:
     """Finds a plan with more clusters than tokens before the long work, where all inputs are of one shape."""
-    window, side = model.window, model.config.backbone.patch_size
+    window, side = model.window, model.backbone.stride
     if window is not None:
         size = window.size
     if window is not None or model.config.preprocessing.resize in ("square", "crop"):

@@ -51,7 +51,7 @@ def features(
     found = photos_of(photos, reading)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
-    preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
+    preprocessing = preprocessing.whole_patches(loaded.backbone.stride, loaded.multiple)
     expedited = hj.expedite(loaded, chosen)
     run = jax.jit(lambda backbone, images: backbone(images).maps())
 

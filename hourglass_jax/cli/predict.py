@@ -1,6 +1,7 @@
 """The command `hourglass predict`."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from hourglass_jax.plans.files import plan_fields
 if TYPE_CHECKING:
     import numpy as np
 
+    from hourglass_jax.tasks.base import Task
+
 Row = dict[str, Any]
 """What is reported of a photograph: "photo", "files" by kind, and the task's records, lines and units."""
 
@@ -46,6 +49,7 @@ def predict(
     task: str | None = None,
     prompts: Prompts = PromptOptions(),
     batch: int | None = None,
+    threshold: float | None = None,
     resume: tyro.conf.FlagCreatePairsOff[bool] = False,
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
@@ -81,6 +85,7 @@ def predict(
         task: Which of a model's tasks, if it has several.
         prompts: What a model that answers prompts is asked.
         batch: Photographs at once, shared among all devices; by default one for each device.
+        threshold: Least score of the instances that are drawn and printed, by default 0.5; the JSON has them all.
         resume: Leave out what an earlier run of the same command wrote.
         distributed: Share the photographs with the other processes that Slurm, Open MPI or a TPU pod started.
     """
@@ -112,6 +117,8 @@ def predict(
             task=task,
             strict_plan=plan.strict_plan,
         )
+        if threshold is not None:
+            predictor.task = _with_threshold(predictor.task, threshold)
         render = predictor.task.render
 
         def together(taken: "Sequence[tuple[Photo, np.ndarray]]") -> Sequence[Callable[[], Row]]:
@@ -124,6 +131,7 @@ def predict(
         "size": preprocessing.size,
         "whole": whole,
         "task": predictor.task.name,
+        **({} if threshold is None else {"threshold": threshold}),
         **asked,
     }
 
@@ -147,6 +155,17 @@ def predict(
     # No task has more than one picture with units so far.
     units = [unit for row in rows for unit in row["units"].values()]
     finish(images, _lines(rows), status, as_json=model.json, **({"units": units[0]} if units else {}))
+
+
+def _with_threshold(task: "Task", threshold: float) -> "Task":
+    """The task, which shows only what has at least this score."""
+    from hourglass_jax.tasks.instances import Instances
+
+    if not isinstance(task, Instances):
+        raise ValueError(f"--threshold is of instances, and the task is {task.name}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold must lie in 0..1, got {threshold}")
+    return dataclasses.replace(task, shown=threshold)
 
 
 def _write(photo: Photo, rendering: Any, output: Path) -> Row:

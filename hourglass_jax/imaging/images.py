@@ -80,7 +80,8 @@ class Preprocessing:
         mean: of red, green and blue in 0..1, subtracted.
         std: of red, green and blue in 0..1, divided by.
         interpolation: "bilinear" or "bicubic", antialiased when shrinking, on 8-bit values (Pillow's); "cubic" is
-            not antialiased, and on real numbers (OpenCV's INTER_CUBIC).
+            not antialiased, and on real numbers (OpenCV's INTER_CUBIC); "linear" is not antialiased, and rounded to
+            8 bits (OpenCV's INTER_LINEAR, but for a unit).
 
     Raises:
         ValueError: a field is out of range.
@@ -91,7 +92,7 @@ class Preprocessing:
     resize: Literal["longest", "shortest", "minimal", "square", "crop", "none"] = "longest"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    interpolation: Literal["bilinear", "bicubic", "cubic"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic", "cubic", "linear"] = "bilinear"
 
     def __post_init__(self) -> None:
         def require(field: str, holds: bool, expected: str) -> None:
@@ -149,9 +150,13 @@ class Preprocessing:
         """The same preparation for another `size`; resize="none" becomes "shortest"."""
         return replace(self, size=size, resize="shortest" if self.resize == "none" else self.resize)
 
-    def whole_patches(self, patch_size: int) -> "Preprocessing":
-        """The same with an input of whole patches, also for a model that fills them up itself; never as it is."""
-        return replace(self.at(self.size), multiple=math.lcm(self.multiple, patch_size))
+    def whole_patches(self, *units: int) -> "Preprocessing":
+        """The same with an input of whole units, also for a model that fills them up itself; never as it is.
+
+        Args:
+            units: pixels to multiples of which the model fills up the sides of images, such as its patches.
+        """
+        return replace(self.at(self.size), multiple=math.lcm(self.multiple, *units))
 
     def crop_to_view(self, image: np.ndarray) -> np.ndarray:
         """Crops an image, uint8 [H, W, 3], to the part that is in the model's input."""
@@ -181,6 +186,8 @@ class Preprocessing:
         check_enlargement((rows, columns), (height, width))
         if self.interpolation == "cubic":
             resized = resampled(image.astype(np.float32), (height, width), "bicubic")
+        elif self.interpolation == "linear":
+            resized = np.rint(resampled(image.astype(np.float32), (height, width), "bilinear"))
         else:
             method = Image.Resampling[self.interpolation.upper()]
             resized = np.asarray(Image.fromarray(image).resize((width, height), method), np.float32)

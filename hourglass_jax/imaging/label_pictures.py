@@ -37,7 +37,11 @@ def colorize_labels(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
 
 
 def label_overlay(
-    photo: np.ndarray, labels: np.ndarray, names: Sequence[str], colors: Sequence[Color], opacity: float = 0.5
+    photo: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    colors: Sequence[Color | None],
+    opacity: float = 0.5,
 ) -> np.ndarray:
     """Draws classes over their photograph, with outlines and a legend on the right.
 
@@ -46,10 +50,10 @@ def label_overlay(
 
     Args:
         photo: uint8 [H, W, 3].
-        labels: int [H, W], indices into `names` and `colors`.
-        names: names of the classes.
-        colors: colours of the classes: red, green and blue in 0..255.
-        opacity: opacity of the colours, 0..1; at 0 only the borders between the classes are drawn.
+        labels: int [H, W], places in `names` and `colors`.
+        names: of the classes.
+        colors: of the classes: red, green and blue in 0..255; None leaves the photograph as it is.
+        opacity: of the colours, in 0..1; at 0 only the borders between the classes are drawn.
 
     Returns:
         uint8 [rows, columns, 3]. The photograph is not scaled and lies at the top left; below it is white if it is
@@ -67,7 +71,9 @@ def label_overlay(
     labels = np.asarray(labels)
     if labels.shape != photo.shape[:2]:
         raise ValueError(f"labels must have shape {list(photo.shape[:2])}, got {list(labels.shape)}")
-    picture = photo * (1.0 - opacity) + colorize_labels(labels, colors) * opacity
+    shades = colorize_labels(labels, [color or (0, 0, 0) for color in colors])
+    alpha = float(opacity) * np.array([color is not None for color in colors])[labels][..., None]
+    picture = photo * (1 - alpha) + shades * alpha
     outline(picture, labels)
     height, width = labels.shape
     legend = _legend(labels, names, colors)
@@ -77,7 +83,7 @@ def label_overlay(
     return np.array(canvas)
 
 
-def _legend(labels: np.ndarray, names: Sequence[str], colors: Sequence[Color]) -> Image.Image:
+def _legend(labels: np.ndarray, names: Sequence[str], colors: Sequence[Color | None]) -> Image.Image:
     """The classes in `labels` with their shares: as many rows as fit the height of `labels`, but at least 6."""
     height, width = labels.shape
     size = max(12, min(height, width) // 32)
@@ -87,7 +93,7 @@ def _legend(labels: np.ndarray, names: Sequence[str], colors: Sequence[Color]) -
     places = max(6, (height - 2 * size) // pitch)
     shown = len(classes) if len(classes) <= places else places - 1
     rows: list[tuple[str, Color | None, int]] = [
-        (names[label], (*colors[label],), int(counts[label])) for label in map(int, classes[:shown])
+        (names[label], colors[label], int(counts[label])) for label in map(int, classes[:shown])
     ]
     if shown < len(classes):
         rows.append((f"{len(classes) - shown} others", None, int(counts[classes[shown:]].sum())))
@@ -102,7 +108,7 @@ def _legend(labels: np.ndarray, names: Sequence[str], colors: Sequence[Color]) -
     for (_, color, _), title, share in zip(rows, titles, shares, strict=True):
         if color is not None:
             top = middle - size // 2
-            draw.rectangle((size, top, 2 * size - 1, top + size - 1), fill=color, outline=(150, 150, 150))
+            draw.rectangle((size, top, 2 * size - 1, top + size - 1), fill=(*color,), outline=(150, 150, 150))
         draw.text((left, middle), title.text, fill=title.color, font=title.font, anchor="lm")
         draw.text((right, middle), share.text, fill=share.color, font=share.font, anchor="rm")
         middle += pitch

@@ -48,6 +48,11 @@ class Labels:
         if len(self.names) != len(self.colors):
             raise ValueError(f"classes must have a colour each, got {len(self.colors)} for {len(self.names)}")
 
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The names as pictures have them."""
+        return self.names
+
 
 def labels_of(dataset: str | None, classes: int | None) -> Labels:
     """Finds the names and colours of a data set's classes.

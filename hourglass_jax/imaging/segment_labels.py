@@ -1,8 +1,9 @@
 """Classes of data sets of segments: names, colours, which can be counted, and their numbers in the files.
 
 They are facts of COCO (https://cocodataset.org: 80 classes of things, and 53 more of stuff for panoptic maps),
-ADE20K (150 classes of scenes, of which 100 are things; and those 100 alone) and Cityscapes (19 classes, of which 8
-are things; and those 8 alone), in the order of the outputs of models that are trained with detectron2.
+ADE20K (150 classes of scenes, of which 100 are things; and those 100 alone), Cityscapes (19 classes, of which 8
+are things; and those 8 alone) and Mapillary Vistas 1.2 (https://www.mapillary.com/dataset/vistas, 65 classes, of
+which 37 are things), in the order of the outputs of models that are trained with detectron2.
 
 Source: facebookresearch/detectron2, detectron2/data/datasets/builtin_meta.py; facebookresearch/Mask2Former,
     mask2former/data/datasets.
@@ -16,7 +17,10 @@ from importlib import resources
 
 from hourglass_jax.imaging.labels import Labels, labels_of
 
-DATASETS = ("coco_panoptic", "coco_instance", "ade20k", "ade20k_instance", "cityscapes", "cityscapes_instance")
+DATASETS = (
+    *("coco_panoptic", "coco_instance", "ade20k", "ade20k_instance", "cityscapes", "cityscapes_instance"),
+    "mapillary_vistas",
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,11 @@ class SegmentLabels(Labels):
 
     things: frozenset[int]
     ids: tuple[int, ...]
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """See `Labels.titles`: without what COCO says of how a class of stuff came about."""
+        return tuple(name.removesuffix("-merged").removesuffix("-other") for name in self.names)
 
 
 def segment_labels(

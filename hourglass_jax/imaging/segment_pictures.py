@@ -11,26 +11,28 @@ from hourglass_jax.imaging.label_pictures import label_overlay
 from hourglass_jax.imaging.labels import Color
 from hourglass_jax.imaging.pictures import text_line
 
-NOTHING = (40, 40, 40)
-"""Colour of pixels without a region."""
 ALIKE = 90.0
-"""Minimum distance of the colours of neighbours, if possible (Euclidean, in 0..255)."""
+"""Colours of neighbours are at least so far apart, if that can be had (Euclidean, in 0..255)."""
+SAME = 40.0
+"""Those of any two regions, likewise."""
 
 
 class Region(NamedTuple):
     """A segment to draw.
 
     Attributes:
-        mask: bool [rows, columns].
+        mask: bool [rows, columns], of the photograph or of a part of it.
         text: its name in the legend, with its score.
         color: of its class: red, green and blue in 0..255.
         is_thing: things are named in the picture too, and have colours that tell them from others of their class.
+        corner: (row, column) of the mask's first pixel in the photograph.
     """
 
     mask: np.ndarray
     text: str
     color: Color
     is_thing: bool
+    corner: tuple[int, int] = (0, 0)
 
 
 def encode_ids(segments: np.ndarray) -> np.ndarray:
@@ -41,11 +43,13 @@ def encode_ids(segments: np.ndarray) -> np.ndarray:
 def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     """Draws regions over their photograph, with outlines, names of things, and a legend on the right.
 
+    What belongs to no region is left as it is.
+
     Where regions overlap, the first one lies on top.
 
     Args:
         photo: uint8 [H, W, 3].
-        regions: of its size.
+        regions: that lie inside of it.
 
     Returns:
         uint8 [rows, columns, 3]; the photograph lies at the top left, see `label_overlay`.
@@ -53,8 +57,9 @@ def segment_overlay(photo: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     height, width = photo.shape[:2]
     numbers = np.zeros((height, width), np.int32)
     for number, region in reversed([*enumerate(regions, start=1)]):
-        numbers[region.mask] = number
-    colors = [NOTHING, *_told_apart(numbers, regions)]
+        (top, left), (below, right) = region.corner, np.add(region.corner, region.mask.shape)
+        numbers[top:below, left:right][region.mask] = number
+    colors = [None, *_told_apart(numbers, regions)]
     picture = label_overlay(photo, numbers, ["nothing", *(region.text for region in regions)], colors)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -78,7 +83,7 @@ def _eight_bits(red: float, green: float, blue: float) -> Color:
 
 
 def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
-    """A colour for every region: that of its class, if no neighbour or thing of its class has a similar one."""
+    """A colour for every region: its class's, unless a neighbour has one like it or any region the same."""
     neighbours = _neighbours(numbers, len(regions))
     palette: list[Color] = [
         _eight_bits(*colorsys.hsv_to_rgb(step / 12, saturation, value))
@@ -87,23 +92,20 @@ def _told_apart(numbers: np.ndarray, regions: Sequence[Region]) -> list[Color]:
     ]
     chosen: list[Color] = []
     for number, region in enumerate(regions):
-        near = [
-            color
-            for other, color in enumerate(chosen)
-            if neighbours[number + 1, other + 1] or (region.is_thing and regions[other].color == region.color)
-        ]
+        near = [color for other, color in enumerate(chosen) if neighbours[number + 1, other + 1]]
 
-        def distance(color: Color, /, near: Sequence[Color] = near) -> float:
-            return min((float(np.linalg.norm(np.subtract(color, other))) for other in near), default=np.inf)
+        def apart(color: Color, /, near: Sequence[Color] = near) -> tuple[float, float]:
+            return min(_distance(color, near), 2 * ALIKE), _distance(color, chosen)
 
-        own = region.color
-        chosen.append(own if distance(own) >= ALIKE else max(palette, key=distance))
+        to_neighbours, to_all = apart(region.color)
+        is_kept = to_neighbours >= ALIKE and to_all >= SAME
+        chosen.append(region.color if is_kept else max(palette, key=apart))
     return chosen
 
 
-def _bytes(color: tuple[float, float, float]) -> Color:
-    red, green, blue = (round(255 * part) for part in color)
-    return red, green, blue
+def _distance(color: Color, others: Sequence[Color]) -> float:
+    """From the nearest of other colours."""
+    return min((float(np.linalg.norm(np.subtract(color, each))) for each in others), default=np.inf)
 
 
 def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:

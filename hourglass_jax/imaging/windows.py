@@ -82,9 +82,15 @@ class SlidingWindow:
         return (*range(0, last, self.stride), last)
 
 
-def whole_view(image: np.ndarray) -> tuple[np.ndarray, Layout]:
-    """The image as its own only view: [1, rows, columns, channels] and its layout."""
-    return image[None], whole_layout(image.shape[:2])
+def whole_view(image: np.ndarray, multiple: int = 1) -> tuple[np.ndarray, Layout]:
+    """The image as its own only view: [1, rows, columns, channels] and its layout.
+
+    Its sides are filled up to multiples of `multiple` pixels with zeros, on the right and below.
+    """
+    layout = whole_layout(image.shape[:2])
+    rows, columns = (side + -side % multiple for side in layout.image)
+    filled = np.pad(image, ((0, rows - len(image)), (0, columns - image.shape[1]), (0, 0)))
+    return filled[None], layout._replace(view=(rows, columns))
 
 
 def whole_layout(size: tuple[int, int]) -> Layout:

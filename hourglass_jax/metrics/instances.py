@@ -7,11 +7,12 @@ import contextlib
 import io
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from hourglass_jax.metrics.base import ImageMetric, percent
+from hourglass_jax.metrics.mask_crops import MaskCrops
 from hourglass_jax.metrics.run_lengths import encode_mask
 
 
@@ -23,13 +24,13 @@ class InstanceSet(NamedTuple):
             zeros of an empty mask.
         scores: float32 [N], in 0..1.
         labels: int32 [N], classes.
-        masks: bool [N, rows, columns].
+        masks: bool [N, rows, columns], or the parts of them where there is something.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | MaskCrops
 
 
 class InstanceTruth(NamedTuple):
@@ -87,6 +88,19 @@ class InstanceMetric(ImageMetric):
         Raises:
             ValueError: another size, or a true class out of range.
         """
+        found = [
+            {"category_id": int(label), "score": float(score), "segmentation": encode_mask(mask)}
+            for label, score, mask in zip(result.labels, result.scores, result.masks, strict=True)
+            if label < self.classes and mask.any()
+        ]
+        return self.compared(result, truth, found)
+
+    def compared(self, result: InstanceSet, truth: InstanceTruth, found: list[dict[str, Any]]) -> dict[str, Any]:
+        """What is kept of an image: what was `found` in it, and its truth.
+
+        Raises:
+            ValueError: another size, or a true class out of range.
+        """
         if result.masks.shape[1:] != tuple(truth.size):
             raise ValueError(
                 f"masks of the result must have the truth's size {list(truth.size)}, got "
@@ -94,11 +108,6 @@ class InstanceMetric(ImageMetric):
             )
         if any(not 0 <= label < self.classes for label in truth.labels):
             raise ValueError(f"classes of the truth must lie in 0..{self.classes - 1}, got {max(truth.labels)}")
-        found = [
-            {"category_id": int(label), "score": float(score), "segmentation": encode_mask(mask)}
-            for label, score, mask in zip(result.labels, result.scores, result.masks, strict=True)
-            if label < self.classes and mask.any()
-        ]
         kept = ("segmentation", "area", "bbox", "iscrowd")
         true = [
             {"category_id": label, **{name: annotation[name] for name in kept if name in annotation}}
@@ -112,35 +121,7 @@ class InstanceMetric(ImageMetric):
         Raises:
             ValueError: pycocotools is not installed.
         """
-        _check_installed()
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO()
-            truth.dataset = _document(total, self.classes)  # pyright: ignore[reportAttributeAccessIssue]  untyped
-            truth.createIndex()
-            detections = [
-                each | {"image_id": image} for image, record in enumerate(total) for each in record["found"]
-            ]
-            found = truth.loadRes(detections) if detections else COCO()  # pyright: ignore[reportArgumentType]  or a list
-            run = COCOeval(truth, found, "segm")
-            run.params.imgIds, run.params.catIds = list(range(len(total))), list(range(self.classes))
-            run.evaluate()
-            run.accumulate()
-        # [thresholds of the overlap, of recall, classes, areas (all, small, medium, large), most detections]
-        precision = run.eval["precision"][..., -1]
-        by_class = np.array([_mean(precision[:, :, label, 0]) for label in range(self.classes)])
-        whole = [_mean(precision[:, :, :, area]) for area in range(4)]
-        return AveragePrecision(
-            whole[0],
-            _mean(precision[0, :, :, 0]),
-            _mean(precision[5, :, :, 0]),
-            whole[1],
-            whole[2],
-            whole[3],
-            by_class,
-        )
+        return average_precision(total, self.classes, "segm")
 
     def shown(self, scores: AveragePrecision) -> dict[str, str]:
         """See `Metric.shown`."""
@@ -152,6 +133,41 @@ class InstanceMetric(ImageMetric):
             "AP medium, %": percent(scores.ap_medium),
             "AP large, %": percent(scores.ap_large),
         }
+
+
+def average_precision(total: list[dict[str, Any]], classes: int, what: Literal["segm", "bbox"]) -> AveragePrecision:
+    """The figures of a data set, from the records of its images: of masks, or of boxes.
+
+    Raises:
+        ValueError: pycocotools is not installed.
+    """
+    _check_installed()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = _document(total, classes)  # pyright: ignore[reportAttributeAccessIssue]  untyped
+        truth.createIndex()
+        detections = [each | {"image_id": image} for image, record in enumerate(total) for each in record["found"]]
+        found = truth.loadRes(detections) if detections else COCO()  # pyright: ignore[reportArgumentType]  or a list
+        run = COCOeval(truth, found, what)
+        run.params.imgIds, run.params.catIds = list(range(len(total))), list(range(classes))
+        run.evaluate()
+        run.accumulate()
+    # [thresholds of the overlap, of recall, classes, areas (all, small, medium, large), most detections]
+    precision = run.eval["precision"][..., -1]
+    by_class = np.array([_mean(precision[:, :, label, 0]) for label in range(classes)])
+    whole = [_mean(precision[:, :, :, area]) for area in range(4)]
+    return AveragePrecision(
+        whole[0],
+        _mean(precision[0, :, :, 0]),
+        _mean(precision[5, :, :, 0]),
+        whole[1],
+        whole[2],
+        whole[3],
+        by_class,
+    )
 
 
 def _check_installed() -> None:

@@ -32,6 +32,25 @@ def encode_runs(runs: np.ndarray, size: tuple[int, ...]) -> dict[str, object]:
     return {"size": list(size), "counts": _text(runs.tolist())}
 
 
+def encode_crop(inside: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> dict[str, object]:
+    """What `encode_mask` says of a whole mask, from a part of it outside of which there is nothing.
+
+    Args:
+        inside: bool [rows, columns].
+        corner: (row, column) of its first pixel in the whole mask.
+        size: (rows, columns) of the whole mask.
+    """
+    padded = np.pad(inside, ((1, 1), (0, 0))).T
+    begins, ends = padded[:, 1:] & ~padded[:, :-1], padded[:, :-1] & ~padded[:, 1:]
+    places = [(column + corner[1]) * size[0] + row + corner[0] for column, row in map(np.nonzero, (begins, ends))]
+    # Where a run ends at the bottom of a column and another begins at the top of the next one, nothing changes.
+    changes, times = np.unique(np.concatenate(places), return_counts=True)
+    total = size[0] * size[1]
+    changes = changes[(times == 1) & (changes < total)]
+    counts = np.diff(changes, prepend=0, append=total)
+    return {"size": list(size), "counts": _text(counts.tolist())}
+
+
 def _text(counts: list[int]) -> str:
     """Counts, from the fourth on as differences to the last but one, in five bits a letter."""
     differences = counts[:3] + [after - before for before, after in zip(counts[1:], counts[3:], strict=False)]

@@ -11,8 +11,7 @@ import jax
 from flax import nnx
 
 from hourglass_jax.backbones.base import Backbone
-from hourglass_jax.backbones.swin import SwinConfig
-from hourglass_jax.backbones.vit import ViTConfig
+from hourglass_jax.backbones.registry import BackboneConfig
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.tasks.base import Task
@@ -27,7 +26,7 @@ class Config(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
-    def backbone(self) -> ViTConfig | SwinConfig: ...
+    def backbone(self) -> BackboneConfig: ...
 
     @property
     def preprocessing(self) -> Preprocessing: ...
@@ -59,6 +58,10 @@ class Model(Encoder, Protocol):
         config: how it was built.
         tasks: what its outputs can be made into, by the names of the tasks; the first one is the default.
         window: the views that large images are cut into; None for a model that sees whole images.
+        multiple: pixels to multiples of which `features` fills the sides of images up, with zeros on the right and
+            below; an image that was filled up before has the same outputs. 1 for a model that does not.
+        sized: whether `features` has to be told, as its second argument [B, 2], the (rows, columns) of images that
+            were filled up before.
     """
 
     @property
@@ -69,6 +72,12 @@ class Model(Encoder, Protocol):
 
     @property
     def window(self) -> SlidingWindow | None: ...
+
+    @property
+    def multiple(self) -> int: ...
+
+    @property
+    def sized(self) -> bool: ...
 
     def decode(self, features: Any, size: Size | None) -> Any:
         """The head.
@@ -135,6 +144,9 @@ class BaseModel(nnx.Module):
 
     config_class: ClassVar[type[Any]]
     """The dataclass of the configuration."""
+    window: SlidingWindow | None = None
+    multiple: int = 1
+    sized: bool = False
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         self.config = config

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hourglass_jax.backbones.registry import build_backbone
-from hourglass_jax.backbones.swin import SwinConfig, SwinFeatures
-from hourglass_jax.backbones.vit import ViTConfig, ViTFeatures
+from hourglass_jax.backbones.base import Features as BackboneFeatures
+from hourglass_jax.backbones.registry import BackboneConfig, build_backbone
+from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.base import Size, VisionModel
@@ -18,9 +18,9 @@ from hourglass_jax.tasks.features import Features
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A ViT or a Swin, and the preparation of images."""
+    """A backbone, and the preparation of images."""
 
-    backbone: ViTConfig | SwinConfig = field(default_factory=ViTConfig)
+    backbone: BackboneConfig = field(default_factory=ViTConfig)
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(size=224, multiple=16))
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Encoder(VisionModel):
         """The features themselves."""
         return {"features": Features()}
 
-    def decode(self, features: ViTFeatures | SwinFeatures, size: Size | None) -> jax.Array:
+    def decode(self, features: BackboneFeatures, size: Size | None) -> jax.Array:
         """The last map of features after its norm, [B, H, W, C], float32; `size` plays no part."""
         *_, last = features.maps().values()
         return last.astype(jnp.float32)

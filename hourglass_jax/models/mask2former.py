@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hourglass_jax.backbones.swin import Swin, SwinConfig, SwinFeatures
+from hourglass_jax.backbones.base import Features
+from hourglass_jax.backbones.detector_resnet import DetectorResNetConfig
+from hourglass_jax.backbones.registry import build_backbone
+from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.checks import check_config
 from hourglass_jax.imaging.labels import Labels
 from hourglass_jax.imaging.segment_labels import SegmentLabels, segment_labels
@@ -23,16 +26,14 @@ from hourglass_jax.tasks.queries import QueryOutputs
 from hourglass_jax.tasks.query_segmentation import QuerySegmentation
 
 TASKS = ("panoptic", "instances", "segmentation")
-MULTIPLE = 32
-"""What the sides of a padded image are multiples of, in pixels."""
 
 
 @dataclass(frozen=True)
 class Mask2FormerConfig:
-    """A Swin, the two decoders, and what the results are.
+    """A backbone, the two decoders, and what the results are.
 
     Attributes:
-        backbone: the Swin; its four maps have norms.
+        backbone: a Swin whose four maps have norms, or a ResNet.
         classes: number of them, without "no object".
         queries: number of them.
         width: channels of both decoders, a multiple of 32.
@@ -52,7 +53,7 @@ class Mask2FormerConfig:
         preprocessing: of images.
     """
 
-    backbone: SwinConfig = field(default_factory=SwinConfig)
+    backbone: SwinConfig | DetectorResNetConfig = field(default_factory=SwinConfig)
     classes: int = 133
     queries: int = 100
     width: int = 256
@@ -73,8 +74,9 @@ class Mask2FormerConfig:
 
     def __post_init__(self) -> None:
         check_config(self, layers=("encoder_layers", "decoder_layers"), zero=("things",))
-        if len(self.backbone.depths) != 4 or not self.backbone.stage_norms:
-            raise ValueError("backbone must be a Swin of four stages with a norm each")
+        backbone = self.backbone
+        if isinstance(backbone, SwinConfig) and (len(backbone.depths) != 4 or not backbone.stage_norms):
+            raise ValueError("a Swin as the backbone must be one of four stages with a norm each")
         if self.width % GROUPS or self.width % self.heads:
             raise ValueError(f"width must be a multiple of {GROUPS} and of heads, got {self.width}")
         if not self.tasks or not set(self.tasks) <= set(TASKS):
@@ -94,13 +96,13 @@ class Mask2Former(VisionModel):
 
     config_class = Mask2FormerConfig
     config: Mask2FormerConfig
-    backbone: Swin
+    multiple = 32
 
     def __init__(
         self, config: Mask2FormerConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         config = config or Mask2FormerConfig()
-        backbone = Swin(config.backbone, dtype=dtype, rngs=rngs)
+        backbone = build_backbone(config.backbone, dtype=dtype, rngs=rngs)
         super().__init__(config, backbone)
         self.pixel_decoder = PixelDecoder(
             tuple(backbone.channels.values()),
@@ -134,24 +136,28 @@ class Mask2Former(VisionModel):
         by_name = {task.name: task for task in known}
         return {name: by_name[name] for name in config.tasks}
 
-    def features(self, images: jax.Array) -> SwinFeatures:
+    def features(self, images: jax.Array) -> Features:
         """The backbone's features of images of any size, padded with zeros to multiples of 32 pixels."""
-        padding = [(0, -length % MULTIPLE) for length in images.shape[1:3]]
+        padding = [(0, -length % self.multiple) for length in images.shape[1:3]]
         return self.backbone(jnp.pad(images, ((0, 0), *padding, (0, 0))))
 
-    def head_input(self, features: SwinFeatures) -> jax.Array:
+    def head_input(self, features: Features) -> jax.Array:
         """The three coarser maps as the pixel decoder's layers read them: projected and normed, [B, S, C]."""
-        return self.pixel_decoder.project(features.stages)[0]
+        return self.pixel_decoder.project(_maps(features))[0]
 
-    def decode(self, features: SwinFeatures, size: Size | None) -> QueryOutputs:
+    def decode(self, features: Features, size: Size | None) -> QueryOutputs:
         """The head; `size` plays no part: masks have a position for every 4 x 4 pixels of the padded images."""
         return self.predictions(features)[-1]
 
-    def predictions(self, features: SwinFeatures) -> list[QueryOutputs]:
+    def predictions(self, features: Features) -> list[QueryOutputs]:
         """The outputs before the decoder's first layer and after every one; the last are what `decode` returns."""
         with jax.named_scope("head"):
-            mask_features, levels = self.pixel_decoder(features.stages)
+            mask_features, levels = self.pixel_decoder(_maps(features))
             return [
                 QueryOutputs(self.decoder.classifier(state), self.decoder.masks(state, mask_features))
                 for state in self.decoder.states(mask_features, levels)
             ]
+
+
+def _maps(features: Features) -> tuple[jax.Array, ...]:
+    return tuple(features.maps().values())

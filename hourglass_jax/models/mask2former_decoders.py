@@ -84,11 +84,6 @@ def split(tokens: jax.Array, grids: tuple[Grid, ...]) -> list[jax.Array]:
     return jnp.split(tokens, ends.tolist(), axis=1)
 
 
-def _grid(maps: jax.Array) -> Grid:
-    """(rows, columns) of maps [B, H, W, C]."""
-    return maps.shape[1], maps.shape[2]
-
-
 class DeformableLayer(nnx.Module):
     """Deformable attention and a feed-forward, each followed by its norm."""
 

@@ -30,6 +30,7 @@ MODELS = {
     "dpt-segmentation": "hourglass_jax.models.dpt:DPTSegmentation",
     "mask2former": "hourglass_jax.models.mask2former:Mask2Former",
     "eomt": "hourglass_jax.models.eomt:EoMT",
+    "htc": "hourglass_jax.models.htc:HTC",
     "encoder": "hourglass_jax.models.encoder:Encoder",
     "sam": "hourglass_jax.models.sam:Sam",
 }

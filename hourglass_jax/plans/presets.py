@@ -179,6 +179,15 @@ def _swin_rows() -> dict[str, Preset]:
     return presets
 
 
+def _cascade_rows() -> dict[str, Preset]:
+    """Swin-T, -S and -B in windows of 7 x 7, chosen by their cost alone; a plan ends with the third stage."""
+    alphas = {"t": 5, "s": 10, "b": 10}
+    return {
+        f"cascade-swin-{size}-coco": Preset(Hourglass(alpha, (5, 5)), (800, 1088), "docs/detection.md")
+        for size, alpha in alphas.items()
+    }
+
+
 def _dpt_rows() -> dict[str, Preset]:
     """The further rows of Expedit-DPT's README, whose alpha is the last block before the clustering, from 0.
 
@@ -277,6 +286,7 @@ PRESETS = MappingProxyType(
         **_dinov3_rows(),
         **_eomt_rows(),
         **_sam_rows(),
+        **_cascade_rows(),
     }
 )
 

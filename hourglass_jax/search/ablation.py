@@ -159,7 +159,7 @@ class Ablation:
         if model.backbone.config.windows is not None:
             raise ValueError("an ablation takes a ViT apart whose tokens attend to all, and this one has windows")
         preprocessing = preprocessing or model.config.preprocessing
-        self._model, self._backbone, side = model, model.backbone, model.config.backbone.patch_size
+        self._model, self._backbone, side = model, model.backbone, model.backbone.stride
         self._preprocessing = replace(preprocessing.at(preprocessing.side), multiple=side)
         self._squares = [center_crop_square(photo) for photo in photographs.values()]
         self.plan, self.size = replace(plan, reconstruct="tokens"), preprocessing.side

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from hourglass_jax.analysis.flops import count_encoder_macs, count_macs
-from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.models.base import Encoder, Model
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
@@ -27,21 +26,17 @@ class Costs:
         size: (rows, columns) of the image in pixels, multiples of the patch size.
 
     Attributes:
-        token_grid: (H, W) of such an image, or of a window where the backbone has some.
+        token_grid: (H, W) of such an image's tokens, of a window's in a backbone that works in windows.
         depth: blocks of the backbone.
         original: multiply-accumulates without a plan.
 
     Raises:
-        ValueError: the size does not fit the model, or its backbone is no ViT.
+        ValueError: the size does not fit the model, or no plan fits its backbone.
     """
 
     def __init__(self, model: Encoder, size: tuple[int, int]) -> None:
         backbone = model.backbone
-        if not isinstance(backbone, ViT):
-            raise ValueError(f"budgets are shared out among the blocks of a ViT, got a {type(backbone).__name__}")
-        windows = backbone.config.windows
-        self.token_grid = backbone.token_grid(*size) if windows is None else (windows.side, windows.side)
-        self.depth = backbone.depth
+        self.token_grid, self.depth = backbone.plan_grid(*size), backbone.depth
         self.original = count_encoder_macs(expedite(model, None), size)
         self._share = functools.cache(lambda plan: count_encoder_macs(expedite(model, plan), size) / self.original)
 

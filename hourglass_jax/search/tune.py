@@ -25,7 +25,6 @@ import optax
 from hourglass_jax.analysis.fidelity import cosine_similarity, final_features
 from hourglass_jax.analysis.inspection import entering_tokens
 from hourglass_jax.analysis.latency import measure
-from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.imaging.images import Preprocessing, center_crop_square
 from hourglass_jax.io.journal import Journal
 from hourglass_jax.models.base import Encoder, Model
@@ -175,7 +174,7 @@ class Tuner:
         if len(photographs) < 2:
             raise ValueError(f"expected at least 2 photographs, as some are held out; got {len(photographs)}")
         preprocessing = preprocessing or model.config.preprocessing
-        preprocessing = preprocessing.at(preprocessing.side).whole_patches(model.config.backbone.patch_size)
+        preprocessing = preprocessing.at(preprocessing.side).whole_patches(model.backbone.stride, model.multiple)
         self.model, self.size, self._on_plan = expedite(model, None), preprocessing.shape[0], on_plan
         self._images = {name: preprocessing(center_crop_square(photo))[None] for name, photo in photographs.items()}
         names = list(photographs)
@@ -469,10 +468,8 @@ class Tuner:
         block = next(index for index, count in enumerate(counts) if count < max(counts))
 
         def measure() -> list[float]:
-            backbone = self.model.backbone
-            assert isinstance(backbone, ViT), "see `Costs`"
-            entering = entering_tokens(backbone, jnp.asarray(self._images[name]), block=block)
-            return [float(auto_temperature(entering, backbone.token_grid(self.size, self.size))[0])]
+            tokens = entering_tokens(self.model.backbone, self._images[name], block=block)
+            return [float(auto_temperature(tokens, self.costs.token_grid).mean())]
 
         [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
         return temperature

@@ -9,12 +9,13 @@ from hourglass_jax.imaging.segment_pictures import Region, segment_overlay
 from hourglass_jax.imaging.windows import Layout
 from hourglass_jax.metrics.base import Metric
 from hourglass_jax.metrics.instances import InstanceSet
-from hourglass_jax.metrics.run_lengths import encode_mask
+from hourglass_jax.metrics.mask_crops import crop_of
+from hourglass_jax.metrics.run_lengths import encode_crop
 from hourglass_jax.tasks.base import Rendering, check_classes, image_id
 from hourglass_jax.tasks.queries import QueryOutputs, bands, class_scores, sigmoid
 
 SHOWN = 0.5
-"""The least score of an instance that is drawn, printed, and counted as a decision."""
+"""`Instances.shown`, unless another is asked for."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Instances:
         dataset: whose classes they are, or None.
         detections: pairs that are kept.
         things_only: whether those of stuff are left out, after that: of a model for panoptic maps.
+        shown: the least score of an instance that is drawn, printed, and counted as a decision.
 
     Source: facebookresearch/Mask2Former, mask2former/maskformer_model.py (instance_inference).
     """
@@ -37,6 +39,7 @@ class Instances:
     dataset: str | None = None
     detections: int = 100
     things_only: bool = False
+    shown: float = SHOWN
     name = "instances"
 
     def postprocess(self, outputs: QueryOutputs, layout: Layout, size: tuple[int, int]) -> InstanceSet:
@@ -75,20 +78,24 @@ class Instances:
     def _decide(self, result: InstanceSet) -> np.ndarray:
         """The class of every pixel, -1 of none, int32 [rows, columns]."""
         decided = np.full(result.masks.shape[1:], -1, np.int32)
-        for place in np.flatnonzero(result.scores >= SHOWN)[::-1]:
+        for place in np.flatnonzero(result.scores >= self.shown)[::-1]:
             decided[result.masks[place]] = result.labels[place]
         return decided
 
     def render(self, photo: np.ndarray, result: InstanceSet) -> Rendering:
         """COCO's form of the instances, and those that are certain enough on the photograph."""
-        names = self.labels.names
-        shown = np.flatnonzero((result.scores >= SHOWN) & result.masks.any(axis=(1, 2)))
+        names, titles = self.labels.names, self.labels.titles
+        crops = [crop_of(result.masks, place) for place in range(len(result.scores))]
+        shown = [
+            place for place, crop in enumerate(crops) if result.scores[place] >= self.shown and crop.inside.any()
+        ]
         regions = [
             Region(
-                result.masks[place],
-                f"{names[result.labels[place]]} {result.scores[place]:.0%}",
+                crops[place].inside,
+                f"{titles[result.labels[place]]} {result.scores[place]:.0%}",
                 self.labels.colors[result.labels[place]],
                 is_thing=True,
+                corner=(crops[place].top, crops[place].left),
             )
             for place in shown
         ]
@@ -101,26 +108,28 @@ class Instances:
                         "name": names[result.labels[place]],
                         "score": float(result.scores[place]),
                         "box": result.boxes[place].tolist(),
-                        "area": int(result.masks[place].sum()),
+                        "area": int(crops[place].inside.sum()),
                     }
                     for place in range(len(result.scores))
                 ]
             },
             documents={"instances": lambda name: self.detections_of(name, result)},
-            text=tuple(f"{result.scores[place]:6.1%}  {names[result.labels[place]]}" for place in shown),
+            text=tuple(f"{result.scores[place]:6.1%}  {titles[result.labels[place]]}" for place in shown),
         )
 
     def detections_of(self, name: str, result: InstanceSet) -> list[dict[str, object]]:
         """COCO's JSON of the instances of a photograph of this name."""
+        crops = [crop_of(result.masks, place) for place in range(len(result.scores))]
+        _, *size = result.masks.shape
         return [
             {
                 "image_id": image_id(name) if isinstance(name, str) else name,
                 "category_id": self.labels.ids[label],
                 "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
                 "score": float(score),
-                "segmentation": encode_mask(mask),
+                "segmentation": encode_crop(crop.inside, (crop.top, crop.left), (size[0], size[1])),
             }
-            for (x0, y0, x1, y1), score, label, mask in zip(*result, strict=True)
+            for (x0, y0, x1, y1), score, label, crop in zip(*result[:3], crops, strict=True)
         ]
 
     def check_dataset(self, name: str, classes: int) -> None:

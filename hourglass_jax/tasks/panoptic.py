@@ -84,10 +84,10 @@ class Panoptic:
 
     def render(self, photo: np.ndarray, result: PanopticMap) -> Rendering:
         """COCO's form of the map, a PNG of numbers and its JSON, and the segments on the photograph."""
-        names, regions = self.labels.names, []
+        names, titles, regions = self.labels.names, self.labels.titles, []
         for segment in result.table:
             mask = result.segments == segment.id
-            text = f"{names[segment.label]} {segment.score:.0%}" if segment.is_thing else names[segment.label]
+            text = f"{titles[segment.label]} {segment.score:.0%}" if segment.is_thing else titles[segment.label]
             color = self.labels.colors[segment.label]
             regions.append(Region(mask, text, color, segment.is_thing))
         return Rendering(
@@ -95,7 +95,7 @@ class Panoptic:
             records={"segments": [each._asdict() | {"name": names[each.label]} for each in result.table]},
             documents={"panoptic": lambda name: self._document(name, result)},
             text=tuple(
-                f"{each.area / result.segments.size:6.1%}  {names[each.label]} ({each.score:.0%})"
+                f"{each.area / result.segments.size:6.1%}  {titles[each.label]} ({each.score:.0%})"
                 for each in sorted(result.table, key=lambda each: -each.area)
             ),
         )

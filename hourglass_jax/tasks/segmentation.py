@@ -50,7 +50,7 @@ class Segmentation:
 
     def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:
         """The raw labels, their colours, and an overlay with a legend."""
-        names, colors = self.labels.names, self.labels.colors
+        names, colors = self.labels.titles, self.labels.colors
         return Rendering(
             {
                 "labels": result,

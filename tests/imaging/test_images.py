@@ -273,7 +273,7 @@ def test_target_size_keeps_the_aspect_ratio(rows: int, columns: int, expected: t
         ),
         (
             {"interpolation": "nearest"},
-            "interpolation must be one of 'bilinear', 'bicubic', 'cubic', got 'nearest'",
+            "interpolation must be one of 'bilinear', 'bicubic', 'cubic', 'linear', got 'nearest'",
         ),
         ({"size": (28, 14, 14)}, r"size must be an integer in .* or a list of 2, .*, got \(28, 14, 14\)"),
         ({"size": (28, 15), "resize": "square"}, r"size must be a positive multiple of 14, got \(28, 15\)"),

@@ -8,8 +8,8 @@ from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
 from hourglass_jax.imaging.shortest_edge import ShortestEdge
 from hourglass_jax.metrics.run_lengths import encode_mask
 
-CLASSES = dict(zip(DATASETS, (133, 80, 150, 100, 19, 8), strict=True))
-THINGS = dict(zip(DATASETS, (80, 80, 100, 100, 8, 8), strict=True))
+CLASSES = dict(zip(DATASETS, (133, 80, 150, 100, 19, 8, 65), strict=True))
+THINGS = dict(zip(DATASETS, (80, 80, 100, 100, 8, 8, 37), strict=True))
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -31,6 +31,7 @@ def test_coco_numbers_its_things_with_gaps() -> None:
     place = labels.names.index("toothbrush")
     assert (place, labels.ids[place], labels.names[80], labels.ids[80]) == (79, 90, "banner", 92)
     assert labels.things == frozenset(range(80))
+    assert (labels.names[-1], labels.titles[-1], labels.titles[0]) == ("rug-merged", "rug", "person")
 
 
 def test_other_classes_are_named_or_numbered() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hourglass_jax.imaging.segment_pictures import NOTHING, Region, encode_ids, segment_overlay
+from hourglass_jax.imaging.segment_pictures import Region, encode_ids, segment_overlay
 
 
 def region(left: int, right: int, color: tuple[int, int, int], is_thing: bool, text: str = "cat 99%") -> Region:
@@ -27,12 +27,18 @@ def test_a_class_keeps_its_colour_and_a_second_thing_of_it_gets_another() -> Non
     picture = segment_overlay(PHOTO, [region(10, 60, (200, 0, 0), True), region(60, 110, (200, 0, 0), True)])
     np.testing.assert_array_equal(picture[25, 12], blended((200, 0, 0)))
     assert np.abs(picture[25, 100].astype(int) - picture[25, 12]).sum() > 60
-    np.testing.assert_array_equal(picture[5, 5], blended(NOTHING))
 
 
 def test_stuff_beside_other_things_of_its_colour_gets_another() -> None:
     picture = segment_overlay(PHOTO, [region(10, 60, (0, 90, 0), False), region(60, 110, (0, 95, 0), False)])
     assert np.abs(picture[25, 100].astype(int) - picture[25, 12]).sum() > 60
+
+
+def test_regions_far_apart_have_other_colours_too_and_the_rest_is_the_photograph() -> None:
+    photo = np.full_like(PHOTO, 77)
+    picture = segment_overlay(photo, [region(10, 60, (200, 0, 0), True), region(100, 150, (200, 0, 0), False)])
+    assert np.abs(picture[25, 120].astype(int) - picture[25, 12]).sum() > 40
+    np.testing.assert_array_equal(picture[:15, :200], photo[:15])
 
 
 def test_the_first_region_lies_on_top() -> None:

@@ -104,6 +104,14 @@ def test_a_whole_view_is_the_image() -> None:
     assert layout == Layout((5, 9), (5, 9), (0,), (0,))
 
 
+def test_a_whole_view_is_filled_up_on_the_right_and_below() -> None:
+    image = np.random.default_rng(0).random((5, 8, 3))
+    [view], layout = whole_view(image, 4)
+    np.testing.assert_array_equal(view[:5, :8], image)
+    assert not view[5:].any()
+    assert layout == Layout((5, 8), (8, 8), (0,), (0,))
+
+
 @pytest.mark.parametrize(("size", "stride"), [(10, 11), (10, 0), (0, 0)])
 def test_windows_leave_no_gaps(size: int, stride: int) -> None:
     with pytest.raises(ValueError, match=rf"stride must lie in 1\.\.size, got stride {stride} and size {size}"):

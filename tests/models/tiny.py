@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hourglass_jax.backbones.detector_resnet import DetectorResNetConfig
 from hourglass_jax.backbones.resnet import ResNetConfig
 from hourglass_jax.backbones.swin import SwinConfig
 from hourglass_jax.backbones.vit import ViT, ViTConfig
 from hourglass_jax.backbones.windowed import Windows
 from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.keep_ratio import KeepRatio
 from hourglass_jax.imaging.padded_square import PaddedSquare
 from hourglass_jax.imaging.pictures import overlay
 from hourglass_jax.imaging.shortest_edge import ShortestEdge
@@ -22,6 +24,7 @@ from hourglass_jax.models.base import BaseModel, PromptedVisionModel, Size, Visi
 from hourglass_jax.models.dpt import DPTDepth, DPTDepthConfig, DPTSegmentation, DPTSegmentationConfig
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
 from hourglass_jax.models.eomt import EoMT, EoMTConfig
+from hourglass_jax.models.htc import HTC, HTCConfig
 from hourglass_jax.models.mask2former import Mask2Former, Mask2FormerConfig
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
 from hourglass_jax.models.sam import Sam, SamConfig
@@ -33,6 +36,24 @@ from hourglass_jax.tasks.base import Rendering, Task, only_view
 VIT = ViTConfig(patch_size=8, width=16, heads=2, depth=3, position_grid=(4, 4), predictors=(0, 1, 2))
 PREPROCESSING = Preprocessing(size=32, multiple=8)
 FUSION = {"widths": (8, 8, 8, 8), "fusion_width": 8, "preprocessing": PREPROCESSING}
+
+MASK2FORMER = Mask2FormerConfig(
+    SwinConfig(width=8, depths=(1, 2, 1, 1), head_width=4, window=4),
+    classes=5,
+    queries=6,
+    width=32,
+    heads=2,
+    points=2,
+    encoder_layers=1,
+    encoder_hidden=16,
+    decoder_layers=2,
+    decoder_hidden=16,
+    things=(0, 2),
+    object_threshold=0.3,
+    overlap_threshold=0.2,
+    preprocessing=ShortestEdge(size=32, longest=64),
+)
+RESNET = DetectorResNetConfig((1, 1, 1, 1), 16, 16)
 
 MODELS: dict[str, tuple[type[VisionModel], object]] = {
     "saliency": (Saliency, SaliencyConfig(VIT, decoder_widths=(8, 4), preprocessing=PREPROCESSING)),
@@ -60,23 +81,23 @@ MODELS: dict[str, tuple[type[VisionModel], object]] = {
         ),
     ),
     "dpt-segmentation": (DPTSegmentation, DPTSegmentationConfig(VIT, hooks=(0, 1, 1, 2), classes=5, **FUSION)),
-    "mask2former, Swin": (
-        Mask2Former,
-        Mask2FormerConfig(
+    "mask2former, Swin": (Mask2Former, MASK2FORMER),
+    "mask2former, ResNet": (Mask2Former, replace(MASK2FORMER, backbone=RESNET, object_threshold=0.1)),
+    "htc, Swin": (
+        HTC,
+        HTCConfig(
             SwinConfig(width=8, depths=(1, 2, 1, 1), head_width=4, window=4),
             classes=5,
-            queries=6,
-            width=32,
-            heads=2,
-            points=2,
-            encoder_layers=1,
-            encoder_hidden=16,
-            decoder_layers=2,
-            decoder_hidden=16,
-            things=(0, 2),
-            object_threshold=0.3,
-            overlap_threshold=0.2,
-            preprocessing=ShortestEdge(size=32, longest=64),
+            width=8,
+            hidden=16,
+            class_agnostic=True,
+            mask_flow=True,
+            semantic=True,
+            attention_heads=4,
+            candidates=20,
+            proposals=12,
+            detections=5,
+            preprocessing=KeepRatio(size=32, longest=64),
         ),
     ),
     "eomt": (

@@ -6,15 +6,16 @@ from pathlib import Path
 import torch
 import transformers
 
+from tests.parity.resnets import detectron2_names, randomize_norms
 from tests.parity.swins import Tensors, detection_names
 from tests.parity.vits import randomize
 
 WIDTH, QUERIES, CLASSES, HEADS = 32, 7, 5, 4
 
 
-def build(seed: int = 0) -> torch.nn.Module:
-    """A small one: three layers of queries, two of the pixel decoder; every parameter is random."""
-    backbone = transformers.SwinConfig(
+def swin() -> transformers.SwinConfig:
+    """Of a small Swin."""
+    return transformers.SwinConfig(
         embed_dim=16,
         depths=(1, 2, 2, 1),
         num_heads=(1, 2, 4, 8),
@@ -22,8 +23,12 @@ def build(seed: int = 0) -> torch.nn.Module:
         image_size=128,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
+
+
+def build(seed: int = 0, *, backbone: transformers.PretrainedConfig | None = None) -> torch.nn.Module:
+    """A small one: three layers of queries, two of the pixel decoder; every parameter is random."""
     config = transformers.Mask2FormerConfig(
-        backbone_config=backbone,
+        backbone_config=swin() if backbone is None else backbone,
         feature_size=WIDTH,
         mask_feature_size=WIDTH,
         hidden_dim=WIDTH,
@@ -35,7 +40,7 @@ def build(seed: int = 0) -> torch.nn.Module:
         num_queries=QUERIES,
         num_labels=CLASSES,
     )
-    return randomize(transformers.Mask2FormerForUniversalSegmentation(config), seed)
+    return randomize_norms(randomize(transformers.Mask2FormerForUniversalSegmentation(config), seed))
 
 
 LAYER = r"^model\.transformer_module\.decoder\.layers\.(\d+)\."
@@ -71,7 +76,11 @@ OFFICIAL = (
 
 def official_names(model: torch.nn.Module) -> Tensors:
     """The weights as detectron2 saved them, the queries by their name in the zoo's files."""
-    found = detection_names(model.model.pixel_level_module.encoder)
+    encoder = model.model.pixel_level_module.encoder
+    if encoder.config.model_type == "swin":
+        found = detection_names(encoder)
+    else:
+        found = detectron2_names(encoder.state_dict(), "backbone.")
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in model.state_dict().items():
         if "pixel_level_module.encoder." in name:

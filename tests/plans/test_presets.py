@@ -15,7 +15,7 @@ from hourglass_jax.plans.hourglass import Hourglass
 from hourglass_jax.plans.presets import PRESETS, preset
 from hourglass_jax.search.budget import Costs
 
-OWN = {"dinov2-vits14-saliency"}
+OWN = {"dinov2-vits14-saliency", *(f"cascade-swin-{size}-coco" for size in "tsb")}
 DINOV3 = {
     "dinov3-s-512": "small",
     "dinov3-s-plus-512": "small-plus",
