@@ -57,7 +57,7 @@ def demo(output: Output = Path("demo"), model: Models = ModelOptions(), repeats:
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     loaded, preprocessing, _ = load_model(model, PlanOptions(), default_preset=False)
-    preprocessing = preprocessing.at(preprocessing.side).whole_patches(loaded.config.backbone.patch_size)
+    preprocessing = preprocessing.at(preprocessing.side).whole_patches(loaded.backbone.stride, loaded.multiple)
     plans = _plans(loaded, model.model, preprocessing.shape)
     shown, *_ = plans
     photos = {

@@ -103,7 +103,8 @@ def predict(
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
-    expedited, asked, together = hj.expedite(loaded, chosen), {}, None
+    expedited, asked = hj.expedite(loaded, chosen), {}
+    together: Callable[..., Sequence[Callable[[], Row]]] | None = None
     if prompts.are_given or isinstance(loaded, PromptedVisionModel):
         find_task(loaded, task)
         predictor = Asker(expedited, preprocessing, prompts)
@@ -121,10 +122,11 @@ def predict(
             predictor.task = _with_threshold(predictor.task, threshold)
         render = predictor.task.render
 
-        def together(taken: "Sequence[tuple[Photo, np.ndarray]]") -> Sequence[Callable[[], Row]]:
+        def predict_together(taken: "Sequence[tuple[Photo, np.ndarray]]") -> Sequence[Callable[[], Row]]:
             results = batched([image for _, image in taken])
             return [functools.partial(write, *each, result) for each, result in zip(taken, results, strict=True)]
 
+        together = predict_together
     header = {
         "model": weights_of(model),
         "plan": None if chosen is None else plan_fields(chosen),

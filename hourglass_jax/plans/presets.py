@@ -181,10 +181,10 @@ def _swin_rows() -> dict[str, Preset]:
 
 def _cascade_rows() -> dict[str, Preset]:
     """Swin-T, -S and -B in windows of 7 x 7, chosen by their cost alone; a plan ends with the third stage."""
-    alphas = {"t": 5, "s": 10, "b": 10}
+    rows = {"t": (5, Shape(12, 768, 32)), "s": (10, Shape(24, 768, 32)), "b": (10, Shape(24, 1024, 32))}
     return {
-        f"cascade-swin-{size}-coco": Preset(Hourglass(alpha, (5, 5)), (800, 1088), "docs/detection.md")
-        for size, alpha in alphas.items()
+        f"cascade-swin-{size}-coco": Preset(Hourglass(alpha, (5, 5)), (800, 1088), "docs/detection.md", shape)
+        for size, (alpha, shape) in rows.items()
     }
 
 
