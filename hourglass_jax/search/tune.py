@@ -467,7 +467,7 @@ class Tuner:
         def measure() -> list[float]:
             backbone = self.model.backbone
             assert isinstance(backbone, ViT), "see `Costs`"
-            entering = entering_tokens(backbone, self._images[name], block=block)
+            entering = entering_tokens(backbone, jnp.asarray(self._images[name]), block=block)
             return [float(auto_temperature(entering, backbone.token_grid(self.size, self.size))[0])]
 
         [found] = self._once({"photograph": name, "auto_before": block}, measure)
