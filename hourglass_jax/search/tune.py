@@ -468,7 +468,7 @@ class Tuner:
         block = next(index for index, count in enumerate(counts) if count < max(counts))
 
         def measure() -> list[float]:
-            tokens = entering_tokens(self.model.backbone, self._images[name], block=block)
+            tokens = entering_tokens(self.model.backbone, jnp.asarray(self._images[name]), block=block)
             return [float(auto_temperature(tokens, self.costs.token_grid).mean())]
 
         [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
