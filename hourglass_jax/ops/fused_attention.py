@@ -174,9 +174,12 @@ def cudnn_masked_attention(
     key: Float[Array, "batch keys heads width"],
     value: Float[Array, "batch keys heads width"],
     allowed: Bool[Array, "batch queries keys"],
+    key_bias: Float[Array, "batch keys"] | None,
 ) -> Float[Array, "batch queries heads width"]:
     """`ops.masked_attention.masked_attention` by cuDNN; every query may read something."""
-    return _run_cudnn(query, key, value, mask=allowed[:, None], scale=query.shape[-1] ** -0.5)
+    scale = query.shape[-1] ** -0.5
+    query, key = with_key_bias(query, key, key_bias, scale=scale)
+    return _run_cudnn(query, key, value, mask=allowed[:, None], scale=scale)
 
 
 def _up(count: int, multiple: int) -> int:

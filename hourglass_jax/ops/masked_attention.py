@@ -15,8 +15,10 @@ def masked_attention(
     key: Float[Array, "batch keys heads width"],
     value: Float[Array, "batch keys heads width"],
     allowed: Bool[Array, "batch queries keys"],
+    *,
+    key_bias: Float[Array, "batch keys"] | None = None,
 ) -> Float[Array, "batch queries heads width"]:
-    """softmax(query key^T / sqrt(D)) value over the keys that each query may read, for every head.
+    """softmax(query key^T / sqrt(D) + key_bias) value over the keys that each query may read, for every head.
 
     One head at a time on CPU: the logits of all of them would be the largest array of a mask decoder. Elsewhere see
     `targets.attention_form`.
@@ -25,6 +27,7 @@ def masked_attention(
         query: [B, N, heads, D].
         key, value: [B, M, heads, D].
         allowed: bool [B, N, M], the same for all heads; a query that may read nothing reads everything.
+        key_bias: [B, M], added to the logits of every query and head.
 
     Returns:
         [B, N, heads, D] in the dtype of `query`.
@@ -35,6 +38,7 @@ def masked_attention(
         key,
         value,
         allowed | ~allowed.any(axis=-1, keepdims=True),
+        key_bias,
         loop=_masked_by_head,
         xla=_batched_masked,
         cudnn=fused.cudnn_masked_attention if fused.fits_cudnn(width, query.dtype, batch, keys) else None,
@@ -46,8 +50,10 @@ def _batched_masked(
     key: Float[Array, "batch keys heads width"],
     value: Float[Array, "batch keys heads width"],
     allowed: Bool[Array, "batch queries keys"],
+    key_bias: Float[Array, "batch keys"] | None,
 ) -> Float[Array, "batch queries heads width"]:
-    return jax.nn.dot_product_attention(query, key, value, mask=allowed[:, None], implementation="xla")
+    bias = None if key_bias is None else key_bias[:, None, None].astype(jnp.float32)
+    return jax.nn.dot_product_attention(query, key, value, bias, allowed[:, None], implementation="xla")
 
 
 def _masked_by_head(
@@ -55,9 +61,12 @@ def _masked_by_head(
     key: Float[Array, "batch keys heads width"],
     value: Float[Array, "batch keys heads width"],
     allowed: Bool[Array, "batch queries keys"],
+    key_bias: Float[Array, "batch keys"] | None,
 ) -> Float[Array, "batch queries heads width"]:
     width = query.shape[-1]
     bias = jnp.where(allowed, 0, -jnp.inf)
+    if key_bias is not None:
+        bias += key_bias[:, None]
 
     def one_head(inputs: tuple[Array, Array, Array]) -> Array:
         q, k, v = inputs

@@ -106,7 +106,8 @@ def with_a_mask() -> jax.Array:
     random = np.random.default_rng(0)
     query, key, value = (jnp.asarray(random.normal(size=(2, n, 3, 8)), jnp.bfloat16) for n in (5, 7, 7))
     allowed = jnp.asarray(random.random((2, 5, 7)) < 0.5).at[0, 0].set(False)
-    return masked_attention(query, key, value, allowed)
+    key_bias = jnp.asarray(np.log(random.integers(1, 9, (2, 7))), jnp.float32)
+    return masked_attention(query, key, value, allowed, key_bias=key_bias)
 
 
 @pytest.mark.parametrize("form", ["xla", "cudnn", "flash"])
