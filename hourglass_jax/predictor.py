@@ -10,6 +10,7 @@ import numpy as np
 
 from hourglass_jax.imaging.images import ImageSource, Preprocessing, read_image
 from hourglass_jax.imaging.windows import Layout, whole_view
+from hourglass_jax.io.memory import check_memory
 from hourglass_jax.models.base import Model, find_task
 from hourglass_jax.plans.expedite import fit_plan
 
@@ -63,6 +64,7 @@ class Predictor:
         self.window = None if whole else model.window
         self.batch_size = batch_size
         self.strict_plan = strict_plan
+        self._fitting: set[tuple[int, ...]] = set()
 
     def __call__(self, images: ImageSource | Sequence[ImageSource]) -> Any:
         """Predicts one image or several.
@@ -76,6 +78,7 @@ class Predictor:
         A batch that does not fit into memory is halved.
 
         Raises:
+            MemoryError: not even one image or window at once fits.
             ValueError: an image cannot be read, is too small, the model's plan does not fit it, or what the model
                 makes of it is not finite.
         """
@@ -121,13 +124,26 @@ class Predictor:
     def _run(self, images: np.ndarray) -> Any:
         made_for = self.preprocessing.shape
         model = self.model if self.strict_plan else fit_plan(self.model, images.shape[1:3], made_for)
+        self._check_memory(model, images)
         return run(model, images)
+
+    def _check_memory(self, model: Model, images: Any) -> None:
+        """Once for every shape of images; a run leaves as much memory as it found."""
+        if images.shape not in self._fitting:
+            check_memory(run, model, images)
+            self._fitting.add(images.shape)
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
     """Whether an exception says that an array did not fit into the memory of the host or of a device."""
     is_of_xla = isinstance(problem, jax.errors.JaxRuntimeError)
     return isinstance(problem, MemoryError) or (is_of_xla and "RESOURCE_EXHAUSTED" in str(problem))
+
+
+def memory_sentence(problem: BaseException) -> str:
+    """What a user is told of such an exception."""
+    reason = str(problem).strip().partition("\n")[0] or "an array could not be made"
+    return f"not enough memory, lower --size, --batch or the number of images at once: {reason}"
 
 
 def _check_finite(outputs: Any, source: ImageSource) -> None:

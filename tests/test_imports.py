@@ -20,8 +20,8 @@ BELOW = {
     "models": {"ops", "imaging", "backbones", "tasks", "checks"},
     "checkpoints_convert": {"io", "ops", "imaging", "backbones", "models", "checks"},
     "hub": {"io", "models", "checkpoints_convert"},
-    "predictor": {"imaging", "plans", "models"},
-    "analysis": {"ops", "imaging", "plans", "backbones", "tasks", "models"},
+    "predictor": {"io", "imaging", "plans", "models"},
+    "analysis": {"io", "ops", "imaging", "plans", "backbones", "tasks", "models"},
     "search": {"io", "ops", "imaging", "plans", "backbones", "models", "analysis"},
     "evaluation": {"io", "ops", "imaging", "metrics", "plans", "tasks", "models", "predictor"},
 }

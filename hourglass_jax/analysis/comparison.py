@@ -14,6 +14,7 @@ from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.groups import find_groups
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.imaging.windows import whole_layout
+from hourglass_jax.io.memory import check_memory
 from hourglass_jax.models.base import Model, find_task
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
@@ -101,6 +102,8 @@ def compare(
         if size not in macs:
             macs[size] = [count_macs(each, size)["total"] for each in models]
         batch = jnp.asarray(image)[None]
+        for each in models:
+            check_memory(run_model, each, batch)
         times = measure(
             [functools.partial(run_model, each, batch) for each in models], repeats=repeats, on_call=on_call
         )

@@ -1,5 +1,6 @@
 """The command line, `hourglass`: every command in a file of its own."""
 
+import contextlib
 import io
 import os
 import sys
@@ -14,8 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Errors are one line on stderr. The exit status is 2 for what a user can mend, 1 if a command did only a part of
     its work, or nobody reads what it prints any more, and 130 after Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another one
     try:
         tyro.extras.subcommand_cli_from_dict(
@@ -29,17 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        _let_go_of_stdout()
         sys.exit(1)
     except (ValueError, OSError) as problem:
         _fail(f"error: {problem}", 2)
     except Exception as problem:
-        from hourglass_jax.predictor import is_out_of_memory
+        from hourglass_jax.predictor import is_out_of_memory, memory_sentence
 
         if not is_out_of_memory(problem):
             raise
-        reason = str(problem).strip().partition("\n")[0] or "an array could not be made"
-        _fail(f"error: not enough memory, lower --size, --batch or the number of images at once: {reason}", 2)
+        _fail(f"error: {memory_sentence(problem)}", 2)
 
 
 def _commands() -> tuple[Callable[..., None], ...]:
@@ -61,5 +64,15 @@ def _commands() -> tuple[Callable[..., None], ...]:
 def _fail(message: str, status: int) -> None:
     from hourglass_jax.cli.options import printable
 
-    print(printable(" ".join(message.split())), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _let_go_of_stdout()
+    with contextlib.suppress(OSError):
+        print(printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(status)
+
+
+def _let_go_of_stdout() -> None:
+    """Python flushes once more at its end, which must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -51,16 +51,22 @@ def features(
     import jax
     import numpy as np
 
-    found = photos_of(photos, reading)
+    from hourglass_jax.io.memory import check_memory
+
+    found = photos_of(photos, reading, output)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
     expedited = hj.expedite(loaded, chosen)
     run = jax.jit(lambda backbone, images: backbone(images).maps())
+    fitting: set[tuple[int, ...]] = set()
 
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], dict[str, Any]]:
         images = preprocessing(image)[None]
         model = expedited if plan.strict_plan else fit_plan(expedited, images.shape[1:3], preprocessing.shape)
+        if images.shape not in fitting:
+            check_memory(run, model.backbone, images)
+            fitting.add(images.shape)
         found = run(model.backbone, images)
         maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
         return lambda: _write(photo, preprocessing.seen(image), maps, output)

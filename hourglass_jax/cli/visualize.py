@@ -71,7 +71,7 @@ def visualize(
     from hourglass_jax.backbones.vit import ViT
     from hourglass_jax.ops.grids import shrunk
 
-    found = photos_of(photos, reading)
+    found = photos_of(photos, reading, output)
     check_folder(output)
     if not all(0 <= share <= 1 for share in position):
         raise ValueError(f"position must be two numbers in 0..1, got {position[0]:g} {position[1]:g}")
@@ -131,6 +131,7 @@ def _predictions(model, plan: hj.Hourglass, grids: "list[Grid]", photo: "np.ndar
     from hourglass_jax.analysis.comparison import result_at_input, run_model
     from hourglass_jax.analysis.fidelity import cosine_similarity
     from hourglass_jax.imaging.pictures import resize_photo, sheet
+    from hourglass_jax.io.memory import check_memory
     from hourglass_jax.models.base import find_task
 
     size, task = image.shape[1:3], find_task(model, None)
@@ -139,6 +140,7 @@ def _predictions(model, plan: hj.Hourglass, grids: "list[Grid]", photo: "np.ndar
     def drawn(outputs: object) -> np.ndarray:
         return task.render(photo, result_at_input(task, outputs, size)).overview
 
+    check_memory(run_model, model, image)
     features, outputs = run_model(model, image)
     panels: Panels = [("Photograph", photo), (f"Original\n{features.shape[1]} tokens", drawn(outputs))]
     for clusters in grids:

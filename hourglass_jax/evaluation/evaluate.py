@@ -35,7 +35,9 @@ class SharingPredictor(Predictor):
 
     def _run(self, images: np.ndarray) -> Any:
         padding = [(0, -len(images) % self._devices), *[(0, 0)] * (images.ndim - 1)]
-        outputs = run(self.model, jax.device_put(np.pad(images, padding), self._shared))
+        shared = jax.device_put(np.pad(images, padding), self._shared)
+        self._check_memory(self.model, shared)
+        outputs = run(self.model, shared)
         return jax.tree.map(lambda leaf: leaf[: len(images)], outputs)
 
 
