@@ -5,10 +5,11 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from reprlib import repr as short
 from typing import Literal
 
 import jax
@@ -17,12 +18,14 @@ import numpy as np
 import safetensors
 
 from checkpoints_convert import dpt, mask2former, saliency, segmenter, swag, swin, vit
+from checkpoints_convert.dialects import in_timms_words
 from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
 from checkpoints_convert.folders import Checkpoint, find_checkpoint
+from checkpoints_convert.python_config import parse_python
 from checkpoints_convert.rules import Family, Given, Settings, Tensors, closeness, dropped, made, recipes
-from checkpoints_convert.settings import KNOWN, read_settings
+from checkpoints_convert.settings import KNOWN, Watched, read_settings
 from checkpoints_convert.wrappers import StateDict, prefixes, state_dict, without_prefix
 from hourglass_jax.checks import MOST
 from hourglass_jax.imaging.labels import DATASETS
@@ -121,6 +124,7 @@ def convert(
         choice = _choose(checkpoint, full, family, settings, given)
         chosen, tensors, given = choice.family, choice.state.tensors, choice.given
         config = chosen.configure(tensors, given)
+        _check_all_read(chosen, given.settings)
         if dataset is not None and "classes" not in config:
             raise ValueError(f"--dataset names classes, but a model of the kind {chosen.model} has none")
         model = abstract_model(chosen.model, config)
@@ -138,7 +142,8 @@ def convert(
             nonlocal done
             on_progress(done, total)
             done += wanted[name].size * wanted[name].dtype.itemsize
-            made_tensor = made(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
+            with np.errstate(over="ignore"):  # it is said below
+                made_tensor = made(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
             count = made_tensor.size - int(np.isfinite(made_tensor).sum())
             if count and not allow_nonfinite:
                 raise ValueError(_nonfinite(found[name].sources, tensors, name, count, made_tensor.size))
@@ -211,7 +216,11 @@ def _dataset(name: str | None) -> str | None:
 
 def _nonfinite(sources: tuple[str, ...], tensors: Tensors, name: str, count: int, size: int) -> str:
     """What is said of a parameter with NaN or infinity."""
-    guilty = [source for source in sources if not np.isfinite(tensors[source]).all()] or [name]
+    guilty = [source for source in sources if not np.isfinite(tensors[source]).all()]
+    if not guilty:
+        return (
+            f"{name}, made of {' and '.join(sources)}, holds {count:,} of {size:,} values that are too large for it"
+        )
     return (
         f"{' and '.join(guilty)} holds {count:,} of {size:,} values that are NaN or infinite, as a diverged "
         "training leaves them: convert another checkpoint, or this one with --allow-nonfinite"
@@ -236,14 +245,15 @@ def _choose(
         raise CheckpointError(f"unknown model {name!r}; known: {names}")
     candidates = [family for family in FAMILIES if name in (None, family.name)]
     named = None if settings is None else _named_settings(settings)
+    text = _config_in(given.saved)
     for prefix in prefixes(tensors):
         state = without_prefix(tensors, prefix)
         fitting = []
         for family in candidates:
             if family.fits(state.tensors, {}):
-                values = _beside(checkpoint.folder, family) if named is None else named
+                values = _beside(checkpoint, family, text) if named is None else named
                 if family.fits(state.tensors, values):
-                    fitting.append(_Choice(family, state, replace(given, settings=values)))
+                    fitting.append(_Choice(family, state, replace(given, settings=Watched(values))))
         if name is None:  # what is left of a system without its head is meant where it is asked for
             fitting = [each for each in fitting if each.family.rest is None or not _has_rest(each)] or fitting
         if len(fitting) > 1:
@@ -271,16 +281,46 @@ def _has_rest(choice: _Choice) -> bool:
 
 def _named_settings(path: Path) -> Settings:
     """Settings that the user names, which must hold something that is known."""
-    settings = read_settings(path)
+    settings = _translated(path, read_settings(path))
     if not any(name in KNOWN for name in settings):
         raise CheckpointError(f"{path} holds no settings that are known here, such as {', '.join(KNOWN[:4])}")
     return settings
 
 
-def _beside(folder: Path, family: Family) -> Settings:
-    if family.settings_file is None or not (folder / family.settings_file).is_file():
-        return {}
-    return read_settings(folder / family.settings_file)
+def _beside(checkpoint: Checkpoint, family: Family, text: str | None) -> Settings:
+    """The settings beside a checkpoint, or in it, where its family has some."""
+    for name in family.settings_files:
+        path = checkpoint.folder / name
+        if name.startswith("*"):
+            path = checkpoint.settings(name.removeprefix("*"))
+        if path is not None and path.is_file():
+            return _translated(path, read_settings(path))
+    if text is not None and "*.py" in family.settings_files:
+        return _translated("the config in the checkpoint", parse_python(text.encode()))
+    return {}
+
+
+def _translated(source: object, settings: Settings) -> Settings:
+    try:
+        return in_timms_words(settings)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def _config_in(saved: Mapping[object, object]) -> str | None:
+    """The config that mmcv and mmengine write into a checkpoint's meta, with all that it builds on."""
+    meta = saved.get("meta")
+    found = [meta.get(name) for name in ("config", "cfg")] if isinstance(meta, Mapping) else []
+    return next((text for text in found if isinstance(text, str) and "_base_" not in text), None)
+
+
+def _check_all_read(family: Family, settings: Settings) -> None:
+    """Raises ValueError if settings say what a family never asked for."""
+    for name, value in settings.passed_over().items() if isinstance(settings, Watched) else ():
+        raise ValueError(
+            f"the settings say {name} {short(value)}, which a conversion of the family {family.name} does not take"
+            ": leave it out, or name other settings with --config"
+        )
 
 
 def _unknown(

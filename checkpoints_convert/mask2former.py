@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from checkpoints_convert import swin
+from checkpoints_convert.dialects import DETECTRON2_SWIN
 from checkpoints_convert.labels import transformers_labels
 from checkpoints_convert.rules import (
     Family,
@@ -31,7 +32,7 @@ from checkpoints_convert.rules import (
     same,
     shape_of,
 )
-from checkpoints_convert.settings import integer, number, section
+from checkpoints_convert.settings import colour_statistics, integer, number, section
 from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD
 from hourglass_jax.imaging.labels import Labels
 from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
@@ -300,8 +301,11 @@ def _official_shapes(tensors: Tensors) -> dict[str, np.ndarray]:
     return found
 
 
-def _shapes(tensors: Tensors, given: Given) -> Fields:
-    """The fields of a `Mask2FormerConfig` that show in the shapes of tensors of official names."""
+def _shapes(tensors: Tensors, given: Given, said: Settings) -> Fields:
+    """The fields of a `Mask2FormerConfig` that show in the shapes of tensors of official names.
+
+    `said` is what settings say of the Swin, in timm's or transformers' words.
+    """
     queries = next(
         (each for each in ("query_feat", "static_query") if f"{PREDICTOR}{each}.weight" in tensors), "query_feat"
     )
@@ -313,9 +317,8 @@ def _shapes(tensors: Tensors, given: Given) -> Fields:
     heads = shape_of(tensors, f"{encoder}{OFFSETS}", axes=2)[0] / (2 * LEVELS * POINTS)
     if heads != int(heads):
         raise ValueError(f"every head must read {POINTS} places of {LEVELS} maps, got {heads} heads of that")
-    # Settings are those of the whole system; timm's, which a Swin asks for, are none of them.
     return {
-        "backbone": swin.config(tensors, Given(notes=given.notes), "backbone."),
+        "backbone": swin.config(tensors, Given(settings=said, notes=given.notes), "backbone."),
         "classes": shape_of(tensors, f"{PREDICTOR}class_embed.weight", axes=2)[0] - 1,
         "queries": count,
         "width": width,
@@ -337,9 +340,10 @@ def _count(tensors: Tensors, before: str, after: str) -> int:
 
 
 def _official(tensors: Tensors, given: Given) -> Fields:
-    shapes, model = _shapes(tensors, given), section(given.settings, "MODEL")
+    model = section(given.settings, "MODEL")
+    shapes = _shapes(tensors, given, DETECTRON2_SWIN.read(section(model, "SWIN"), "MODEL.SWIN"))
     if model:
-        _check(shapes, model)
+        _check(shapes, given.settings)
     fields = _purpose(shapes, given, _test_set(given.settings))
     size = fields.pop("size")
     test = section(section(model, "MASK_FORMER"), "TEST")
@@ -368,7 +372,8 @@ def _official(tensors: Tensors, given: Given) -> Fields:
 
 
 def _transformers(tensors: Tensors, given: Given) -> Fields:
-    shapes, settings = _shapes(_official_shapes(tensors), given), given.settings
+    settings = given.settings
+    shapes = _shapes(_official_shapes(tensors), given, section(settings, "backbone_config"))
     if settings.get("model_type") not in (None, "mask2former"):
         raise ValueError(f"config.json must be of a mask2former, got {json.dumps(settings['model_type'])}")
     said = {"queries": "num_queries", "width": "hidden_dim", "heads": "num_attention_heads"}
@@ -420,19 +425,26 @@ def _test_set(settings: Settings) -> str | None:
     )
 
 
-def _check(shapes: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+def _check(shapes: Mapping[str, Any], settings: Settings) -> None:
     """Raises ValueError if detectron2's settings are of another model."""
-    head, former, backbone = (section(model, name) for name in ("SEM_SEG_HEAD", "MASK_FORMER", "SWIN"))
+    model = section(settings, "MODEL")
+    head, former = (section(model, name) for name in ("SEM_SEG_HEAD", "MASK_FORMER"))
     expected = {
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (head.get("NUM_CLASSES"), shapes["classes"]),
         "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (former.get("NUM_OBJECT_QUERIES"), shapes["queries"]),
         "MODEL.MASK_FORMER.NHEADS": (former.get("NHEADS"), shapes["heads"]),
-        "MODEL.SWIN.EMBED_DIM": (backbone.get("EMBED_DIM"), shapes["backbone"]["width"]),
-        "MODEL.SWIN.WINDOW_SIZE": (backbone.get("WINDOW_SIZE"), shapes["backbone"]["window"]),
+        "MODEL.MASK_FORMER.HIDDEN_DIM": (former.get("HIDDEN_DIM"), shapes["width"]),
+        "MODEL.MASK_FORMER.PRE_NORM": (former.get("PRE_NORM"), False),
+        "MODEL.SEM_SEG_HEAD.NORM": (head.get("NORM"), "GN"),
+        "INPUT.FORMAT": (section(settings, "INPUT").get("FORMAT"), "RGB"),
     }
     for name, (said, got) in expected.items():
         if said not in (None, got):
             raise ValueError(f"the settings are of another model: they say {name} {said}, the checkpoint has {got}")
+    for name, values in (("PIXEL_MEAN", IMAGENET_MEAN), ("PIXEL_STD", IMAGENET_STD)):
+        said = colour_statistics(model, name)
+        if said is not None and not np.allclose(said, [255 * value for value in values], atol=0.01):
+            raise ValueError(f"the settings ask for MODEL.{name} {said}, which no model here has: only ImageNet's")
 
 
 def _unsaid(settings: Settings) -> str:
@@ -475,7 +487,7 @@ FAMILIES = (
         configure=_official,
         table=OFFICIAL,
         ignored={**swin.BUFFERS, **TRAINING},
-        settings_file="config.yaml",
+        settings_files=("config.yaml",),
     ),
     Family(
         name="mask2former-transformers",
@@ -490,6 +502,6 @@ FAMILIES = (
             r".*relative_position_index": "follows from the window's side",
             **TRAINING,
         },
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
 )

@@ -95,7 +95,8 @@ class Family:
         configure: the model's config, read off the tensors' shapes and what is given, as plain values.
         table: rows for all parameters of the model.
         ignored: patterns of tensors that are dropped on purpose, and why.
-        settings_file: the name of a file with settings, YAML or JSON, that lies beside such a checkpoint.
+        settings_files: names of files with settings that lie beside such a checkpoint, the first one that is there
+            counting. "*.py" is one with whose name the checkpoint's begins, or that is called like their folder.
         rest: a pattern of the tensors of the system that the family takes a part of; where there are any, the part
             must be asked for by name.
     """
@@ -106,7 +107,7 @@ class Family:
     configure: Callable[[Tensors, Given], Fields]
     table: tuple[Row, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
-    settings_file: str | None = None
+    settings_files: tuple[str, ...] = ()
     rest: str | None = None
 
 
@@ -252,7 +253,7 @@ def dropped(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -> di
     if left_over:
         raise ValueError(
             f"the checkpoint holds {len(left_over)} tensors that the {family.model} model has no place for: "
-            + ", ".join(name[:200] for name in sorted(left_over)[:3])
+            + ", ".join(name[:200] or "one without a name" for name in sorted(left_over)[:3])
         )
     return reasons
 
