@@ -66,7 +66,7 @@ def compare(
 
     if budget and not methods:
         raise ValueError("--budget is for methods: expected --method, got none")
-    found = photos_of(photos, reading) if photos or not methods else []
+    found = photos_of(photos, reading, output) if photos or not methods else []
     check_folder(output)
     if methods:
         methods = tuple(find_method(name).__name__ for name in methods)

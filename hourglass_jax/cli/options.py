@@ -138,17 +138,19 @@ def weights_of(model: ModelOptions) -> str:
     return file_hash(model.model) if Path(model.model).is_file() else model.model
 
 
-def photos_of(photos: Sequence[Path], reading: ReadingOptions) -> list[Photo]:
-    """The photographs that a command is about; from here on they may have `reading.max_pixels`."""
+def photos_of(photos: Sequence[Path], reading: ReadingOptions, output: Path | None = None) -> list[Photo]:
+    """The photographs that a command is about; from here on they may have `reading.max_pixels`.
+
+    What an earlier run wrote into an `output` inside the folders of the photographs is none of them.
+    """
     from PIL import Image
 
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of what is refused
     if reading.max_pixels is not None:
         if reading.max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {reading.max_pixels}")
-        # Pillow warns at its limit, and refuses at twice as many.
-        Image.MAX_IMAGE_PIXELS = -(-reading.max_pixels // 2)
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    return find_photos(photos, recursive=reading.recursive)
+        Image.MAX_IMAGE_PIXELS = -(-reading.max_pixels // 2)  # Pillow refuses at twice as many
+    return find_photos(photos, recursive=reading.recursive, without=output)
 
 
 def check_folder(output: Path) -> None:
@@ -199,9 +201,9 @@ def hide_progress(items: Sequence[object] = (0, 0)) -> bool:
 
 
 def printable(text: str, limit: int = 2000) -> str:
-    """Text for a terminal: no control characters but line breaks and tabs, and no more than `limit` characters."""
+    """A line for a terminal: no control characters but tabs, and no more than `limit` characters."""
     shown = text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def console() -> Console:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Row = dict[str, Any]
-"""What is reported of a photograph: "photo", "files" by kind, and the task's records, lines and units."""
+"""What is reported of a photograph: "photo", "files" by kind, the task's records, lines and units; and "stamp"."""
 
 
 def predict(
@@ -71,11 +71,11 @@ def predict(
         output: Folder to write to; it mirrors the folders of the photographs.
         whole: Run on whole images, even if the model is one that sees windows.
         task: Which of a model's tasks, if it has several.
-        resume: Leave out what an earlier run of the same command wrote.
+        resume: Leave out what an earlier run of the same command wrote, of photographs that did not change.
     """
     from hourglass_jax.predictor import Predictor
 
-    found = photos_of(photos, reading)
+    found = photos_of(photos, reading, output)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     predictor = Predictor(
@@ -94,8 +94,9 @@ def predict(
     }
 
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
+        stamp = _stamp(photo.path)
         result = predictor(image)
-        return lambda: _write(photo, predictor.task.render(image, result), output)
+        return lambda: _write(photo, predictor.task.render(image, result), output) | {"stamp": stamp}
 
     with _journal(output, header, found, resume) as journal:
         known = {} if journal is None else {row["photo"]: row for row in journal.entries if _is_there(row)}
@@ -143,7 +144,18 @@ def _journal(
 
 
 def _is_there(row: Row) -> bool:
-    return all(Path(file).is_file() for file in row["files"].values())
+    """Whether what was written is there, of the photograph as it still is."""
+    is_same = row.get("stamp") == _stamp(Path(row["photo"]))
+    return is_same and all(Path(file).is_file() for file in row["files"].values())
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size of a file and time of its last change, by which it is known again."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _report(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 import hourglass_jax as hj
 from hourglass_jax.cli import main
 from hourglass_jax.cli.options import printable
+from hourglass_jax.io import memory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -143,6 +144,71 @@ def test_a_batch_that_does_not_fit_is_halved(tiny_model, monkeypatch: pytest.Mon
     assert sizes == [5, 2, 2, 2]
 
 
+def test_a_batch_that_would_not_fit_is_halved_before_it_is_run(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system would kill the process; the need is compared with what is free once for every shape."""
+    images = [np.random.default_rng(seed).integers(0, 256, (70, 70, 3), np.uint8) for seed in range(5)]
+    wanted = hj.Predictor(tiny_model)(images)
+    asked = []
+
+    def free() -> int:
+        asked.append(1)
+        return 1 << 40 if len(asked) == 3 else 0
+
+    monkeypatch.setattr(memory, "free_memory", free)
+    predictor = hj.Predictor(tiny_model, batch_size=4)
+    for a, b in zip(predictor(images), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert len(asked) == 3
+    predictor(images[:1])
+    assert len(asked) == 3
+    with pytest.raises(MemoryError, match="an image of 42 x 70 pixels at once would take"):
+        predictor(images[0][:42])
+
+
+@pytest.mark.parametrize("command", ["predict", "features", "compare", "bench"])
+def test_what_would_not_fit_is_one_sentence_in_every_command(
+    command: str, tiny_file: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 1000)
+    options = ["--alpha", "1", "--clusters", "3", "3", "--size", "70", "--model", str(tiny_file)]
+    sources = [] if command == "bench" else [str(photos / "a.png"), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as exited:
+        main([command, *sources, *options])
+    assert exited.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "not enough memory, lower --size" in line
+    assert "pixels at once would take 0.00 GiB, of which 0.00 GiB are free" in line
+
+
+def test_a_photograph_that_changed_is_done_again(
+    run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "b.jpg").unlink()
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(photos / "c.png")
+    assert run("predict", photos) == 0
+    before = (tmp_path / "out/a_saliency.png").read_bytes(), (tmp_path / "out/c_saliency.png").stat().st_mtime_ns
+    Image.fromarray(np.full((60, 80, 3), 200, np.uint8)).save(photos / "a.png")
+    assert run("predict", photos, "--resume") == 0
+    assert (tmp_path / "out/a_saliency.png").read_bytes() != before[0]
+    assert (tmp_path / "out/c_saliency.png").stat().st_mtime_ns == before[1]
+
+
+def test_a_journal_is_a_plain_file(run: Run, photos: Path, tmp_path: Path, capsys) -> None:
+    (photos / "b.jpg").unlink()
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out/predict.jsonl")
+    assert run("predict", photos, "--recursive", "--resume") == 2
+    assert "predict.jsonl is a device or a pipe, which would be replaced" in capsys.readouterr().err
+
+
+def test_results_are_no_photographs_of_the_next_run(run: Run, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    (photos / "b.jpg").unlink()
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run("predict", ".", "--recursive") == 0
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["photos", "predict.jsonl"]
+
+
 def cli(*arguments: object, **options: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "hourglass_jax.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
@@ -159,6 +225,23 @@ def test_a_closed_pipe_is_no_error() -> None:
     running.stdout.close()
     assert running.wait() in (0, 1)
     assert running.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+def test_what_cannot_be_printed_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hourglass_jax.cli", "models"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    [line] = done.stderr.decode().splitlines()
+    assert "No space left on device" in line
+
+
+def test_without_an_output_a_command_works() -> None:
+    """Whoever starts it may have closed both."""
+    command = f"{sys.executable} -m hourglass_jax.cli models >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
 
 
 def test_a_terminal_without_the_letters_shows_others() -> None:
@@ -180,7 +263,8 @@ def test_without_a_writable_cache_a_command_works(tiny_file: Path, photos: Path,
 
 
 def test_what_is_printed_is_printable() -> None:
-    assert printable("a\x1b[31mred\x07\u202e\n") == "a\ufffd[31mred\ufffd\ufffd\n"
+    """A line break in the name of a file would make a line of its own."""
+    assert printable("a\x1b[31mred\x07\u202e\tb\nc") == "a\ufffd[31mred\ufffd\ufffd\tb\ufffdc"
     assert len(printable("x" * 5_000_000)) < 2100
 
 
