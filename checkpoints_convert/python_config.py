@@ -119,7 +119,7 @@ def _statements(content: bytes) -> list[tuple[str, ast.expr]]:
     """The assignments of a module to plain names."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of doubtful escapes in texts
-            module = ast.parse(content)
+            module = ast.parse(content, "<config>")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise CheckpointError(f"expected a config in Python, got {type(error).__name__}: {error}") from None
     found = []

@@ -1,10 +1,14 @@
 """The command line, `hourglass`: every command in a file of its own."""
 
+import _thread
 import contextlib
+import functools
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
@@ -21,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another one
+    dropped = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_keep_interrupt, dropped)
     try:
         tyro.extras.subcommand_cli_from_dict(
             {function.__name__: function for function in _commands()},
@@ -43,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not is_out_of_memory(problem):
             raise
         _fail(f"error: {memory_sentence(problem)}", 2)
+    finally:
+        sys.unraisablehook = dropped
+
+
+def _keep_interrupt(others: Callable[[Any], object], dropped: Any) -> None:
+    """Python drops what is raised in callbacks of its garbage collector: a Ctrl-C there is sent again."""
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        others(dropped)
 
 
 def _commands() -> tuple[Callable[..., None], ...]:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -128,6 +129,7 @@ def _keep_compilations() -> None:
     folder = Path(platformdirs.user_cache_dir("hourglass_jax")) / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         return  # nothing is kept: every process compiles for itself
     jax.config.update("jax_compilation_cache_dir", str(folder))

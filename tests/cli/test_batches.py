@@ -220,6 +220,28 @@ def test_ctrl_c_ends_with_130_and_a_word() -> None:
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
+def test_ctrl_c_counts_in_a_callback_of_the_garbage_collector_too() -> None:
+    """JAX has one; Python drops what is raised there."""
+    code = """
+import gc, time
+from hourglass_jax import cli
+
+def interrupt(phase, info):
+    gc.callbacks.remove(interrupt)
+    raise KeyboardInterrupt
+
+def stop():
+    gc.callbacks.append(interrupt)
+    gc.collect()
+    time.sleep(60)
+
+cli._commands = stop
+cli.main([])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     running = cli("models")
     running.stdout.close()
