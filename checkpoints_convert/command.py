@@ -41,7 +41,8 @@ def convert(
         source: The checkpoint: what PyTorch wrote, or ONNX, safetensors or .npz; or a folder or an index of shards.
         target: Where to write; by default beside the source, over no other file than an earlier conversion of it.
         family: The family of the checkpoint, where its tensors fit several; the error names them.
-        settings: The settings that belong to the checkpoint (variant.yml, config.json); by default beside it.
+        settings: The settings that belong to the checkpoint, as its authors write them: JSON, YAML, or a config in
+            Python, which is not run; by default those beside it.
         key: The entry of the checkpoint to take, where it holds several, such as model or teacher.
         heads: Attention heads of a ViT, where neither settings nor a published shape say how many.
         grid: Rows and columns of a ViT's position embedding, where it is not square and no settings say it.

@@ -153,6 +153,8 @@ MM_BACKBONES = {
     ),
 }
 """model.backbone.type of an mm config -> its keys."""
+MM_SILENCE = {"img_size": 224, "num_heads": 12, "interpolate_mode": "bicubic", "norm_eps": 1e-5}
+"""What a VisionTransformer is where its config does not say it."""
 
 
 def in_timms_words(settings: Section) -> Section:
@@ -229,6 +231,7 @@ def _mm(settings: Section) -> _Translation:
     if norm.get("eps") is not None:
         arguments["norm_eps"] = number(norm, "eps")
     if kind == "VisionTransformer":
+        arguments = {**MM_SILENCE, **arguments}
         _check_last_block(backbone)
     published: dict[str, object] = {}
     colours = section(model, "data_preprocessor") or section(settings, "data_preprocessor")

@@ -235,6 +235,7 @@ def test_a_config_that_is_not_there_or_too_much(tmp_path: Path, config: str, mes
             "num_heads=HEADS",
             "num_heads in the settings must be a positive integer, got no plain value",
         ),
+        ("num_heads=8, ", "", "width must be a multiple of heads, got width 64 and 12 heads"),
         ("num_heads=8", "num_heads=5", "width must be a multiple of heads, got width 64 and 5 heads"),
         ("num_heads=8", "num_heads=8, rotary=True", "model.backbone.rotary, whose meaning is not known here"),
         ('type="GELU"', 'type="QuickGELU"', "act_cfg.type 'QuickGELU', which no model here has"),

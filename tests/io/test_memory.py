@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import hourglass_jax as hj
 from hourglass_jax.io import memory
 from hourglass_jax.io.memory import check_memory, free_memory
+from hourglass_jax.models.saliency import Saliency
+from hourglass_jax.predictor import run
 
 MEMINFO = "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable:   400 kB\nSwapFree: 100 kB\nHugePages_Total: 0\n"
 
@@ -105,3 +108,16 @@ def test_what_needs_more_than_is_free_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(memory, "free_memory", lambda: 0)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     check_memory(function, jnp.float32(2), images)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_predictor_compiles_once_for_a_shape(tiny_model: Saliency, compilations: list[str]) -> None:
+    """The check compiles what is run afterwards, and nothing else."""
+    image = np.zeros((42, 70, 3), np.uint8)
+    run.clear_cache()
+    hj.Predictor(tiny_model)(image)
+    checked = len(compilations)
+    compilations.clear()
+    run.clear_cache()
+    run(tiny_model, np.zeros((1, 42, 70, 3), np.float32))
+    assert checked == len(compilations) == 1
