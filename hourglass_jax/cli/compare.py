@@ -19,6 +19,7 @@ from hourglass_jax.cli.options import (
     Reading,
     ReadingOptions,
     check_folder,
+    check_no_photo,
     console,
     describe,
     error_context,
@@ -26,6 +27,7 @@ from hourglass_jax.cli.options import (
     load_model,
     photos_of,
     print_json,
+    printable,
 )
 from hourglass_jax.plans.files import plan_fields
 from hourglass_jax.plans.registry import find_method
@@ -73,6 +75,7 @@ def compare(
         paths = {photo.name: photo.path for photo in found} or photographs()
         compare_methods(paths, output, model, plan, methods, budget, repeats)
         return
+    check_no_photo((output / f"{photo.name}_comparison.png" for photo in found), found)
     _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, repeats)
 
 
@@ -123,7 +126,8 @@ def _compare(photos, output: Path, model: ModelOptions, plan: PlanOptions, repea
     with tqdm(total=len(photos) * 2 * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
         for (name, photo), image, fitted in zip(photos.items(), prepared, plans, strict=True):
             if fitted != chosen:
-                print(f"{name}: the plan is fitted to the photograph: {describe(fitted)}", file=sys.stderr)
+                said = f"{name}: the plan is fitted to the photograph: {describe(fitted)}"
+                print(printable(said), file=sys.stderr)
             [[result]] = run(loaded, [fitted], [image], repeats=repeats, on_call=bar.update)
             path = output / f"{name}_comparison.png"
             small = resize_photo(photo, result.size)

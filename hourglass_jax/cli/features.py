@@ -1,7 +1,7 @@
 """The command `hourglass features`: what the backbone of a model makes of photographs."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from hourglass_jax.cli.options import (
     Reading,
     ReadingOptions,
     check_folder,
+    check_no_photo,
     format_size,
     load_model,
     photos_of,
@@ -53,7 +54,7 @@ def features(
 
     from hourglass_jax.io.memory import check_memory
 
-    found = photos_of(photos, reading, output)
+    photographs = photos_of(photos, reading, output)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     preprocessing = preprocessing.whole_patches(loaded.config.backbone.patch_size)
@@ -69,9 +70,9 @@ def features(
             fitting.add(images.shape)
         found = run(model.backbone, images)
         maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
-        return lambda: _write(photo, preprocessing.seen(image), maps, output)
+        return lambda: _write(photo, preprocessing.seen(image), maps, output, photographs)
 
-    rows, status = process(found, work)
+    rows, status = process(photographs, work)
     if model.json:
         print_json({"images": rows})
     else:
@@ -81,7 +82,9 @@ def features(
         sys.exit(status)
 
 
-def _write(photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", output: Path) -> dict[str, Any]:
+def _write(
+    photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", output: Path, photos: Sequence[Photo]
+) -> dict[str, Any]:
     import numpy as np
 
     from hourglass_jax.imaging.images import write_image
@@ -89,6 +92,7 @@ def _write(photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", out
     from hourglass_jax.io.files import replacing
 
     arrays, picture = output / f"{photo.name}.npz", output / f"{photo.name}_features.png"
+    check_no_photo((arrays, picture), photos)
     with replacing(arrays) as temporary, temporary.open("wb") as file:
         np.savez(file, **maps)  # pyright: ignore[reportArgumentType]  no map is called allow_pickle
     colors = {name: stretched(principal_components(each), image.shape[:2]) for name, each in maps.items()}

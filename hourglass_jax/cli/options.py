@@ -7,12 +7,13 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, overload
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from hourglass_jax.cli.photos import Photo, find_photos
 from hourglass_jax.cli.plan_options import PlanOptions, chosen_plan, plan_arguments, plan_arguments_without_method
@@ -155,6 +156,16 @@ def photos_of(photos: Sequence[Path], reading: ReadingOptions, output: Path | No
     return find_photos(photos, recursive=reading.recursive, without=output)
 
 
+def check_no_photo(paths: Iterable[str | Path], photos: Iterable[Photo]) -> None:
+    """Raises ValueError if one of the paths that are to be written is one of the photographs."""
+    own = {photo.path.resolve() for photo in photos}
+    for path in paths:
+        if Path(path).resolve() in own:
+            raise ValueError(
+                f"{path} is one of the photographs, and would be replaced: name another folder with -o"
+            )
+
+
 def check_folder(output: Path) -> None:
     """Raises ValueError if no folder can be made there."""
     existing = next(path for path in (output, *output.absolute().parents) if path.exists())
@@ -177,7 +188,8 @@ def interruptible(output: Path, what: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"interrupted: {output} keeps what was {what}; the same command goes on from there", file=sys.stderr)
+        said = f"interrupted: {output} keeps what was {what}; the same command goes on from there"
+        print(printable(said), file=sys.stderr)
         sys.exit(130)
 
 
@@ -208,9 +220,16 @@ def printable(text: str, limit: int = 2000) -> str:
     return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
+class _Printable(Console):
+    """Shows texts, also those in tables, as `printable` makes them, line by line."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
 def console() -> Console:
     """Where tables are printed."""
-    return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+    return _Printable(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 
 def print_json(value: object) -> None:

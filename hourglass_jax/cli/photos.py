@@ -88,7 +88,10 @@ def _is_photo(path: Path, root: Path) -> bool:
 def _natural(path: Path) -> list[list[tuple[bool, int, str]]]:
     """A key by which numbers are ordered as numbers, part by part."""
     return [
-        [(not piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", part)]
+        [
+            (not piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece)
+            for piece in re.split(r"(\d+)", part)
+        ]
         for part in path.parts
     ]
 

@@ -20,6 +20,7 @@ from hourglass_jax.cli.options import (
     Reading,
     ReadingOptions,
     check_folder,
+    check_no_photo,
     load_model,
     photos_of,
     print_json,
@@ -96,7 +97,7 @@ def predict(
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
         stamp = _stamp(photo.path)
         result = predictor(image)
-        return lambda: _write(photo, predictor.task.render(image, result), output) | {"stamp": stamp}
+        return lambda: _write(photo, predictor.task.render(image, result), output, found) | {"stamp": stamp}
 
     with _journal(output, header, found, resume) as journal:
         known = {} if journal is None else {row["photo"]: row for row in journal.entries if _is_there(row)}
@@ -108,19 +109,21 @@ def predict(
         sys.exit(status)
 
 
-def _write(photo: Photo, rendering: Any, output: Path) -> Row:
+def _write(photo: Photo, rendering: Any, output: Path, photos: Sequence[Photo]) -> Row:
     from hourglass_jax.imaging.images import write_array, write_image
     from hourglass_jax.io.files import write_json
 
-    files = {}
+    files = {
+        **{kind: str(output / f"{photo.name}_{kind}.png") for kind in rendering.pictures},
+        **{f"{kind}_npy": str(output / f"{photo.name}_{kind}.npy") for kind in rendering.arrays},
+        **{f"{kind}_json": str(output / f"{photo.name}_{kind}.json") for kind in rendering.documents},
+    }
+    check_no_photo(files.values(), photos)
     for kind, picture in rendering.pictures.items():
-        files[kind] = str(output / f"{photo.name}_{kind}.png")
         write_image(files[kind], picture)
     for kind, values in rendering.arrays.items():
-        files[f"{kind}_npy"] = str(output / f"{photo.name}_{kind}.npy")
         write_array(files[f"{kind}_npy"], values)
     for kind, document in rendering.documents.items():
-        files[f"{kind}_json"] = str(output / f"{photo.name}_{kind}.json")
         write_json(files[f"{kind}_json"], document(photo.name))
     return {
         "photo": str(photo.path),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from hourglass_jax.cli.options import (
     Reading,
     ReadingOptions,
     check_folder,
+    check_no_photo,
     format_size,
     load_model,
     photos_of,
@@ -99,7 +100,7 @@ def visualize(
             "predictions": _predictions(loaded, chosen, grids, small, image),
             **_inside(backbone, chosen, small, image, position, block),
         }
-        return lambda: _write(photo, pictures, output)
+        return lambda: _write(photo, pictures, output, found)
 
     written, status = process(found, work)
     if model.json:
@@ -111,10 +112,13 @@ def visualize(
         sys.exit(status)
 
 
-def _write(photo: Photo, pictures: "dict[str, np.ndarray]", output: Path) -> dict[str, Any]:
+def _write(
+    photo: Photo, pictures: "dict[str, np.ndarray]", output: Path, photos: Sequence[Photo]
+) -> dict[str, Any]:
     from hourglass_jax.imaging.images import write_image
 
     files = {kind: str(output / f"{photo.name}_{kind}.png") for kind in pictures}
+    check_no_photo(files.values(), photos)
     for kind, picture in pictures.items():
         write_image(files[kind], picture)
     return {"photo": str(photo.path), "files": files}

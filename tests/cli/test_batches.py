@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.table import Table
 
 import hourglass_jax as hj
 from hourglass_jax.cli import main
-from hourglass_jax.cli.options import printable
+from hourglass_jax.cli.options import console, printable
 from hourglass_jax.io import memory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -191,6 +192,33 @@ def test_a_photograph_that_changed_is_done_again(
     assert run("predict", photos, "--resume") == 0
     assert (tmp_path / "out/a_saliency.png").read_bytes() != before[0]
     assert (tmp_path / "out/c_saliency.png").stat().st_mtime_ns == before[1]
+
+
+@pytest.mark.parametrize(("command", "kind"), [("predict", "overlay"), ("features", "features")])
+def test_no_photograph_is_replaced_by_a_result(
+    command: str, kind: str, photos: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results may be written beside the photographs, of which one may be called like another's result."""
+    own = photos / f"a_{kind}.png"
+    own.write_bytes((photos / "a.png").read_bytes())
+    (photos / "b.jpg").unlink()
+    with pytest.raises(SystemExit) as exited:
+        main([command, str(photos), "--size", "70", "--model", str(tiny_file), "--output", str(photos)])
+    assert exited.value.code == 1
+    assert own.read_bytes() == (photos / "a.png").read_bytes()
+    assert f"a_{kind}.png is one of the photographs, and would be replaced" in capsys.readouterr().err
+    assert (photos / f"a_{kind}_{kind}.png").exists()
+
+
+def test_tables_show_nothing_that_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name", title="a\x1b[2Jtitle")
+    table.add_row("b\x1b[31m.png", "c\rd")
+    console().print(table)
+    console().print("e\x9bf\ng")
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\r\x9b")
+    assert "b\ufffd[31m.png" in shown
+    assert shown.endswith("e\ufffdf\ng\n")
 
 
 def test_a_journal_is_a_plain_file(run: Run, photos: Path, tmp_path: Path, capsys) -> None:

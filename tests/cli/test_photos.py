@@ -54,6 +54,12 @@ def test_equal_names_are_told_apart(folder: Path) -> None:
     assert names("frame1.jpg", "deep/frame1.jpg") == ["frame1_jpg", "deep/frame1_jpg"]
 
 
+def test_digits_that_are_no_decimal_numbers_are_letters(folder: Path) -> None:
+    for name in ("m1²2.jpg", "m1²10.jpg", "m١.jpg"):
+        Path(name).write_bytes(b"")
+    assert names("m*.jpg") == ["m1²2", "m1²10", "m١"]
+
+
 def test_no_two_photographs_share_a_name(folder: Path) -> None:
     """The suffix that tells two apart may make the name of a third."""
     for name in ("a.jpg", "a.png", "a_jpg.png", "b/a.jpg"):
