@@ -290,11 +290,13 @@ def _named_settings(path: Path) -> Settings:
 def _beside(checkpoint: Checkpoint, family: Family, text: str | None) -> Settings:
     """The settings beside a checkpoint, or in it, where its family has some."""
     for name in family.settings_files:
-        path = checkpoint.folder / name
-        if name.startswith("*"):
-            path = checkpoint.settings(name.removeprefix("*"))
+        is_pattern = name.startswith("*")
+        path = checkpoint.settings(name[1:]) if is_pattern else checkpoint.folder / name
         if path is not None and path.is_file():
-            return _translated(path, read_settings(path))
+            said = read_settings(path)
+            found = _translated(path, said)
+            if found is not said or not is_pattern:  # what is only called like the checkpoint may be anything
+                return found
     if text is not None and "*.py" in family.settings_files:
         return _translated("the config in the checkpoint", parse_python(text.encode()))
     return {}

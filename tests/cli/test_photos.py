@@ -55,9 +55,9 @@ def test_equal_names_are_told_apart(folder: Path) -> None:
 
 
 def test_digits_that_are_no_decimal_numbers_are_letters(folder: Path) -> None:
-    for name in ("m1²2.jpg", "m1²10.jpg", "m١.jpg"):
+    for name in ("m1²2.jpg", "m1²10.jpg"):
         Path(name).write_bytes(b"")
-    assert names("m*.jpg") == ["m1²2", "m1²10", "m١"]
+    assert names("m*.jpg") == ["m1²2", "m1²10"]
 
 
 def test_no_two_photographs_share_a_name(folder: Path) -> None:

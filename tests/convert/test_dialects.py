@@ -198,6 +198,13 @@ def test_a_folder_of_a_training_run_has_its_config(tmp_path: Path) -> None:
     assert convert(folder / "latest.pth").config["backbone"]["heads"] == 8
 
 
+def test_a_script_beside_a_checkpoint_is_no_config(tmp_path: Path) -> None:
+    script = (
+        "import torch\nmodel = torch.hub.load('x')\nmean = [0, 0, 0]\nwith open('y') as file:\n    print(file)\n"
+    )
+    assert in_mmseg(tmp_path, script)["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+
+
 @pytest.mark.parametrize("name", ["config", "cfg"])
 def test_the_config_in_a_checkpoint_is_read(tmp_path: Path, name: str) -> None:
     """mmcv and mmengine write it there with all that it builds on."""
