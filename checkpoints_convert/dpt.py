@@ -326,12 +326,21 @@ BIT_BACKBONE = {
 def _transformers(tensors: Tensors, given: Given) -> Fields:
     settings, is_hybrid = given.settings, "dpt.embeddings.projection.weight" in tensors
     require(settings, NECK | (HYBRID_FACTORS if is_hybrid else FACTORS))
-    require(section(settings, "backbone_config"), BIT_BACKBONE if is_hybrid else {})
     backbone = _backbone(tensors, transformers_dpt(hybrid=is_hybrid), given)
     backbone.setdefault("norm_epsilon", 1e-12)
+    if is_hybrid:
+        _check_bit(section(settings, "backbone_config"), backbone["stem"]["depths"])
     hooks = integers(settings, "backbone_out_indices") or _hooks(backbone, BLOCKS)
     config = {**_fused(tensors, TRANSFORMERS, backbone, hooks), **_classes(tensors, "head.head.4", given)}
     return {**config, "preprocessing": {**PREPROCESSING, "size": 480 if "classes" in config else 384}}
+
+
+def _check_bit(bit: Section, depths: list[int]) -> None:
+    """Raises ValueError if the settings of a hybrid's BiT are of another one than the stem here."""
+    require(bit, BIT_BACKBONE)
+    said = integers(bit, "depths")
+    if said not in (None, tuple(depths)):
+        raise ValueError(f"the settings are of another model: they say depths {said}, the checkpoint has {depths}")
 
 
 def _depth_anything(

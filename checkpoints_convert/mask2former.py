@@ -32,7 +32,7 @@ from checkpoints_convert.rules import (
     same,
     shape_of,
 )
-from checkpoints_convert.settings import colour_statistics, integer, number, section
+from checkpoints_convert.settings import colour_statistics, integer, number, require, section
 from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD
 from hourglass_jax.imaging.labels import Labels
 from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
@@ -376,6 +376,7 @@ def _transformers(tensors: Tensors, given: Given) -> Fields:
     shapes = _shapes(_official_shapes(tensors), given, section(settings, "backbone_config"))
     if settings.get("model_type") not in (None, "mask2former"):
         raise ValueError(f"config.json must be of a mask2former, got {json.dumps(settings['model_type'])}")
+    require(settings, {"pre_norm": (False,), "activation_function": ("relu",), "common_stride": (4,)})
     said = {"queries": "num_queries", "width": "hidden_dim", "heads": "num_attention_heads"}
     for name, key in said.items():
         if settings.get(key) not in (None, shapes[name]):

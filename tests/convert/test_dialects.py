@@ -389,6 +389,44 @@ def test_a_setting_that_nobody_asks_for_is_refused(tmp_path: Path) -> None:
         converted(tmp_path, arrays, {}, settings=tmp_path / "my.yml")
 
 
+BIT = {
+    "model_type": "bit",
+    "depths": [1, 2, 1],
+    "hidden_act": "relu",
+    "layer_type": "bottleneck",
+    "global_padding": "SAME",
+    "num_groups": 32,
+    "num_channels": 3,
+    "embedding_dynamic_padding": True,
+    "width_factor": 1,
+    "output_stride": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"depths": [3, 4, 9]}, r"they say depths \(3, 4, 9\), the checkpoint has \[1, 2, 1\]"),
+        ({"layer_type": "preactivation"}, "layer_type 'preactivation', which no model here has"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu', which no model here has: only 'relu'"),
+        (
+            {"hidden_size": 7},
+            "say backbone_config.hidden_size 7, which a conversion of the family dpt-transformers",
+        ),
+    ],
+)
+def test_the_stem_of_a_hybrid_is_that_of_its_settings(tmp_path: Path, change: dict, message: str | None) -> None:
+    """As transformers writes them for published hybrids."""
+    settings = {"hidden_act": "gelu", "qkv_bias": True, "backbone_config": BIT | change}
+    arrays = of_transformers(hybrid=True)
+    if message is None:
+        assert converted(tmp_path, arrays, {"config.json": json.dumps(settings)}).model == "dpt-depth"
+        return
+    with pytest.raises(CheckpointError, match=message):
+        converted(tmp_path, arrays, {"config.json": json.dumps(settings)})
+
+
 def test_a_config_that_is_no_plain_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected a plain file"):
         read_settings(tmp_path)
