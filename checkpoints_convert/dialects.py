@@ -265,11 +265,7 @@ _DIALECTS: tuple[tuple[Callable[[Section], bool], Callable[[Section], _Translati
     (lambda settings: isinstance(settings.get("model"), Mapping) and "backbone" in section(settings, "model"), _mm),
     (lambda settings: isinstance(settings.get("student"), Mapping), _dinov2),
     (
-        lambda settings: (
-            isinstance(settings.get("MODEL"), Mapping)
-            and not {"META_ARCHITECTURE", "MASK_FORMER"} & section(settings, "MODEL").keys()
-            and bool({"TYPE", "SWIN", "SWINV2"} & section(settings, "MODEL").keys())
-        ),
+        lambda settings: isinstance(settings.get("MODEL"), Mapping) and "TYPE" in section(settings, "MODEL"),
         _microsoft,
     ),
 )
