@@ -298,7 +298,10 @@ def _beside(checkpoint: Checkpoint, family: Family, text: str | None) -> Setting
             if found is not said or not is_pattern:  # what is only called like the checkpoint may be anything
                 return found
     if text is not None and "*.py" in family.settings_files:
-        return _translated("the config in the checkpoint", parse_python(text.encode()))
+        try:
+            return in_timms_words(parse_python(text.encode()))
+        except ValueError as error:
+            raise CheckpointError(f"the config in the checkpoint: {error}; name another with --config") from None
     return {}
 
 

@@ -209,6 +209,13 @@ def test_a_script_beside_a_checkpoint_is_no_config(tmp_path: Path) -> None:
 def test_the_config_in_a_checkpoint_is_read(tmp_path: Path, name: str) -> None:
     """mmcv and mmengine write it there with all that it builds on."""
     assert in_mmseg(tmp_path, "", meta={name: BASE})["window"]["stride"] == 3
+    (tmp_path / "segmenter_vit-t_iter_1.safetensors").unlink()
+    broken = BASE.replace('"VisionTransformer"', '"BEiT"')
+    (tmp_path / "segmenter_vit-t_iter_1.pth").write_bytes(
+        pickle.dumps({"state_dict": SEGMENTER, "meta": {name: broken}})
+    )
+    with pytest.raises(CheckpointError, match=r"in the checkpoint: .* type 'BEiT', .*; name another with --config"):
+        convert(tmp_path / "segmenter_vit-t_iter_1.pth")
 
 
 @pytest.mark.parametrize(
