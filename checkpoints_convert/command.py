@@ -39,14 +39,15 @@ def convert(
     Example: hourglass convert seg_large_mask_640/checkpoint.pth -o segmenter.safetensors
 
     Args:
-        source: The checkpoint: a PyTorch, ONNX, safetensors or .npz file, or a folder or an index of shards.
-        target: The file to write; by default beside the source, where only an earlier conversion of it is replaced.
-        family: The family of the checkpoint, if its tensors fit several; the error message names them.
-        settings: The settings file of the checkpoint (variant.yml, config.json); by default the one beside it.
-        key: The entry of the checkpoint to convert, if it has several, such as model or teacher.
-        heads: Number of attention heads of a ViT, if neither settings nor a published shape determine it.
-        grid: Rows and columns of a ViT's position embedding, if it is not square and no settings give them.
-        dataset: Data set of the model's classes, if the checkpoint does not name it.
+        source: The checkpoint: what PyTorch wrote, or ONNX, safetensors or .npz; or a folder or an index of shards.
+        target: Where to write; by default beside the source, over no other file than an earlier conversion of it.
+        family: The family of the checkpoint, where its tensors fit several; the error names them.
+        settings: The settings that belong to the checkpoint, as its authors write them: JSON, YAML, or a config in
+            Python, which is not run; by default those beside it.
+        key: The entry of the checkpoint to take, where it holds several, such as model or teacher.
+        heads: Attention heads of a ViT, where neither settings nor a published shape say how many.
+        grid: Rows and columns of a ViT's position embedding, where it is not square and no settings say it.
+        dataset: Whose classes the model tells apart, where the checkpoint does not name them.
         allow_nonfinite: Convert weights that are NaN or infinite, too.
         skip_objects: Skip objects of any class beside the weights; objects are never created. By default only those
             of known training frameworks are skipped, and others are an error.

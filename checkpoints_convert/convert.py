@@ -5,10 +5,11 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from reprlib import repr as short
 from typing import Literal
 
 import jax
@@ -17,10 +18,12 @@ import numpy as np
 import safetensors
 
 from checkpoints_convert import dinov3, dpt, eomt, htc, mask2former, saliency, sam, segmenter, swag, swin, vit
+from checkpoints_convert.dialects import in_timms_words
 from checkpoints_convert.errors import CheckpointError, in_one_sentence, printable
 from checkpoints_convert.files import read_tree as read
 from checkpoints_convert.files import weights
 from checkpoints_convert.folders import Checkpoint, find_checkpoint
+from checkpoints_convert.python_config import parse_python
 from checkpoints_convert.rules import (
     Family,
     Given,
@@ -31,7 +34,7 @@ from checkpoints_convert.rules import (
     find_unused,
     recipes,
 )
-from checkpoints_convert.settings import KNOWN, read_settings
+from checkpoints_convert.settings import KNOWN, Watched, read_settings
 from checkpoints_convert.wrappers import StateDict, prefixes, state_dict, without_prefix
 from hourglass_jax.checks import MOST
 from hourglass_jax.imaging.labels import DATASETS
@@ -134,6 +137,7 @@ def convert(
         choice = _choose(checkpoint, full, family, settings, given)
         chosen, tensors, given = choice.family, choice.state.tensors, choice.given
         config = chosen.configure(tensors, given)
+        _check_all_read(chosen, given.settings)
         if dataset is not None and "classes" not in config:
             raise ValueError(f"--dataset names classes, but a model of the kind {chosen.model} has none")
         model = abstract_model(chosen.model, config)
@@ -151,7 +155,8 @@ def convert(
             nonlocal done
             on_progress(done, total)
             done += wanted[name].size * wanted[name].dtype.itemsize
-            made_tensor = build_parameter(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
+            with np.errstate(over="ignore"):  # it is said below
+                made_tensor = build_parameter(name, found[name], tensors).astype(wanted[name].dtype, copy=False)
             count = made_tensor.size - int(np.isfinite(made_tensor).sum())
             if count and not allow_nonfinite:
                 raise ValueError(_nonfinite(found[name].sources, tensors, name, count, made_tensor.size))
@@ -224,7 +229,11 @@ def _dataset(name: str | None) -> str | None:
 
 def _nonfinite(sources: tuple[str, ...], tensors: Tensors, name: str, count: int, size: int) -> str:
     """What is said of a parameter with NaN or infinity."""
-    guilty = [source for source in sources if not np.isfinite(tensors[source]).all()] or [name]
+    guilty = [source for source in sources if not np.isfinite(tensors[source]).all()]
+    if not guilty:
+        return (
+            f"{name}, made of {' and '.join(sources)}, holds {count:,} of {size:,} values that are too large for it"
+        )
     return (
         f"{' and '.join(guilty)} holds {count:,} of {size:,} values that are NaN or infinite, as a diverged "
         "training leaves them: convert another checkpoint, or this one with --allow-nonfinite"
@@ -249,14 +258,15 @@ def _choose(
         raise CheckpointError(f"unknown model {name!r}; known: {names}")
     candidates = [family for family in FAMILIES if name in (None, family.name)]
     named = None if settings is None else _named_settings(settings)
+    text = _config_in(given.saved)
     for prefix in prefixes(tensors):
         state = without_prefix(tensors, prefix)
         fitting = []
         for family in candidates:
             if family.fits(state.tensors, {}):
-                values = _beside(checkpoint.folder, family) if named is None else named
+                values = _beside(checkpoint, family, text) if named is None else named
                 if family.fits(state.tensors, values):
-                    fitting.append(_Choice(family, state, replace(given, settings=values)))
+                    fitting.append(_Choice(family, state, replace(given, settings=Watched(values))))
         if name is None:  # what is left of a system without its head is meant where it is asked for
             fitting = [each for each in fitting if each.family.rest is None or not _has_rest(each)] or fitting
         if len(fitting) > 1:
@@ -284,16 +294,58 @@ def _has_rest(choice: _Choice) -> bool:
 
 def _named_settings(path: Path) -> Settings:
     """Settings that the user names, which must hold something that is known."""
-    settings = read_settings(path)
+    settings = _translated(path, read_settings(path))
     if not any(name in KNOWN for name in settings):
         raise CheckpointError(f"{path} holds no settings that are known here, such as {', '.join(KNOWN[:4])}")
     return settings
 
 
-def _beside(folder: Path, family: Family) -> Settings:
-    names = (family.settings_file,) if isinstance(family.settings_file, str) else family.settings_file or ()
-    files = [folder / name for name in reversed(names) if (folder / name).is_file()]
-    return {name: value for file in files for name, value in read_settings(file).items()}
+def _beside(checkpoint: Checkpoint, family: Family, text: str | None) -> Settings:
+    """The settings beside a checkpoint, or in it, where its family has some."""
+    for name in family.settings_files:
+        is_pattern = name.startswith("*")
+        path = checkpoint.settings(name[1:]) if is_pattern else checkpoint.folder / name
+        if path is not None and path.is_file():
+            said = read_settings(path)
+            found = _translated(path, said)
+            if found is not said or not is_pattern:  # what is only called like the checkpoint may be anything
+                return _completed(found, checkpoint.folder, family)
+    if text is not None and "*.py" in family.settings_files:
+        try:
+            return in_timms_words(parse_python(text.encode()))
+        except ValueError as error:
+            raise CheckpointError(f"the config in the checkpoint: {error}; name another with --config") from None
+    return {}
+
+
+def _completed(settings: Settings, folder: Path, family: Family) -> Settings:
+    """Settings with those of the family's further file that they do not have."""
+    if family.further_settings is None or not (folder / family.further_settings).is_file():
+        return settings
+    return {**read_settings(folder / family.further_settings), **settings}
+
+
+def _translated(source: object, settings: Settings) -> Settings:
+    try:
+        return in_timms_words(settings)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def _config_in(saved: Mapping[object, object]) -> str | None:
+    """The config that mmcv and mmengine write into a checkpoint's meta, with all that it builds on."""
+    meta = saved.get("meta")
+    found = [meta.get(name) for name in ("config", "cfg")] if isinstance(meta, Mapping) else []
+    return next((text for text in found if isinstance(text, str) and "_base_" not in text), None)
+
+
+def _check_all_read(family: Family, settings: Settings) -> None:
+    """Raises ValueError if settings say what a family never asked for."""
+    for name, value in settings.passed_over().items() if isinstance(settings, Watched) else ():
+        raise ValueError(
+            f"the settings say {name} {short(value)}, which a conversion of the family {family.name} does not take"
+            ": leave it out, or name other settings with --config"
+        )
 
 
 def _unknown(

@@ -381,7 +381,8 @@ FAMILIES = (
             configure=_of_transformers(naming),
             table=naming.rows(),
             ignored={**MASK_DROPPED},
-            settings_file=("config.json", "preprocessor_config.json"),
+            settings_files=("config.json",),
+            further_settings="preprocessor_config.json",
         )
         for layers in ("layer", "model.layer")
         for naming in (transformers(layers, gated=False), transformers(layers, gated=True))
@@ -394,7 +395,7 @@ FAMILIES = (
             configure=_of_timm(naming),
             table=naming.rows(),
             ignored=HEADS_DROPPED,
-            settings_file="config.json",
+            settings_files=("config.json",),
         )
         for naming in (timm_eva(gated=False), timm_eva(gated=True))
     ),

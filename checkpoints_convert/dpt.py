@@ -38,6 +38,7 @@ from checkpoints_convert.vit import (
     timm,
     transformers_dinov2,
     transformers_dpt,
+    vit_sections,
 )
 
 MAPS = 4
@@ -238,7 +239,8 @@ def _backbone(tensors: Tensors, names: Names, given: Given) -> Fields:
     """A `ViTConfig` of DPT, with a stem if the checkpoint has one."""
     first = next((name for name in STEMS if f"{name}.weight" in tensors), None)
     stride = 1 if first is None else 4 * 2 ** (STEM_STAGES - 1)
-    backbone = {**names.config(tensors, given, given.settings, stride=stride), "position_resize": "bilinear"}
+    sections = vit_sections(given.settings)
+    backbone = {**names.config(tensors, given, *sections, stride=stride), "position_resize": "bilinear"}
     if first is not None:
         _, block = STEMS[first]
         names_of = [block(stage).replace("*", "{}") + "conv3.weight" for stage in range(STEM_STAGES)]
@@ -309,6 +311,16 @@ NECK = {"readout_type": ("project",), "head_in_index": (-1,), "add_projection": 
 FACTORS = {"reassemble_factors": ([4, 2, 1, 0.5],), "neck_ignore_stages": ([], None, [0, 1])}
 HYBRID_FACTORS = {"reassemble_factors": ([1, 1, 1, 0.5], [4, 2, 1, 0.5]), "neck_ignore_stages": ([0, 1],)}
 """A hybrid's first two maps come from its stem, and are not reassembled whatever the factors say."""
+BIT_BACKBONE = {
+    "hidden_act": ("relu",),
+    "layer_type": ("bottleneck",),
+    "global_padding": ("SAME",),
+    "num_groups": (32,),
+    "num_channels": (3,),
+    "embedding_dynamic_padding": (True,),
+    "width_factor": (1,),
+}
+"""What changes the results of transformers' BiT: the values that a hybrid's stem here has."""
 
 
 def _transformers(tensors: Tensors, given: Given) -> Fields:
@@ -316,9 +328,19 @@ def _transformers(tensors: Tensors, given: Given) -> Fields:
     require(settings, NECK | (HYBRID_FACTORS if is_hybrid else FACTORS))
     backbone = _backbone(tensors, transformers_dpt(hybrid=is_hybrid), given)
     backbone.setdefault("norm_epsilon", 1e-12)
+    if is_hybrid:
+        _check_bit(section(settings, "backbone_config"), backbone["stem"]["depths"])
     hooks = integers(settings, "backbone_out_indices") or _hooks(backbone, BLOCKS)
     config = {**_fused(tensors, TRANSFORMERS, backbone, hooks), **_classes(tensors, "head.head.4", given)}
     return {**config, "preprocessing": {**PREPROCESSING, "size": 480 if "classes" in config else 384}}
+
+
+def _check_bit(bit: Section, depths: list[int]) -> None:
+    """Raises ValueError if the settings of a hybrid's BiT are of another one than the stem here."""
+    require(bit, BIT_BACKBONE)
+    said = integers(bit, "depths")
+    if said not in (None, tuple(depths)):
+        raise ValueError(f"the settings are of another model: they say depths {said}, the checkpoint has {depths}")
 
 
 def _depth_anything(
@@ -328,7 +350,7 @@ def _depth_anything(
 
     def configure(tensors: Tensors, given: Given) -> Fields:
         names = timm("pretrained.")
-        backbone = {**names.config(tensors, given, given.settings), "position_offset": 0.1}
+        backbone = {**names.config(tensors, given, *vit_sections(given.settings)), "position_offset": 0.1}
         config = _fused(tensors, DEPTH_ANYTHING, backbone, hooks(backbone))
         return {**config, **_of_dinov2(max_depth)}
 
@@ -354,7 +376,8 @@ def _depth_anything_transformers(tensors: Tensors, given: Given) -> Fields:
             "put it beside the checkpoint, or name it with --config"
         )
     require(settings, {**NECK, **FACTORS, "head_hidden_size": (32,)})
-    backbone = transformers_dinov2("backbone.").config(tensors, given, vit)
+    whole = {name: settings[name] for name in ("patch_size",) if name in settings}
+    backbone = transformers_dinov2("backbone.").config(tensors, given, vit, whole)
     config = _fused(tensors, TRANSFORMERS, backbone, _stages(vit))
     require(vit, {"apply_layernorm": (True, False)})
     max_depth = (finite_number(settings, "max_depth") or 1.0) if kind == "metric" else None
@@ -444,7 +467,7 @@ def _transformers_family(*, is_hybrid: bool, segments: bool) -> Family:
             *(segmentation_rows("head.head.") if segments else depth_rows(heads)),
         ),
         ignored=TRANSFORMERS_IGNORED,
-        settings_file="config.json",
+        settings_files=("config.json",),
     )
 
 
@@ -501,7 +524,7 @@ FAMILIES = (
             r"neck\.fusion_stage\.layers\.0\.residual_layer1\..*": NO_COARSER_MAP,
             r"backbone\.embeddings\.mask_token": "stands for hidden patches in training",
         },
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
 )
 """Official hybrids have the same tensors whatever their depth is, and so have those of Depth Anything V1

@@ -393,7 +393,7 @@ FAMILIES = (
             rf"{re.escape(NETWORK)}attn_mask_probs": SHARES,
             **LOSS,
         },
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
     Family(
         name="eomt-transformers",
@@ -402,7 +402,7 @@ FAMILIES = (
         configure=_transformers,
         table=TRANSFORMERS,
         ignored={r"attn_mask_probs": SHARES, **LOSS},
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
     Family(
         name="eomt-dinov3-transformers",
@@ -411,6 +411,6 @@ FAMILIES = (
         configure=_transformers_dinov3,
         table=(*DINOV3.rows(), *TRANSFORMERS_HEAD),
         ignored={r"attn_mask_probs": SHARES, **LOSS},
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
 )

@@ -19,7 +19,7 @@ from hourglass_jax.io.safetensors import parse_safetensors
 
 _OTHERS = {
     b"<": "what looks like a web page",
-    b"{": "a JSON file; the weights are in another one, which is called .pth, .bin, .safetensors, .npz or .onnx",
+    b"{": "a JSON file: name the weights, which end in .pth, .bin, .safetensors, .npz or .onnx, or their folder",
     b"version https://git-lfs": "a Git LFS pointer, which stands for the file itself",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",

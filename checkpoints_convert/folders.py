@@ -5,7 +5,6 @@ shards beside an index, JSON whose `weight_map` says which tensor is in which.
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from reprlib import repr as short
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import Contents
+from checkpoints_convert.plain_text import LONGEST_JSON, parse_json
 
 INDEX = ".index.json"
 NAMES = (
@@ -58,6 +58,13 @@ class Checkpoint:
             return self.source.with_suffix(".safetensors")
         folder = self.folder if self.folder.name else self.folder.resolve()
         return folder.with_name(f"{folder.name}.safetensors")
+
+    def settings(self, suffix: str) -> Path | None:
+        """The file of settings whose name the checkpoint's begins with, or that is called like their folder."""
+        found = [each for each in self.folder.glob(f"*{suffix}") if not each.name.startswith(".")]
+        names = self.source.name, self.folder.resolve().name + suffix
+        own = [each for each in found if names[0].startswith(each.stem) or names[1] == each.name]
+        return max(own, key=lambda each: (names[0].startswith(each.stem), len(each.stem)), default=None)
 
     def contents(self, read: Callable[[Path], Contents]) -> Contents:
         """What the files hold.
@@ -119,6 +126,12 @@ def _in_folder(folder: Path) -> Path:
     found = [each for each in files if each.name.endswith(INDEX)] or [
         each for each in files if each.suffix.lower() in SUFFIXES and not TRAINING.fullmatch(each.name)
     ]
+    snapshots = sorted(each for each in (folder / "snapshots").glob("*") if each.is_dir())
+    if not found and snapshots:
+        raise CheckpointError(
+            f"{folder} is a cache of Hugging Face with {len(snapshots)} versions of a model: name one of them, as "
+            f"{snapshots[-1]}"
+        )
     if len(found) != 1:
         names = f"{len(found)}: {', '.join(each.name for each in found[:4])}" if found else "none"
         raise CheckpointError(
@@ -129,10 +142,13 @@ def _in_folder(folder: Path) -> Path:
 
 def _indexed(source: Path, path: Path) -> Checkpoint:
     try:
-        index = json.loads(path.read_bytes())["weight_map"]
+        with path.open("rb") as file:
+            index = parse_json(file.read(LONGEST_JSON + 1))["weight_map"]
         sound = isinstance(index, dict) and all(isinstance(each, str) for each in index.values())
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError):
         sound = False
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: expected an index of shards, JSON with a weight_map: {error}") from None
     if not sound or not index:
         raise CheckpointError(f"{path}: expected an index of shards, JSON with a weight_map of names of files")
     names = sorted(set(index.values()))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from checkpoints_convert import resnet, swin
+from checkpoints_convert.dialects import DETECTRON2_SWIN
 from checkpoints_convert.labels import same_segments, transformers_labels
 from checkpoints_convert.rules import (
     Family,
@@ -31,7 +32,7 @@ from checkpoints_convert.rules import (
     same,
     shape_of,
 )
-from checkpoints_convert.settings import integer, integers, number, require, section
+from checkpoints_convert.settings import colour_statistics, integer, integers, number, require, section
 from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD
 from hourglass_jax.imaging.segment_labels import DATASETS, segment_labels
 
@@ -340,18 +341,14 @@ def _count(tensors: Tensors, before: str, after: str) -> int:
     return sum(bool(re.fullmatch(rf"{re.escape(before)}\d+\.{re.escape(after)}", name)) for name in tensors)
 
 
-def _swin(tensors: Tensors, given: Given) -> Fields:
-    """A `SwinConfig`. Settings are those of the whole system; timm's, which a Swin asks for, are none of them."""
-    return swin.config(tensors, Given(notes=given.notes), "backbone.")
+def _swin(tensors: Tensors, given: Given, said: Settings) -> Fields:
+    """A `SwinConfig`; `said` is what settings say of the Swin, in timm's or transformers' words."""
+    return swin.config(tensors, Given(settings=said, notes=given.notes), "backbone.")
 
 
 def _official_swin(tensors: Tensors, given: Given) -> Fields:
-    backbone, settings = _swin(tensors, given), section(section(given.settings, "MODEL"), "SWIN")
-    _check({
-        "MODEL.SWIN.EMBED_DIM": (settings.get("EMBED_DIM"), backbone["width"]),
-        "MODEL.SWIN.WINDOW_SIZE": (settings.get("WINDOW_SIZE"), backbone["window"]),
-    })  # fmt: skip
-    return _official(tensors, given, backbone)
+    said = DETECTRON2_SWIN.read(section(section(given.settings, "MODEL"), "SWIN"), "MODEL.SWIN")
+    return _official(tensors, given, _swin(tensors, given, said))
 
 
 def _official_resnet(tensors: Tensors, given: Given) -> Fields:
@@ -385,7 +382,12 @@ def _official(tensors: Tensors, given: Given, backbone: Fields) -> Fields:
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (head.get("NUM_CLASSES"), shapes["classes"]),
         "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (former.get("NUM_OBJECT_QUERIES"), shapes["queries"]),
         "MODEL.MASK_FORMER.NHEADS": (former.get("NHEADS"), shapes["heads"]),
+        "MODEL.MASK_FORMER.HIDDEN_DIM": (former.get("HIDDEN_DIM"), shapes["width"]),
+        "MODEL.MASK_FORMER.PRE_NORM": (former.get("PRE_NORM"), False),
+        "MODEL.SEM_SEG_HEAD.NORM": (head.get("NORM"), "GN"),
+        "INPUT.FORMAT": (section(given.settings, "INPUT").get("FORMAT"), "RGB"),
     })  # fmt: skip
+    _check_colours(model)
     fields = _purpose(shapes, given, _test_set(given.settings))
     size = fields.pop("size")
     test = section(section(model, "MASK_FORMER"), "TEST")
@@ -415,7 +417,7 @@ def _official(tensors: Tensors, given: Given, backbone: Fields) -> Fields:
 
 def _transformers_swin(tensors: Tensors, given: Given) -> Fields:
     official = _official_shapes(tensors)
-    return _transformers(official, given, _swin(official, given))
+    return _transformers(official, given, _swin(official, given, section(given.settings, "backbone_config")))
 
 
 def _transformers_resnet(tensors: Tensors, given: Given) -> Fields:
@@ -442,6 +444,7 @@ def _transformers(tensors: Tensors, given: Given, backbone: Fields) -> Fields:
     shapes, settings = _shapes(tensors, backbone), given.settings
     if settings.get("model_type") not in (None, "mask2former"):
         raise ValueError(f"config.json must be of a mask2former, got {json.dumps(settings['model_type'])}")
+    require(settings, {"pre_norm": (False,), "activation_function": ("relu",), "common_stride": (4,)})
     said = {"queries": "num_queries", "width": "hidden_dim", "heads": "num_attention_heads"}
     for name, key in said.items():
         if settings.get(key) not in (None, shapes[name]):
@@ -499,7 +502,15 @@ def _test_set(settings: Settings) -> str | None:
     )
 
 
-def _check(shown: Mapping[str, tuple[object, int]]) -> None:
+def _check_colours(model: Settings) -> None:
+    """Raises ValueError if detectron2's settings ask for other colour statistics than ImageNet's."""
+    for name, values in (("PIXEL_MEAN", IMAGENET_MEAN), ("PIXEL_STD", IMAGENET_STD)):
+        said = colour_statistics(model, name)
+        if said is not None and not np.allclose(said, [255 * value for value in values], atol=0.01):
+            raise ValueError(f"the settings ask for MODEL.{name} {said}, which no model here has: only ImageNet's")
+
+
+def _check(shown: Mapping[str, tuple[object, object]]) -> None:
     """Raises ValueError if what detectron2's settings say, None for nothing, is not what the tensors show."""
     for name, (said, got) in shown.items():
         if said not in (None, got):
@@ -535,7 +546,7 @@ FAMILIES = (
         configure=_official_swin,
         table=(*OFFICIAL_SWIN, *OFFICIAL_HEAD),
         ignored={**swin.BUFFERS, **TRAINING},
-        settings_file="config.yaml",
+        settings_files=("config.yaml",),
     ),
     Family(
         name="mask2former",
@@ -546,7 +557,7 @@ FAMILIES = (
         configure=_official_resnet,
         table=(*resnet.DETECTRON2.rows("backbone."), *OFFICIAL_HEAD),
         ignored={**resnet.COUNTS, **TRAINING},
-        settings_file="config.yaml",
+        settings_files=("config.yaml",),
     ),
     Family(
         name="mask2former-transformers",
@@ -561,7 +572,7 @@ FAMILIES = (
             r".*relative_position_index": "follows from the window's side",
             **TRAINING,
         },
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
     Family(
         name="mask2former-transformers",
@@ -572,6 +583,6 @@ FAMILIES = (
         configure=_transformers_resnet,
         table=(*resnet.TRANSFORMERS.rows(ENCODERS[0]), *TRANSFORMERS_HEAD),
         ignored={**resnet.COUNTS, **TRAINING},
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
 )

@@ -342,8 +342,20 @@ MEMBER = ("builtins.getattr", "__builtin__.getattr")
 """How members of enumerations are pickled; refused on anything but an object that is not built."""
 
 
+_NOT_DENSE = {
+    "torch._utils._rebuild_sparse_tensor": "a sparse tensor, to be saved with to_dense()",
+    "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor, to be saved with to_dense()",
+    "torch._utils._rebuild_nested_tensor": "a nested tensor, whose parts are to be saved",
+    "torch._utils._rebuild_qtensor": "a quantized tensor, to be saved with dequantize()",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor on the device meta, which has no values",
+}
+"""What makes tensors of other kinds than dense ones."""
+
+
 def refused(name: str) -> tuple[str, str]:
     """What was expected instead of this global, and what was got."""
+    if name in _NOT_DENSE:
+        return "dense tensors, numbers and plain containers", f"{_NOT_DENSE[name]} ({name})"
     return (
         "tensors, numbers and plain containers",
         f"a pickle that asks for the global {name[:150]!r}, which is refused; "

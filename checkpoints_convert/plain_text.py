@@ -55,7 +55,8 @@ def parse_yaml(content: bytes) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # PyYAML's constructors raise whatever Python's own raise
-        raise _other(getattr(error, "problem", None) or f"{type(error).__name__}: {error}") from None
+        said = " ".join(str(each) for name in ("context", "problem") if (each := getattr(error, name, None)))
+        raise _other(said or f"{type(error).__name__}: {error}") from None
     finally:
         if loader is not None:
             loader.dispose()

@@ -95,8 +95,9 @@ class Family:
         configure: the model's config as plain values, from the shapes of the tensors and further information.
         table: rows for all parameters of the model.
         ignored: patterns of tensors that are dropped on purpose, and why.
-        settings_file: the name of a file with settings, YAML or JSON, that lies beside such a checkpoint; of
-            several, what an earlier one says counts.
+        settings_files: names of files with settings that lie beside such a checkpoint, the first one that is there
+            counting. "*.py" is one with whose name the checkpoint's begins, or that is called like their folder.
+        further_settings: the name of one file more, for what that one does not say.
         rest: a pattern of the tensors of the system that the family takes a part of; where there are any, the part
             must be asked for by name.
     """
@@ -107,7 +108,8 @@ class Family:
     configure: Callable[[Tensors, Given], Fields]
     table: tuple[Row, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
-    settings_file: str | tuple[str, ...] | None = None
+    settings_files: tuple[str, ...] = ()
+    further_settings: str | None = None
     rest: str | None = None
 
 
@@ -253,7 +255,7 @@ def find_unused(family: Family, tensors: Tensors, found: Mapping[str, Recipe]) -
     if left_over:
         raise ValueError(
             f"the checkpoint holds {len(left_over)} tensors that the {family.model} model has no place for: "
-            + ", ".join(name[:200] for name in sorted(left_over)[:3])
+            + ", ".join(name[:200] or "one without a name" for name in sorted(left_over)[:3])
         )
     return reasons
 

@@ -17,7 +17,7 @@ from checkpoints_convert.rules import (
     shape_of,
     transposed_convolution,
 )
-from checkpoints_convert.vit import transformers_dinov2
+from checkpoints_convert.vit import transformers_dinov2, vit_sections
 
 NAMES = replace(transformers_dinov2("backbone."), positions="backbone.embeddings.Reshape_1")
 CLASS_POSITION = "backbone.embeddings.Concat_6"
@@ -31,7 +31,7 @@ def _class_token(token: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 def _configure(tensors: Tensors, given: Given) -> Fields:
     decoder_widths = tuple(shape_of(tensors, f"decoder.upconv{stage}.weight", axes=4)[1] for stage in STAGES)
-    backbone = NAMES.config(tensors, given, given.settings)
+    backbone = NAMES.config(tensors, given, *vit_sections(given.settings))
     rows, columns = backbone["position_grid"]
     if tensors[NAMES.positions].shape[1] != rows * columns:
         raise ValueError(

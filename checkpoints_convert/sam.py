@@ -282,6 +282,6 @@ FAMILIES = (
                 "the frequencies of positions, which are there twice"
             )
         },
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
 )

@@ -4,6 +4,7 @@ Source: rstrudel/segmenter, segm/model/factory.py and segm/train.py (what varian
     tools/prepocess_ckpt.py and configs/segmenter.
 """
 
+from collections.abc import Mapping
 from reprlib import repr as short
 
 from checkpoints_convert.labels import class_fields
@@ -19,8 +20,18 @@ from checkpoints_convert.rules import (
     shape_of,
     without_batch,
 )
-from checkpoints_convert.settings import Section, integer, section, text
-from checkpoints_convert.vit import HALF, IMAGENET_MEAN, IMAGENET_STD, Names, mmsegmentation, timm
+from checkpoints_convert.settings import Section, integer, require, section, side_lengths, text
+from checkpoints_convert.vit import (
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Names,
+    mmsegmentation,
+    resizing,
+    timm,
+    vit_sections,
+)
+from checkpoints_convert.vit import normalisation as published_normalisation
 
 NORMALISATIONS = {"vit": (HALF, HALF), "deit": (IMAGENET_MEAN, IMAGENET_STD)}
 DECODER_HEAD_WIDTH = 64
@@ -62,6 +73,7 @@ def _config(
     classes, *_ = shape_of(tensors, f"{decoder}{'mask_norm' if masks else 'head'}.weight", axes=1 if masks else 2)
     named = class_fields(classes, given, dataset)
     backbone = names.config(tensors, given, *sections)
+    resize = {"position_resize": "bilinear", **resizing(given.settings)}
     if masks and backbone["width"] % DECODER_HEAD_WIDTH:
         raise ValueError(
             f"the mask transformer's heads are {DECODER_HEAD_WIDTH} channels wide: its width must be a multiple of "
@@ -73,13 +85,20 @@ def _config(
         given.say(f"windows of {window[0]} pixels, {window[1]} apart: no settings say how images are cut")
     size, stride = window
     mean, std = NORMALISATIONS[normalisation]
+    said_mean, said_std = published_normalisation(given.settings)
     return {
-        "backbone": {"norm_epsilon": 1e-5, **backbone, "position_resize": "bilinear"},
+        "backbone": {"norm_epsilon": 1e-5, **backbone, **resize},
         **named,
         "decoder": "mask_transformer" if masks else "linear",
         "decoder_depth": sum(name.startswith(decoder) and name.endswith(".norm1.weight") for name in tensors),
         "window": {"size": size, "stride": stride},
-        "preprocessing": {"size": size, "multiple": 1, "resize": "none", "mean": mean, "std": std},
+        "preprocessing": {
+            "size": size,
+            "multiple": 1,
+            "resize": "none",
+            "mean": said_mean or mean,
+            "std": said_std or std,
+        },
     }
 
 
@@ -121,7 +140,7 @@ def _check(said: object, what: str, got: object) -> None:
 
 def _section(settings: Section, name: str) -> Section:
     found = settings.get(name)
-    if not isinstance(found, dict):
+    if not isinstance(found, Mapping):
         raise ValueError(
             f"the settings must have a section {name}, as Segmenter's variant.yml has, got {short(found)}"
         )
@@ -143,15 +162,41 @@ def _normalisation(settings: Section) -> str:
 
 
 def _mmsegmentation(tensors: Tensors, given: Given) -> Fields:
-    return _config(
+    config = _config(
         tensors,
         mmsegmentation(),
         "decode_head.",
         given,
-        given.settings,
-        window=None,
+        *vit_sections(given.settings),
+        window=_slide(section(given.settings, "test_cfg")),
         normalisation="vit",
     )
+    head, heads = section(given.settings, "decode_head"), config["backbone"]["width"] // DECODER_HEAD_WIDTH
+    for names, got in ((("n_cls", "num_classes"), config["classes"]), (("n_heads", "num_heads"), heads)):
+        for name in names:
+            said = integer(head, name)
+            if said not in (None, got) and (name[-5:] != "heads" or config["decoder"] == "mask_transformer"):
+                raise ValueError(
+                    f"the settings are of another model: they say decode_head.{name} {said}, not {got}"
+                )
+    return config
+
+
+def _slide(test: Section) -> tuple[int, int] | None:
+    """(size, stride) of the windows in mmsegmentation's test_cfg.
+
+    Raises:
+        ValueError: images are not cut into squares as far apart in both directions.
+    """
+    require(test, {"mode": ("slide",)} if "mode" in test else {})
+    sides = side_lengths(test, "crop_size"), side_lengths(test, "stride")
+    if None in sides:
+        return None
+    for name, pair in zip(("crop_size", "stride"), sides, strict=True):
+        if pair and pair[0] != pair[1]:
+            raise ValueError(f"test_cfg.{name} in the settings must be square, got {pair}")
+    size, stride = (pair[0] for pair in sides if pair)
+    return size, stride
 
 
 CLASSIFIER = {r"encoder\.(head|head_dist)\..*": "head of the ImageNet classifier that the encoder was trained as"}
@@ -166,7 +211,7 @@ FAMILIES = (
         configure=_upstream,
         table=(*timm("encoder.").rows(), *_decoder("decoder.")),
         ignored=CLASSIFIER,
-        settings_file="variant.yml",
+        settings_files=("variant.yml",),
     ),
     Family(
         name="segmenter-mmseg",
@@ -175,5 +220,6 @@ FAMILIES = (
         configure=_mmsegmentation,
         table=(*mmsegmentation().rows(), *_decoder("decode_head.")),
         ignored=CLASSIFIER,
+        settings_files=("*.py",),
     ),
 )

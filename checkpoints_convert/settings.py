@@ -1,12 +1,12 @@
 """Settings files of checkpoints: YAML or JSON as plain values, and the settings of a ViT.
 
 What is read is honoured, or refused by name: a setting that says something else than the tensors, or that no model
-here has, is never passed over.
+here has, is never passed over. `Watched` knows what was asked for, so that what was not is refused as well.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
@@ -14,22 +14,31 @@ from typing import TypeGuard
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.plain_text import LONGEST_JSON, parse_json, parse_yaml
+from checkpoints_convert.python_config import read_python
+from hourglass_jax.checks import MOST
 
 Section = Mapping[str, object]
 
 
 def read_settings(path: Path) -> dict[str, object]:
-    """Reads a file of settings: JSON if it is called so, otherwise YAML.
+    """Reads a file of settings: the plain values of Python if it is called .py, otherwise JSON or YAML.
+
+    A file that is called .json and does not begin like JSON is YAML, as Microsoft's Swin writes its config.json.
 
     Raises:
-        CheckpointError: there is no such file, it is neither or too large, or it asks for other than plain values.
+        CheckpointError: there is no such file, it is none of these or too large, or it asks for other than plain
+            values.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    with path.open("rb") as file:
-        content = file.read(LONGEST_JSON + 1)
+        raise CheckpointError(f"{path}: {'expected a plain file' if path.exists() else 'no such file'}")
     try:
-        settings = parse_json(content) if path.suffix == ".json" else parse_yaml(content)
+        if path.suffix == ".py":
+            settings = read_python(path)
+        else:
+            with path.open("rb") as file:
+                content = file.read(LONGEST_JSON + 1)
+            is_json = path.suffix == ".json" and re.match(rb"(\xef\xbb\xbf)?\s*([{\[]|$)", content)
+            settings = parse_json(content) if is_json else parse_yaml(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if not isinstance(settings, dict):
@@ -55,10 +64,10 @@ def integer(settings: Section, name: str, *, least: int = 1) -> int | None:
     """An integer, or None where there is none.
 
     Raises:
-        ValueError: it is something else, or smaller than `least`.
+        ValueError: it is something else, smaller than `least` or larger than any model's.
     """
     value = settings.get(name)
-    if value is not None and (type(value) is not int or value < least):
+    if value is not None and (type(value) is not int or not least <= value <= MOST):
         raise _expected(name, "a positive integer" if least == 1 else f"an integer of at least {least}", value)
     return value
 
@@ -137,6 +146,51 @@ def colour_statistics(settings: Section, name: str) -> tuple[float, float, float
     return red, green, blue
 
 
+class Watched(Mapping[str, object]):
+    """Settings that know which of them were asked for.
+
+    Args:
+        values: of all names; those that are mappings are watched, too.
+    """
+
+    def __init__(self, values: Section) -> None:
+        self._values = {
+            name: Watched(value) if isinstance(value, Mapping) else value for name, value in values.items()
+        }
+        self._asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> object:
+        self._asked.add(name)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+    def passed_over(self) -> dict[str, object]:
+        """Those of `MATTERS` that nobody asked for, here and in the sections that describe a model."""
+        names = [name for name in self._values if name in MATTERS and name not in self._asked]
+        found = {name: self._values[name] for name in names if self._values[name] is not None}
+        for name in DESCRIBING:
+            inside = self._values.get(name)
+            if isinstance(inside, Watched):
+                found |= {f"{name}.{inner}": value for inner, value in inside.passed_over().items()}
+        return found
+
+
+def first_said(names: Iterable[str], sections: Iterable[Section]) -> dict[str, object]:
+    """What sections say of these names; where two say the same, the first one counts."""
+    found: dict[str, object] = {}
+    for each in sections:
+        found |= {name: each[name] for name in names if name in each and name not in found}
+    return found
+
+
 def require(settings: Section, allowed: Mapping[str, tuple[object, ...]]) -> None:
     """Refuses a setting with another value than those allowed for its name.
 
@@ -177,24 +231,6 @@ SYNONYMS = {
     "patch_size": ("patch_size",),
 }
 """What timm, transformers and Segmenter call the same thing."""
-KNOWN = (
-    *(
-        "MODEL",
-        "model",
-        "model_args",
-        "pretrained_cfg",
-        "backbone_config",
-        "net_kwargs",
-        "architecture",
-        "id2label",
-        "vision_config",
-        "mean",
-        "std",
-    ),
-    *("dataset_kwargs", "inference_kwargs", "depth_estimation_type", "backbone_out_indices", "hidden_act"),
-    *(name for names in SYNONYMS.values() for name in names),
-)
-"""Names of settings of which a file of settings must hold one."""
 ALLOWED = {
     "hidden_act": ("gelu", "gelu_python"),
     "act_layer": ("gelu", None),
@@ -217,6 +253,23 @@ ALLOWED = {
     "use_mask_token": (True, False),
 }
 """What changes a ViT's results: the values that the ViT here has, the first one being what silence means."""
+WINDOWS = ("depths", "window_size", "pretrained_window_sizes")
+"""Of a Swin."""
+PUBLISHED = ("mean", "std", "interpolation")
+"""Of the images that weights were published for."""
+RESIZING = ("interpolate_mode", "interpolate_antialias", "interpolate_offset")
+"""Of a position embedding, in mmsegmentation's words and DINOv2's."""
+MATTERS = frozenset(
+    (*(name for names in SYNONYMS.values() for name in names), *ALLOWED, *WINDOWS, *PUBLISHED, *RESIZING)
+)
+"""Names of settings that change what a model computes, whatever the model: none of them is passed over."""
+DESCRIBING = ("model_args", "pretrained_cfg", "backbone_config")
+"""Sections of settings that describe a model."""
+KNOWN = (
+    *("MODEL", "model", *DESCRIBING, "vision_config", "net_kwargs", "architecture", "id2label", "mean", "std"),
+    *("dataset_kwargs", "inference_kwargs", "depth_estimation_type", "backbone_out_indices", *sorted(MATTERS)),
+)
+"""Names of settings of which a file of settings must hold one."""
 
 
 def vit_settings(*sections: Section) -> ViTSettings:
@@ -225,9 +278,7 @@ def vit_settings(*sections: Section) -> ViTSettings:
     Raises:
         ValueError: a value is of another type or out of range, or asks for something that the ViT here has not.
     """
-    merged: dict[str, object] = {}
-    for each in sections:
-        merged = {**each, **merged}
+    merged = first_said((*ALLOWED, *(name for names in SYNONYMS.values() for name in names)), sections)
     require(merged, ALLOWED)
     found = {
         what: next((name for name in names if merged.get(name) is not None), None)

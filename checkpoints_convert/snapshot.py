@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from checkpoints_convert.errors import CheckpointError
+from hourglass_jax.io.memory import free_memory
 
 _CHUNK = 1 << 24
 
@@ -17,16 +18,6 @@ class Snapshot(NamedTuple):
 
     data: memoryview
     sha256: str
-
-
-def _free_memory() -> int | None:
-    """Bytes of memory and swap that are free, as far as Linux says it."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        return 1024 * (found["MemAvailable"] + found["SwapFree"])
-    except (OSError, ValueError, LookupError):
-        return None
 
 
 def snapshot(path: Path) -> Snapshot:
@@ -43,7 +34,7 @@ def snapshot(path: Path) -> Snapshot:
         digest = hashlib.sha256()
         if not before.st_size:
             return Snapshot(memoryview(b""), digest.hexdigest())
-        free = _free_memory()
+        free = free_memory()
         if free is not None and before.st_size > free:
             raise CheckpointError(
                 f"the file's {before.st_size / 2**30:.1f} GiB do not fit into memory, of which "

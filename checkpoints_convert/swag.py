@@ -22,7 +22,7 @@ from checkpoints_convert.rules import (
     shape_of,
     special_tokens,
 )
-from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD, Names
+from checkpoints_convert.vit import IMAGENET_MEAN, IMAGENET_STD, Names, vit_sections
 
 SUPERVISED_SIDE, SUPERVISED_PATCHES = 224, (16, 32)
 """Of torchvision's own ViTs: fine-tuned SWAG sees larger images."""
@@ -51,7 +51,10 @@ OFFICIAL, TORCHVISION = _names("layer_"), _names("encoder_layer_")
 def _config(names: Names, head: str, tensors: Tensors, given: Given) -> Fields:
     """A `SwagConfig`, from position embeddings [1, P, C]."""
     classes, _ = shape_of(tensors, f"{head}.weight", axes=2)
-    backbone: Fields = names.config(tensors, given, given.settings) | {"position_resize": "bicubic-align-corners"}
+    backbone: Fields = {
+        **names.config(tensors, given, *vit_sections(given.settings)),
+        "position_resize": "bicubic-align-corners",
+    }
     patch_size, (rows, columns) = backbone["patch_size"], backbone["position_grid"]
     if rows != columns:
         raise ValueError(f"a SWAG model must see square images, got a position grid of {rows} x {columns}")

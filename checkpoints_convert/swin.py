@@ -24,7 +24,16 @@ from checkpoints_convert.rules import (
     same,
     shape_of,
 )
-from checkpoints_convert.settings import integers, require, side_lengths, text
+from checkpoints_convert.settings import (
+    SYNONYMS,
+    WINDOWS,
+    first_said,
+    integers,
+    number,
+    require,
+    side_lengths,
+    text,
+)
 from checkpoints_convert.vit import (
     HEADS_DROPPED,
     IMAGENET_MEAN,
@@ -34,6 +43,7 @@ from checkpoints_convert.vit import (
     normalisation,
     trained_size,
 )
+from hourglass_jax.backbones.swin import EPSILON
 
 STAGES = 4
 REST = r"(?!backbone\.).*"
@@ -81,8 +91,8 @@ def rows(prefix: str = "", *, merging_stage: int, norms: Mapping[int, str]) -> t
             *_norm(f"backbone.stages.{stage}.merging.norm", f"{merging}norm"),
             row(f"backbone.stages.{stage}.merging.reduction.kernel", f"{merging}reduction.weight", linear),
         ]
-    for number, name in norms.items():
-        table += _norm(f"backbone.norms.{number}", f"{prefix}{name}")
+    for stage, name in norms.items():
+        table += _norm(f"backbone.norms.{stage}", f"{prefix}{name}")
     return tuple(table)
 
 
@@ -106,7 +116,7 @@ def square_table(table: np.ndarray) -> np.ndarray:
 
 
 def config(tensors: Tensors, given: Given, prefix: str = "") -> Fields:
-    """The fields of a `SwinConfig`: what shows in the tensors' shapes, and what timm's settings say.
+    """The fields of a `SwinConfig`: what shows in the tensors' shapes, and what settings say, timm's or others'.
 
     The window of a V2 shows in buffers only, which timm does not save; there it is part of the model's name.
 
@@ -118,8 +128,7 @@ def config(tensors: Tensors, given: Given, prefix: str = "") -> Fields:
     Raises:
         ValueError: a setting is of another model or none that is here, or something shows nowhere.
     """
-    arguments = model_arguments(given.settings, MODEL_ARGUMENTS)
-    require(arguments, ALLOWED)
+    arguments = _arguments(given.settings)
     width, _, patch_size, columns = shape_of(tensors, f"{prefix}patch_embed.proj.weight", axes=4)
     if patch_size != columns:
         raise ValueError(f"patches must be square, got {patch_size} x {columns} pixels")
@@ -154,6 +163,7 @@ def config(tensors: Tensors, given: Given, prefix: str = "") -> Fields:
         "patch_size": (patch_size,),
         "depths": tuple(depths),
         "num_heads": tuple(heads * 2**stage for stage in range(STAGES)),
+        "hidden_size": (width * 2 ** (STAGES - 1),),
     }
     for name, got in shown.items():
         value = arguments.get(name)
@@ -191,8 +201,41 @@ ALLOWED = {
     "norm_layer": ("layernorm", None),
     "embed_layer": (None,),
     "head_dim": (None,),
+    "num_channels": (3,),
+    "hidden_act": ("gelu", "gelu_python"),
+    "use_absolute_embeddings": (False,),
 }
 """What changes a Swin's results: the values that the one here has, the first one being what silence means."""
+EPSILONS = SYNONYMS["epsilon"]
+
+
+def _arguments(settings: Settings) -> Settings:
+    """What settings say of a Swin: timm's arguments, if there are any, and the same names among the settings.
+
+    Raises:
+        ValueError: an argument is not known, or asks for something that the Swin here has not.
+    """
+    names = (
+        *ALLOWED,
+        *WINDOWS,
+        *EPSILONS,
+        *SYNONYMS["size"],
+        "num_heads",
+        "embed_dim",
+        "patch_size",
+        "hidden_size",
+    )
+    found = first_said(names, (model_arguments(settings, MODEL_ARGUMENTS), settings))
+    require(found, ALLOWED)
+    for name in EPSILONS:
+        if number(found, name) not in (None, EPSILON):
+            raise ValueError(f"the settings ask for {name} {found[name]}, which no Swin here has: only {EPSILON}")
+    return found
+
+
+def _size(arguments: Settings) -> tuple[int, int] | None:
+    """(rows, columns) of the images of training in a Swin's arguments."""
+    return next((sides for name in SYNONYMS["size"] if (sides := side_lengths(arguments, name))), None)
 
 
 def _window(arguments: Settings) -> int | None:
@@ -241,7 +284,7 @@ def _said_windows(given: Given, arguments: Settings, patch_size: int) -> tuple[i
             raise ValueError(f"pretrained_window_sizes must be {STAGES} sides of windows, got {units}")
         return window, list(units)
     if last is None:
-        first, sides = window, side_lengths(arguments, "img_size") or trained_size(given.settings)
+        first, sides = window, _size(arguments) or trained_size(given.settings)
         size = min(sides) if sides else size
     if size is None:
         raise ValueError("the settings of a Swin V2 must say img_size, to which its windows are fitted")
@@ -267,7 +310,7 @@ def _classifier(tensors: Tensors, given: Given) -> Fields:
 
 def _trained_size(tensors: Tensors, settings: Settings, backbone: Fields) -> tuple[int, int]:
     """(rows, columns) of images in training: timm's settings say them, or a mask has as many windows as the map."""
-    said = side_lengths(model_arguments(settings, MODEL_ARGUMENTS), "img_size") or trained_size(settings)
+    said = _size(_arguments(settings)) or trained_size(settings)
     if said:
         return said
     mask = tensors.get("layers.0.blocks.1.attn_mask")
@@ -277,14 +320,15 @@ def _trained_size(tensors: Tensors, settings: Settings, backbone: Fields) -> tup
 
 def _detector(prefix: str) -> Callable[[Tensors, Given], Fields]:
     def configure(tensors: Tensors, given: Given) -> Fields:
+        mean, std = normalisation(given.settings)
         return {
             "backbone": config(tensors, given, prefix),
             "preprocessing": {
                 "size": 800,
                 "multiple": 32,
                 "resize": "shortest",
-                "mean": IMAGENET_MEAN,
-                "std": IMAGENET_STD,
+                "mean": mean or IMAGENET_MEAN,
+                "std": std or IMAGENET_STD,
             },
         }
 
@@ -308,6 +352,7 @@ FAMILIES = (
         configure=_classifier,
         table=rows(merging_stage=0, norms={0: "norm"}),
         ignored={**BUFFERS, **HEADS_DROPPED},
+        settings_files=("*.yaml", "config.json"),
     ),
     Family(
         name="swin-timm",
@@ -316,7 +361,7 @@ FAMILIES = (
         configure=_classifier,
         table=rows(merging_stage=1, norms={0: "norm"}),
         ignored={**BUFFERS, **HEADS_DROPPED},
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
     *(
         Family(
@@ -329,6 +374,7 @@ FAMILIES = (
             table=rows(prefix, merging_stage=0, norms={number: f"norm{number}" for number in range(STAGES)}),
             ignored={**BUFFERS, REST: "head: an encoder ends with its features"},
             rest=REST if prefix else None,
+            settings_files=("*.py",),
         )
         for prefix in ("", "backbone.")
     ),

@@ -25,6 +25,7 @@ from checkpoints_convert.settings import (
     Section,
     ViTSettings,
     colour_statistics,
+    number,
     section,
     side_lengths,
     text,
@@ -273,6 +274,7 @@ def _encoder(
             backbone["position_resize"] = "bicubic-antialias"
         else:
             backbone |= {"position_resize": "bicubic", "position_offset": offset}
+        backbone |= resizing(given.settings)
         seen_mean, seen_std = normalisation(given.settings)
         rows, columns = (length * backbone["patch_size"] for length in backbone["position_grid"])
         preprocessing = {
@@ -286,6 +288,24 @@ def _encoder(
         return {"backbone": backbone, "preprocessing": preprocessing}
 
     return configure
+
+
+def resizing(settings: Settings) -> Fields:
+    """How settings say that a position embedding is resized, in mmsegmentation's words or DINOv2's.
+
+    Raises:
+        ValueError: a value is of another kind.
+    """
+    mode, antialias = text(settings, "interpolate_mode"), settings.get("interpolate_antialias")
+    offset = number(settings, "interpolate_offset", positive=False)
+    if mode not in (None, "bilinear", "bicubic"):
+        raise ValueError(f"interpolate_mode in the settings must be bilinear or bicubic, got {mode!r:.60}")
+    if not isinstance(antialias, bool | None):
+        raise ValueError(f"interpolate_antialias in the settings must be true or false, got {antialias!r:.60}")
+    found: Fields = {} if offset is None else {"position_offset": offset}
+    if antialias is not None:
+        found["position_resize"] = "bicubic-antialias" if antialias else "bicubic"
+    return found | ({} if mode is None else {"position_resize": mode})
 
 
 MODEL_ARGUMENTS = frozenset((
@@ -363,8 +383,8 @@ def _dynamic_vit(tensors: Tensors, given: Given) -> Fields:
 def _prediction_modules() -> tuple[Row, ...]:
     """The rows of DynamicViT's prediction modules, which the checkpoint numbers by themselves."""
     rows = []
-    for number, block in enumerate(PREDICTORS):
-        target, source = f"backbone.blocks.{block}.predictor.", f"score_predictor.{number}."
+    for place, block in enumerate(PREDICTORS):
+        target, source = f"backbone.blocks.{block}.predictor.", f"score_predictor.{place}."
         rows += [
             row(f"{target}norm.scale", f"{source}in_conv.0.weight", same),
             row(f"{target}norm.bias", f"{source}in_conv.0.bias", same),
@@ -422,6 +442,7 @@ FAMILIES = (
         configure=_encoder(TIMM, mean=IMAGENET_MEAN, std=IMAGENET_STD, offset=0.1, antialias=False),
         table=TIMM.rows(),
         ignored=MASK_DROPPED,
+        settings_files=("config.yaml",),
     ),
     Family(
         name="dinov2-timm",
@@ -432,7 +453,7 @@ FAMILIES = (
         configure=_encoder(TIMM, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         table=TIMM.rows(),
         ignored=HEADS_DROPPED,
-        settings_file="config.json",
+        settings_files=("config.json",),
     ),
     *(
         Family(
@@ -444,7 +465,7 @@ FAMILIES = (
             configure=_encoder(transformers_dinov2(prefix), mean=IMAGENET_MEAN, std=IMAGENET_STD, antialias=False),
             table=transformers_dinov2(prefix).rows(),
             ignored={**MASK_DROPPED, r"classifier\..*": HEADS_DROPPED[r"(head|head_dist|pre_logits)\..*"]},
-            settings_file="config.json",
+            settings_files=("config.json",),
         )
         for prefix in ("", "dinov2.", "dinov2_with_registers.")
     ),
@@ -456,7 +477,7 @@ FAMILIES = (
             configure=_encoder(TIMM, mean=mean, std=std),
             table=TIMM.rows(),
             ignored=HEADS_DROPPED,
-            settings_file="config.json",
+            settings_files=("config.json",),
         )
         for name, mean, std in (("vit-timm", HALF, HALF), ("deit-timm", IMAGENET_MEAN, IMAGENET_STD))
     ),

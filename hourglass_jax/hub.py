@@ -53,6 +53,10 @@ def load(source: str | os.PathLike[str], *, dtype: jnp.dtype = jnp.float32) -> M
     True
     """
     path = _pretrained(str(source)) if str(source) in PRETRAINED else Path(source)
+    if path.is_dir():
+        raise ValueError(
+            f"{source} is a folder: name the file in it, or convert official weights with hourglass convert"
+        )
     if not path.is_file():
         raise ValueError(f"{source}: no such file, and not one of the known models: {', '.join(PRETRAINED)}")
     try:

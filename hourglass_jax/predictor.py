@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hourglass_jax.imaging.images import ImageSource, Preprocessing, read_image
 from hourglass_jax.imaging.windows import Layout, whole_view
+from hourglass_jax.io.memory import check_memory
 from hourglass_jax.models.base import Model, PromptedVisionModel, find_task
 from hourglass_jax.plans.expedite import fit_plan
 
@@ -100,6 +101,7 @@ class Predictor:
     def __repr__(self) -> str:
         """One line: the model, its task and the size of its input."""
         return f"Predictor({self.model!r}, task={self.task.name!r}, size={self.preprocessing.shape})"
+        self._fitting: set[tuple[int, ...]] = set()
 
     def __call__(self, images: ImageSource | Sequence[ImageSource]) -> Any:
         """Predicts one image or several.
@@ -113,6 +115,7 @@ class Predictor:
         A batch that does not fit into memory is halved.
 
         Raises:
+            MemoryError: not even one image or window at once fits.
             ValueError: an image cannot be read, is too small, the model's plan does not fit it, or what the model
                 makes of it is not finite.
         """
@@ -175,11 +178,23 @@ class Predictor:
         made_for = self.preprocessing.shape
         return model if self.strict_plan else fit_plan(model, images.shape[1:3], made_for)
 
+    def _check_memory(self, model: Model, images: Any) -> None:
+        """Once for every shape of images; a run leaves as much memory as it found."""
+        if images.shape not in self._fitting:
+            check_memory(run, model, images)
+            self._fitting.add(images.shape)
+
 
 def is_out_of_memory(problem: BaseException) -> bool:
     """Whether an exception means that the memory of the host or of a device was exhausted."""
     is_of_xla = isinstance(problem, jax.errors.JaxRuntimeError)
     return isinstance(problem, MemoryError) or (is_of_xla and "RESOURCE_EXHAUSTED" in str(problem))
+
+
+def memory_sentence(problem: BaseException) -> str:
+    """What a user is told of such an exception."""
+    reason = str(problem).strip().partition("\n")[0] or "an array could not be made"
+    return f"not enough memory, lower --size, --batch or the number of images at once: {reason}"
 
 
 def _check_finite(outputs: Any, source: ImageSource) -> None:

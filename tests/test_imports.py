@@ -20,11 +20,11 @@ BELOW = {
     "models": {"ops", "imaging", "backbones", "tasks", "checks"},
     "checkpoints_convert": {"io", "ops", "imaging", "backbones", "models", "checks"},
     "hub": {"io", "models", "checkpoints_convert"},
-    "predictor": {"imaging", "plans", "models"},
+    "predictor": {"io", "imaging", "plans", "models"},
     "prompt_predictor": {"imaging", "tasks", "models"},
     "automatic_predictor": {"imaging", "metrics", "tasks", "models", "prompt_predictor"},
     "export": {"io", "ops", "imaging", "plans", "models"},
-    "analysis": {"ops", "imaging", "plans", "backbones", "tasks", "models"},
+    "analysis": {"io", "ops", "imaging", "plans", "backbones", "tasks", "models"},
     "search": {"io", "ops", "imaging", "plans", "backbones", "models", "analysis"},
     "evaluation": {"io", "ops", "imaging", "metrics", "plans", "tasks", "models", "predictor"},
 }

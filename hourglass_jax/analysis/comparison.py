@@ -14,6 +14,7 @@ from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.analysis.groups import find_groups
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.imaging.windows import whole_layout
+from hourglass_jax.io.memory import check_memory
 from hourglass_jax.models.base import Model, PromptedVisionModel, find_task
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.expedite import expedite
@@ -124,6 +125,8 @@ def compare(
         if isinstance(model, PromptedVisionModel):
             prompts = model.drawn_prompts(1, _content(image), POINTS)
         timed = run_model if prompts is None else _encode
+        for each in models:
+            check_memory(run_model, each, batch)
         times = measure(
             [functools.partial(timed, each, batch) for each in models], repeats=repeats, on_call=on_call
         )

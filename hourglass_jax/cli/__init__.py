@@ -1,10 +1,15 @@
 """The command line, `hourglass`: every command in a file of its own."""
 
+import _thread
+import contextlib
+import functools
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from typing import Any
 
 import tyro
 
@@ -21,9 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
         print(f"hourglass_jax {metadata.version('hourglass-jax')}")
         return
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another one
+    dropped = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_keep_interrupt, dropped)
     try:
         tyro.extras.subcommand_cli_from_dict(
             {function.__name__: function for function in _commands()},
@@ -36,17 +46,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        _let_go_of_stdout()
         sys.exit(1)
     except (ValueError, OSError) as problem:
         _fail(f"error: {problem}", 2)
     except Exception as problem:
-        from hourglass_jax.predictor import is_out_of_memory
+        from hourglass_jax.predictor import is_out_of_memory, memory_sentence
 
         if not is_out_of_memory(problem):
             raise
-        reason = str(problem).strip().partition("\n")[0] or "an array could not be made"
-        _fail(f"error: not enough memory, lower --size, --batch or the number of images at once: {reason}", 2)
+        _fail(f"error: {memory_sentence(problem)}", 2)
+    finally:
+        sys.unraisablehook = dropped
+
+
+def _keep_interrupt(others: Callable[[Any], object], dropped: Any) -> None:
+    """Python drops what is raised in callbacks of its garbage collector: a Ctrl-C there is sent again."""
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        others(dropped)
 
 
 def _commands() -> tuple[Callable[..., None], ...]:
@@ -70,5 +89,15 @@ def _commands() -> tuple[Callable[..., None], ...]:
 def _fail(message: str, status: int) -> None:
     from hourglass_jax.io.text import printable
 
-    print(printable(" ".join(message.split())), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _let_go_of_stdout()
+    with contextlib.suppress(OSError):
+        print(printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(status)
+
+
+def _let_go_of_stdout() -> None:
+    """Python flushes once more at its end, which must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -139,5 +139,7 @@ def _report(photos: Sequence[Photo], failures: Sequence[tuple[Photo, Exception]]
 
 
 def _sentence(photo: Photo, problem: Exception) -> str:
-    text = " ".join(str(problem).split()) or "not enough memory"
+    from hourglass_jax.predictor import is_out_of_memory, memory_sentence
+
+    text = " ".join((memory_sentence(problem) if is_out_of_memory(problem) else str(problem)).split())
     return text if str(photo.path) in text else f"{photo.path}: {text}"

@@ -38,6 +38,7 @@ def bench(
 
     from hourglass_jax.analysis.flops import count_macs
     from hourglass_jax.analysis.latency import measure
+    from hourglass_jax.io.memory import check_memory
 
     if batch < 1 or repeats < 1:
         raise ValueError(f"batch and repeats must be at least 1, got {batch} and {repeats}")
@@ -47,6 +48,8 @@ def bench(
     macs = [count_macs(model, size)["total"] for model in (loaded, fast)]
     run = jax.jit(lambda model, images: model(images))
     images = jax.numpy.asarray(np.random.default_rng(0).standard_normal((batch, *size, 3)), "float32")
+    for each in (loaded, fast):
+        check_memory(run, each, images)
     with tqdm(total=2 * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
         times = measure(
             [lambda: run(loaded, images), lambda: run(fast, images)], repeats=repeats, on_call=bar.update

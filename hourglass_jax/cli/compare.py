@@ -18,6 +18,7 @@ from hourglass_jax.cli.options import (
     Reading,
     ReadingOptions,
     check_folder,
+    check_no_photo,
     console,
     describe,
     error_context,
@@ -75,7 +76,8 @@ def compare(
         paths = {photo.name: photo.path for photo in found} or photographs()
         compare_methods(paths, output, model, plan, methods, share, task, repeats)
         return
-    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, task, repeats)
+    check_no_photo((output / f"{photo.name}_comparison.png" for photo in found), found)
+    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, repeats)
 
 
 def _compare(

@@ -1,6 +1,6 @@
 """The command `hourglass features`: feature maps of a model's backbone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from hourglass_jax.cli.options import (
     Reading,
     ReadingOptions,
     check_folder,
+    check_no_photo,
     format_size,
     load_model,
     photos_of,
@@ -48,26 +49,34 @@ def features(
     import jax
     import numpy as np
 
-    found = photos_of(photos, reading)
+    from hourglass_jax.io.memory import check_memory
+
+    photographs = photos_of(photos, reading, output)
     check_folder(output)
     loaded, preprocessing, chosen = load_model(model, plan, default_preset=False)
     preprocessing = preprocessing.whole_patches(loaded.backbone.stride, loaded.multiple)
     expedited = hj.expedite(loaded, chosen)
     run = jax.jit(lambda backbone, images: backbone(images).maps())
+    fitting: set[tuple[int, ...]] = set()
 
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], dict[str, Any]]:
         images = preprocessing(image)[None]
         model = expedited if plan.strict_plan else fit_plan(expedited, images.shape[1:3], preprocessing.shape)
+        if images.shape not in fitting:
+            check_memory(run, model.backbone, images)
+            fitting.add(images.shape)
         found = run(model.backbone, images)
         maps = {name: np.asarray(each[0], np.float32) for name, each in found.items()}
-        return lambda: _write(photo, preprocessing.crop_to_view(image), maps, output)
+        return lambda: _write(photo, preprocessing.crop_to_view(image), maps, output, photographs)
 
-    records, status = process(found, work)
+    records, status = process(photographs, work)
     lines = (f"{record['photo']}: {record['arrays']}, {record['picture']}" for record in records)
     finish(records, lines, status, as_json=model.json)
 
 
-def _write(photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", output: Path) -> dict[str, Any]:
+def _write(
+    photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", output: Path, photos: Sequence[Photo]
+) -> dict[str, Any]:
     import numpy as np
 
     from hourglass_jax.imaging.images import write_image
@@ -75,6 +84,7 @@ def _write(photo: Photo, image: "np.ndarray", maps: "dict[str, np.ndarray]", out
     from hourglass_jax.io.files import replacing
 
     arrays, picture = output / f"{photo.name}.npz", output / f"{photo.name}_features.png"
+    check_no_photo((arrays, picture), photos)
     with replacing(arrays) as temporary, temporary.open("wb") as file:
         np.savez(file, **maps)  # pyright: ignore[reportArgumentType]  no map is called allow_pickle
     colors = {name: stretch(principal_components(values), image.shape[:2]) for name, values in maps.items()}

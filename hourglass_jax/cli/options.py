@@ -5,13 +5,15 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, overload
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from hourglass_jax.cli.photos import Photo, find_photos
 from hourglass_jax.cli.plan_options import (
@@ -24,6 +26,7 @@ from hourglass_jax.cli.plan_options import (
     plan_for,
 )
 from hourglass_jax.io.files import file_hash
+from hourglass_jax.io.text import printable
 from hourglass_jax.plans.presets import PRESETS
 from hourglass_jax.plans.recommended import recommended
 
@@ -152,6 +155,7 @@ def _keep_compilations() -> None:
     folder = Path(platformdirs.user_cache_dir("hourglass_jax")) / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         return  # without a cache every process compiles anew
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -162,17 +166,29 @@ def weights_of(model: ModelOptions) -> str:
     return file_hash(model.model) if Path(model.model).is_file() else model.model
 
 
-def photos_of(photos: Sequence[Path], reading: ReadingOptions) -> list[Photo]:
-    """The photographs that a command is about; from here on they may have `reading.max_pixels`."""
+def photos_of(photos: Sequence[Path], reading: ReadingOptions, output: Path | None = None) -> list[Photo]:
+    """The photographs that a command is about; from here on they may have `reading.max_pixels`.
+
+    What an earlier run wrote into an `output` inside the folders of the photographs is none of them.
+    """
     from PIL import Image
 
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of what is refused
     if reading.max_pixels is not None:
         if reading.max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {reading.max_pixels}")
-        # Pillow warns at its limit, and refuses at twice as many.
-        Image.MAX_IMAGE_PIXELS = -(-reading.max_pixels // 2)
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    return find_photos(photos, recursive=reading.recursive)
+        Image.MAX_IMAGE_PIXELS = -(-reading.max_pixels // 2)  # Pillow refuses at twice as many
+    return find_photos(photos, recursive=reading.recursive, without=output)
+
+
+def check_no_photo(paths: Iterable[str | Path], photos: Iterable[Photo]) -> None:
+    """Raises ValueError if one of the paths that are to be written is one of the photographs."""
+    own = {photo.path.resolve() for photo in photos}
+    for path in paths:
+        if Path(path).resolve() in own:
+            raise ValueError(
+                f"{path} is one of the photographs, and would be replaced: name another folder with -o"
+            )
 
 
 def check_folder(output: Path) -> None:
@@ -197,7 +213,8 @@ def interruptible(output: Path, what: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"interrupted: {output} keeps what was {what}; the same command goes on from there", file=sys.stderr)
+        said = f"interrupted: {output} keeps what was {what}; the same command goes on from there"
+        print(printable(said), file=sys.stderr)
         sys.exit(130)
 
 
@@ -222,9 +239,16 @@ def hide_progress(items: Sequence[object] = (0, 0)) -> bool:
     return len(items) < 2 or not sys.stderr.isatty()
 
 
+class _Printable(Console):
+    """Shows texts, also those in tables, as `printable` makes them, line by line."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
 def console() -> Console:
-    """The console that tables are printed on."""
-    return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+    """Where tables are printed."""
+    return _Printable(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 
 def print_json(value: object) -> None:

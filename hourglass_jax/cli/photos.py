@@ -25,12 +25,13 @@ class Photo(NamedTuple):
     name: str
 
 
-def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Photo]:
+def find_photos(sources: Sequence[Path], *, recursive: bool = False, without: Path | None = None) -> list[Photo]:
     """The photographs that a user names, in natural order within a folder (2 before 10).
 
     Args:
         sources: files, folders, and patterns such as "frames/*.jpg" that the shell did not replace.
         recursive: whether the folders in a folder count too.
+        without: a folder inside those that are named whose files do not count: where results are written.
 
     Returns:
         Every photograph once. Names are relative to the folder or pattern; equal names are distinguished by their
@@ -43,30 +44,39 @@ def find_photos(sources: Sequence[Path], *, recursive: bool = False) -> list[Pho
         raise ValueError("expected at least one image file or folder, got none")
     photos: dict[Path, Photo] = {}
     for source in sources:
-        for photo in _photos_of(source, recursive):
+        for photo in _photos_of(source, recursive, without):
             photos.setdefault(photo.path.absolute(), photo)
     return _told_apart(list(photos.values()))
 
 
-def _photos_of(source: Path, recursive: bool) -> list[Photo]:
+def _photos_of(source: Path, recursive: bool, without: Path | None) -> list[Photo]:
     if re.match(r"https?:/", str(source)):
         raise ValueError(f"{source} is an address, and addresses are not read: download the photograph first")
     if source.is_dir():
         root, paths = source, source.rglob("*") if recursive else source.iterdir()
     elif WILDCARDS.search(str(source)) and not source.exists():
-        fixed = [part for part in source.parts[: _first_wildcard(source.parts)]]
-        root, paths = Path(*fixed), map(Path, glob.glob(str(source), recursive=True))
+        root = _existing(source)
+        pattern = os.path.join(glob.escape(str(root)), source.relative_to(root))
+        paths = map(Path, glob.glob(pattern, recursive=True))
     else:
         return [Photo(source, source.stem)]
     found = [path for path in paths if _is_photo(path, root)]
+    if without is not None and root.absolute() in without.absolute().parents:
+        found = [path for path in found if without.absolute() not in path.absolute().parents]
     if not found:
         raise ValueError(f"{source} holds no photograph: expected files that end in {', '.join(SUFFIXES)}")
     found.sort(key=lambda path: _natural_key(path.relative_to(root)))
     return [Photo(path, path.relative_to(root).with_suffix("").as_posix()) for path in found]
 
 
-def _first_wildcard(parts: Sequence[str]) -> int:
-    return next(index for index, part in enumerate(parts) if WILDCARDS.search(part))
+def _existing(pattern: Path) -> Path:
+    """The folder that a pattern begins with; one that is there may have brackets in its name."""
+    folder = Path()
+    for part in pattern.parts:
+        if not (folder / part).is_dir():
+            break
+        folder /= part
+    return folder
 
 
 def _is_photo(path: Path, root: Path) -> bool:
@@ -78,19 +88,27 @@ def _is_photo(path: Path, root: Path) -> bool:
 def _natural_key(path: Path) -> list[list[tuple[bool, int, str]]]:
     """A sort key that orders numbers in names by their value."""
     return [
-        [(not piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", part)]
+        [
+            (not piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece)
+            for piece in re.split(r"(\d+)", part)
+        ]
         for part in path.parts
     ]
 
 
-def _told_apart(photos: Sequence[Photo]) -> list[Photo]:
-    """Photographs of one name are named with their suffix too, and where that is equal, with their folders."""
+def _told_apart(photos: list[Photo]) -> list[Photo]:
+    """Photographs of one name are named with their suffix too; then with their folders; then numbered."""
     for rename in (_with_suffix, _with_folders):
         by_name = _by_name(photos)
         photos = [
             photo if len(by_name[photo.name]) == 1 else rename(photo, by_name[photo.name]) for photo in photos
         ]
-    return list(photos)
+    taken: set[str] = set()
+    for index, photo in enumerate(photos):
+        names = (photo.name, *(f"{photo.name}_{number}" for number in range(2, len(photos) + 2)))
+        photos[index] = photo._replace(name=next(name for name in names if name not in taken))
+        taken.add(photos[index].name)
+    return photos
 
 
 def _by_name(photos: Iterable[Photo]) -> dict[str, list[Photo]]:

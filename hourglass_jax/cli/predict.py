@@ -21,6 +21,7 @@ from hourglass_jax.cli.options import (
     Reading,
     ReadingOptions,
     check_folder,
+    check_no_photo,
     load_model,
     photos_of,
     weights_of,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from hourglass_jax.tasks.base import Task
 
 Row = dict[str, Any]
-"""What is reported of a photograph: "photo", "files" by kind, and the task's records, lines and units."""
+"""What is reported of a photograph: "photo", "files" by kind, the task's records, lines and units; and "stamp"."""
 
 
 def predict(
@@ -86,7 +87,7 @@ def predict(
         prompts: What a model that answers prompts is asked.
         batch: Photographs at once, shared among all devices; by default one for each device.
         threshold: Least score of the instances that are drawn and printed, by default 0.5; the JSON has them all.
-        resume: Leave out what an earlier run of the same command wrote.
+        resume: Leave out what an earlier run of the same command wrote, of photographs that did not change.
         distributed: Share the photographs with the other processes that Slurm, Open MPI or a TPU pod started.
     """
     import jax
@@ -94,7 +95,7 @@ def predict(
     from hourglass_jax.models.base import PromptedVisionModel, find_task
     from hourglass_jax.predictor import BATCH_SIZE, Predictor
 
-    found = photos_of(photos, reading)
+    found = photos_of(photos, reading, output)
     check_folder(output)
     if distributed:
         jax.distributed.initialize()
@@ -137,8 +138,10 @@ def predict(
         **asked,
     }
 
+    stamps = {photo.path: _stamp(photo.path) for photo in found}
+
     def write(photo: Photo, image: "np.ndarray", result: Any) -> Row:
-        return _write(photo, render(image, result), output)
+        return _write(photo, render(image, result), output, found) | {"stamp": stamps[photo.path]}
 
     def work(photo: Photo, image: "np.ndarray") -> Callable[[], Row]:
         return functools.partial(write, photo, image, predictor(image))
@@ -170,19 +173,21 @@ def _with_threshold(task: "Task", threshold: float) -> "Task":
     return dataclasses.replace(task, shown=threshold)
 
 
-def _write(photo: Photo, rendering: Any, output: Path) -> Row:
+def _write(photo: Photo, rendering: Any, output: Path, photos: Sequence[Photo]) -> Row:
     from hourglass_jax.imaging.images import write_array, write_image
     from hourglass_jax.io.files import write_json
 
-    files = {}
+    files = {
+        **{kind: str(output / f"{photo.name}_{kind}.png") for kind in rendering.pictures},
+        **{f"{kind}_npy": str(output / f"{photo.name}_{kind}.npy") for kind in rendering.arrays},
+        **{f"{kind}_json": str(output / f"{photo.name}_{kind}.json") for kind in rendering.documents},
+    }
+    check_no_photo(files.values(), photos)
     for kind, picture in rendering.pictures.items():
-        files[kind] = str(output / f"{photo.name}_{kind}.png")
         write_image(files[kind], picture)
     for kind, values in rendering.arrays.items():
-        files[f"{kind}_npy"] = str(output / f"{photo.name}_{kind}.npy")
         write_array(files[f"{kind}_npy"], values)
     for kind, document in rendering.documents.items():
-        files[f"{kind}_json"] = str(output / f"{photo.name}_{kind}.json")
         write_json(files[f"{kind}_json"], document(photo.name))
     return {
         "photo": str(photo.path),
@@ -206,7 +211,18 @@ def _journal(
 
 
 def _is_there(row: Row) -> bool:
-    return all(Path(file).is_file() for file in row["files"].values())
+    """Whether what was written is there, of the photograph as it still is."""
+    is_same = row.get("stamp") == _stamp(Path(row["photo"]))
+    return is_same and all(Path(file).is_file() for file in row["files"].values())
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size of a file and time of its last change, by which it is known again."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

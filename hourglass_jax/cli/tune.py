@@ -23,6 +23,7 @@ from hourglass_jax.cli.options import (
     interruptible,
     load_model,
     print_json,
+    printable,
     weights_of,
 )
 from hourglass_jax.cli.photos import find_photos
@@ -94,7 +95,7 @@ def tune(
         try:
             tuned = tuner.tune(target, names)
         except NoPlan as problem:
-            print(f"error: {problem}", file=sys.stderr)
+            print(printable(f"error: {problem}"), file=sys.stderr)
             sys.exit(1)
         finally:
             if tuner.candidates:
@@ -119,7 +120,7 @@ def tune(
     else:
         _print(tuned, target, result)
     for warning in tuned.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(printable(f"warning: {warning}"), file=sys.stderr)
 
 
 def _target(share: float | None, faster: float | None, min_cosine: float | None) -> "Target":

@@ -1,7 +1,7 @@
 """The command `hourglass visualize`: the paper's Figures 13 and 14 for any photograph."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from hourglass_jax.cli.options import (
     Reading,
     ReadingOptions,
     check_folder,
+    check_no_photo,
     format_size,
     load_model,
     photos_of,
@@ -77,7 +78,7 @@ def visualize(
     from hourglass_jax.models.base import find_task
     from hourglass_jax.ops.grids import shrink_grid
 
-    found = photos_of(photos, reading)
+    found = photos_of(photos, reading, output)
     check_folder(output)
     if not all(0 <= share <= 1 for share in position):
         raise ValueError(f"position must be two numbers in 0..1, got {position[0]:g} {position[1]:g}")
@@ -109,17 +110,20 @@ def visualize(
             "predictions": _predictions(loaded, chosen, dict.fromkeys(grids), small, image, task),
             **_inside(look, small, block),
         }
-        return lambda: _write(photo, pictures, output)
+        return lambda: _write(photo, pictures, output, found)
 
     records, status = process(found, work)
     lines = (f"{record['photo']}: {', '.join(record['files'].values())}" for record in records)
     finish(records, lines, status, as_json=model.json)
 
 
-def _write(photo: Photo, pictures: "dict[str, np.ndarray]", output: Path) -> dict[str, Any]:
+def _write(
+    photo: Photo, pictures: "dict[str, np.ndarray]", output: Path, photos: Sequence[Photo]
+) -> dict[str, Any]:
     from hourglass_jax.imaging.images import write_image
 
     files = {kind: str(output / f"{photo.name}_{kind}.png") for kind in pictures}
+    check_no_photo(files.values(), photos)
     for kind, picture in pictures.items():
         write_image(files[kind], picture)
     return {"photo": str(photo.path), "files": files}
@@ -143,6 +147,7 @@ def _predictions(
     from hourglass_jax.analysis.comparison import result_at_input, run_model
     from hourglass_jax.analysis.fidelity import cosine_similarity
     from hourglass_jax.imaging.pictures import resize_photo, sheet
+    from hourglass_jax.io.memory import check_memory
     from hourglass_jax.models.base import find_task
 
     size, task = image.shape[1:3], find_task(model, name)
@@ -151,6 +156,7 @@ def _predictions(
     def drawn(outputs: object) -> np.ndarray:
         return task.render(photo, result_at_input(task, outputs, size)).overview
 
+    check_memory(run_model, model, image)
     features, outputs = run_model(model, image)
     panels: Panels = [("Photograph", photo), ("Original\nall tokens", drawn(outputs))]
     for clusters in grids:

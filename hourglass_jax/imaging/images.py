@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import io
 import math
 import os
 from dataclasses import dataclass, replace
@@ -271,11 +272,10 @@ def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 def _read(source: Path | Image.Image, name: str) -> np.ndarray:
     """The pixels of a file or PIL image as `_as_rgb` takes them; every failure is a ValueError with `name`."""
+    if isinstance(source, Path) and source.exists() and not (source.is_file() or source.is_dir()):
+        raise ValueError(f"{name} is a device or a pipe: expected an image file")
     try:
-        if isinstance(source, Image.Image):
-            return _pixels(source)
-        with _open(source) as image:
-            return _pixels(image)
+        return _pixels(source) if isinstance(source, Image.Image) else _decoded(source)
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist: expected an image file") from None
     except IsADirectoryError:
@@ -299,16 +299,57 @@ def _read(source: Path | Image.Image, name: str) -> np.ndarray:
         raise ValueError(f"{name} cannot be decoded: expected an intact image, got {error!r}") from error
 
 
+def _decoded(path: Path) -> np.ndarray:
+    """The pixels of a file. What stands in a PNG beside the picture is left out if it cannot be read with it."""
+    try:
+        with _open(path) as image:
+            return _pixels(image)
+    except (FileNotFoundError, IsADirectoryError, Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception as error:
+        plain = _plain_png(path)
+        if plain is None:
+            raise
+        try:
+            with _open(plain) as image:
+                return _pixels(image)
+        except Exception:
+            raise error from None
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+"""The chunks of a PNG that its pixels are made of; others hold texts, profiles and times."""
+_LARGEST_PNG = 1 << 30
+"""Bytes of a damaged PNG that are read once more."""
+
+
+def _plain_png(path: Path) -> io.BytesIO | None:
+    """A PNG without all that is no picture, if there was anything."""
+    with path.open("rb") as file:
+        if file.read(8) != _PNG or path.stat().st_size > _LARGEST_PNG:
+            return None
+        data = file.read()
+    kept, place, left_out = [_PNG], 0, False
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        is_picture = data[place + 4 : place + 8] in _PICTURE
+        kept += [data[place:end]] if is_picture else []
+        left_out |= not is_picture
+        place = end
+    return io.BytesIO(b"".join(kept)) if left_out else None
+
+
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | io.BytesIO) -> Image.Image:
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     if importlib.util.find_spec("pillow_heif"):
         importlib.import_module("pillow_heif").register_heif_opener()
         formats.append("HEIF")
-    return Image.open(path, formats=formats)
+    return Image.open(source, formats=formats)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -35,14 +35,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         ValueError: `path` is a symbolic link, a device or another special file.
     """
     path = Path(path)
-    _check_target(path)
+    check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent.absolute())
-    temporary, lock = _locked(path.parent)
+    try:
+        temporary, lock = _locked(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with _removed_by_signals(temporary):
             yield temporary
-            _check_target(path)
+            check_target(path)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -73,7 +76,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.casefold() in {"__macosx", "thumbs.db", "desktop.ini"}
 
 
-def _check_target(path: Path) -> None:
+def check_target(path: Path) -> None:
     """Refuses to replace what is no plain file; that a folder is none, the system says itself."""
     try:
         mode = path.lstat().st_mode

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from hourglass_jax.io.files import check_target
+
 Entry = TypeVar("Entry")
 Line = Mapping[str, Any]
 
@@ -26,8 +28,9 @@ def read_journal(
         The parsed entries, and the number of bytes of the complete lines.
 
     Raises:
-        ValueError: the journal has another first line, or is damaged other than at its end.
+        ValueError: the journal has another first line, is damaged other than at its end, or is no plain file.
     """
+    check_target(path)
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()

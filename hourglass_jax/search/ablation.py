@@ -19,6 +19,7 @@ from hourglass_jax.analysis.flops import count_function_macs
 from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.imaging.images import Preprocessing, center_crop_square
 from hourglass_jax.io.journal import Journal
+from hourglass_jax.io.memory import check_memory
 from hourglass_jax.models.base import Encoder, Model
 from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.ops.grids import Grid
@@ -183,6 +184,7 @@ class Ablation:
             "plan": json.loads(json.dumps(asdict(self.plan))),
         }
         blocks = tuple(range(self.plan.alpha - 1, self._backbone.depth))
+        check_memory(_features, model, images[0][None], self._grid, blocks)
         self._original = [
             jax.tree.map(np.asarray, _features(model, image[None], self._grid, blocks)) for image in images
         ]

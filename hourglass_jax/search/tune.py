@@ -27,6 +27,7 @@ from hourglass_jax.analysis.inspection import entering_tokens
 from hourglass_jax.analysis.latency import measure
 from hourglass_jax.imaging.images import Preprocessing, center_crop_square
 from hourglass_jax.io.journal import Journal
+from hourglass_jax.io.memory import check_memory
 from hourglass_jax.models.base import Encoder, Model
 from hourglass_jax.ops.clustering import auto_temperature
 from hourglass_jax.plans.base import Plan
@@ -189,7 +190,7 @@ class Tuner:
         }
         self._journal = Journal(journal, header, _entry, "of another search")
         self._known = dict(self._journal.entries)
-        self._original = functools.cache(lambda name: _features(self.model, self._images[name]))
+        self._original = functools.cache(self._features_of)
         self.candidates: dict[Plan, Candidate] = {}
 
     def __enter__(self) -> Self:
@@ -473,6 +474,10 @@ class Tuner:
 
         [temperature] = self._measure_once({"photograph": name, "auto_before": block}, measure)
         return temperature
+
+    def _features_of(self, name: str) -> jax.Array:
+        check_memory(_features, self.model, self._images[name])
+        return _features(self.model, self._images[name])
 
     def _time(self, plan: Plan) -> float:
         image = self._images[self.tuned_on[0]]

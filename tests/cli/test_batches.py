@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.table import Table
 
 import hourglass_jax as hj
 from hourglass_jax.cli import main
+from hourglass_jax.cli.options import console
+from hourglass_jax.io import memory
 from hourglass_jax.io.text import printable
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -144,6 +147,98 @@ def test_a_batch_that_does_not_fit_is_halved(tiny_model, monkeypatch: pytest.Mon
     assert sizes == [5, 2, 2, 2]
 
 
+def test_a_batch_that_would_not_fit_is_halved_before_it_is_run(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system would kill the process; the need is compared with what is free once for every shape."""
+    images = [np.random.default_rng(seed).integers(0, 256, (70, 70, 3), np.uint8) for seed in range(5)]
+    wanted = hj.Predictor(tiny_model)(images)
+    asked = []
+
+    def free() -> int:
+        asked.append(1)
+        return 1 << 40 if len(asked) == 3 else 0
+
+    monkeypatch.setattr(memory, "free_memory", free)
+    predictor = hj.Predictor(tiny_model, batch_size=4)
+    for a, b in zip(predictor(images), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert len(asked) == 3
+    predictor(images[:1])
+    assert len(asked) == 3
+    with pytest.raises(MemoryError, match="an image of 42 x 70 pixels at once would take"):
+        predictor(images[0][:42])
+
+
+@pytest.mark.parametrize("command", ["predict", "features", "compare", "bench"])
+def test_what_would_not_fit_is_one_sentence_in_every_command(
+    command: str, tiny_file: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 1000)
+    options = ["--alpha", "1", "--clusters", "3", "3", "--size", "70", "--model", str(tiny_file)]
+    sources = [] if command == "bench" else [str(photos / "a.png"), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as exited:
+        main([command, *sources, *options])
+    assert exited.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "not enough memory, lower --size" in line
+    assert "pixels at once would take 0.00 GiB, of which 0.00 GiB are free" in line
+
+
+def test_a_photograph_that_changed_is_done_again(
+    run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "b.jpg").unlink()
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(photos / "c.png")
+    assert run("predict", photos) == 0
+    before = (tmp_path / "out/a_saliency.png").read_bytes(), (tmp_path / "out/c_saliency.png").stat().st_mtime_ns
+    Image.fromarray(np.full((60, 80, 3), 200, np.uint8)).save(photos / "a.png")
+    assert run("predict", photos, "--resume") == 0
+    assert (tmp_path / "out/a_saliency.png").read_bytes() != before[0]
+    assert (tmp_path / "out/c_saliency.png").stat().st_mtime_ns == before[1]
+
+
+@pytest.mark.parametrize(("command", "kind"), [("predict", "overlay"), ("features", "features")])
+def test_no_photograph_is_replaced_by_a_result(
+    command: str, kind: str, photos: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results may be written beside the photographs, of which one may be called like another's result."""
+    own = photos / f"a_{kind}.png"
+    own.write_bytes((photos / "a.png").read_bytes())
+    (photos / "b.jpg").unlink()
+    with pytest.raises(SystemExit) as exited:
+        main([command, str(photos), "--size", "70", "--model", str(tiny_file), "--output", str(photos)])
+    assert exited.value.code == 1
+    assert own.read_bytes() == (photos / "a.png").read_bytes()
+    assert f"a_{kind}.png is one of the photographs, and would be replaced" in capsys.readouterr().err
+    assert (photos / f"a_{kind}_{kind}.png").exists()
+
+
+def test_tables_show_nothing_that_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name", title="a\x1b[2Jtitle")
+    table.add_row("b\x1b[31m.png", "c\rd")
+    console().print(table)
+    console().print("e\x9bf\ng")
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\r\x9b")
+    assert "b\ufffd[31m.png" in shown
+    assert shown.endswith("e\ufffdf\ng\n")
+
+
+def test_a_journal_is_a_plain_file(run: Run, photos: Path, tmp_path: Path, capsys) -> None:
+    (photos / "b.jpg").unlink()
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out/predict.jsonl")
+    assert run("predict", photos, "--recursive", "--resume") == 2
+    assert "predict.jsonl is a device or a pipe, which would be replaced" in capsys.readouterr().err
+
+
+def test_results_are_no_photographs_of_the_next_run(run: Run, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    (photos / "b.jpg").unlink()
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run("predict", ".", "--recursive") == 0
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["photos", "predict.jsonl"]
+
+
 def cli(*arguments: object, **options: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "hourglass_jax.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
@@ -155,11 +250,50 @@ def test_ctrl_c_ends_with_130_and_a_word() -> None:
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
+def test_ctrl_c_counts_in_a_callback_of_the_garbage_collector_too() -> None:
+    """JAX has one; Python drops what is raised there."""
+    code = """
+import gc, time
+from hourglass_jax import cli
+
+def interrupt(phase, info):
+    gc.callbacks.remove(interrupt)
+    raise KeyboardInterrupt
+
+def stop():
+    gc.callbacks.append(interrupt)
+    gc.collect()
+    time.sleep(60)
+
+cli._commands = stop
+cli.main([])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     running = cli("models")
     running.stdout.close()
     assert running.wait() in (0, 1)
     assert running.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+def test_what_cannot_be_printed_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hourglass_jax.cli", "models"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    [line] = done.stderr.decode().splitlines()
+    assert "No space left on device" in line
+
+
+def test_without_an_output_a_command_works() -> None:
+    """Whoever starts it may have closed both."""
+    command = f"{sys.executable} -m hourglass_jax.cli models >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
 
 
 def test_a_terminal_without_the_letters_shows_others() -> None:

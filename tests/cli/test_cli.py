@@ -581,7 +581,7 @@ ON_ANY_MODEL = [
     ("--size 0", "size must be a positive multiple of 14, got 0"),
     ("--size -70", "size must be an integer in 0..1048576"),
     ("--model unheard-of", "unheard-of: no such file, and not one of the known models: dinov2-vits14-saliency"),
-    ("--model @other", "no such file"),
+    ("--model @other", "other is a folder: name the file in it, or convert official weights"),
     ("--model @photo.png", "not a readable safetensors file"),
     ("--model @foreign.safetensors", "no converted hourglass_jax model"),
     ("--model @truncated.safetensors", "not a readable safetensors file"),

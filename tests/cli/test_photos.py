@@ -54,6 +54,42 @@ def test_equal_names_are_told_apart(folder: Path) -> None:
     assert names("frame1.jpg", "deep/frame1.jpg") == ["frame1_jpg", "deep/frame1_jpg"]
 
 
+def test_digits_that_are_no_decimal_numbers_are_letters(folder: Path) -> None:
+    for name in ("m1²2.jpg", "m1²10.jpg"):
+        Path(name).write_bytes(b"")
+    assert names("m*.jpg") == ["m1²2", "m1²10"]
+
+
+def test_no_two_photographs_share_a_name(folder: Path) -> None:
+    """The suffix that tells two apart may make the name of a third."""
+    for name in ("a.jpg", "a.png", "a_jpg.png", "b/a.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"")
+    found = names("a.jpg", "a.png", "a_jpg.png")
+    assert sorted(found) == ["a_jpg", "a_jpg_2", "a_png"]
+    assert len(set(names("a.jpg", "b/a.jpg", "a_jpg.png", "a.png"))) == 4
+
+
+def test_a_folder_may_have_brackets_in_its_name(folder: Path) -> None:
+    for name in ("[2019] trip/a.jpg", "[2019] trip/b.png", "2/c.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"")
+    assert names("[2019] trip/*.jpg") == ["a"]
+    assert names("[2019] trip") == ["a", "b"]
+    assert names(str(folder / "[2019] trip" / "?.png")) == ["b"]
+    assert names("[12]/*.jpg") == ["2/c"]
+
+
+def test_what_is_written_into_a_folder_of_photographs_is_left_out(folder: Path) -> None:
+    def found(source: str, output: str) -> list[str]:
+        return [photo.name for photo in find_photos([Path(source)], recursive=True, without=Path(output))]
+
+    assert found(".", "deep") == ["frame1", "frame2", "frame10"]
+    assert found("deep", "deep") == ["er/frame3", "frame1"]
+    assert found("deep/er", "deep") == ["frame3"]
+    assert found(".", "deep/er") == ["deep/frame1", "frame1", "frame2", "frame10"]
+
+
 @pytest.mark.parametrize(
     ("sources", "message"),
     [

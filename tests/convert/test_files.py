@@ -361,9 +361,9 @@ def test_a_file_that_does_not_fit_into_memory_is_refused_before_it_is_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_npz(path, ARRAYS)
-    monkeypatch.setattr("checkpoints_convert.snapshot._free_memory", lambda: 100)
+    monkeypatch.setattr("checkpoints_convert.snapshot.free_memory", lambda: 100)
     refusal(path, "do not fit into memory, of which 0.0 GiB are free")
-    monkeypatch.setattr("checkpoints_convert.snapshot._free_memory", lambda: None)
+    monkeypatch.setattr("checkpoints_convert.snapshot.free_memory", lambda: None)
     same(read(path), ARRAYS)
 
 

@@ -247,3 +247,58 @@ def test_a_config_json_of_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "maskformer"}))
     with pytest.raises(CheckpointError, match=r'config\.json must be of a mask2former, got "maskformer"'):
         convert(source)
+
+
+SWIN = {
+    "model_type": "swin",
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "qkv_bias": True,
+    "use_absolute_embeddings": False,
+    "image_size": 384,
+    "patch_size": 4,
+    "window_size": 12,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"backbone_config": {"embed_dim": 192}}, r"they say embed_dim \(192,\), the checkpoint has"),
+        ({"backbone_config": SWIN | {"layer_norm_eps": 1e-6}}, "layer_norm_eps 1e-06, which no Swin here has"),
+        ({"backbone_config": SWIN | {"hidden_act": "relu"}}, "hidden_act 'relu', which no model here has"),
+        ({"backbone_config": SWIN | {"use_absolute_embeddings": True}}, "use_absolute_embeddings True, which no"),
+        ({"pre_norm": True}, "pre_norm True, which no model here has"),
+        ({"activation_function": "gelu"}, "activation_function 'gelu', which no model here has"),
+    ],
+)
+def test_the_whole_config_json_is_honoured_or_refused(tmp_path: Path, change: dict, message: str | None) -> None:
+    settings = {
+        "model_type": "mask2former",
+        "pre_norm": False,
+        "activation_function": "relu",
+        "backbone_config": SWIN,
+    }
+    source = write(transformers(5, version=4), tmp_path, settings | change)
+    if message is None:
+        assert convert(source).model == "mask2former"
+        return
+    with pytest.raises(CheckpointError, match=message):
+        convert(source)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"SWIN": {"APE": True}}, "ask for APE True, which no model here has"),
+        ({"SWIN": {"DEPTHS": [1, 1, 1, 1]}}, r"they say depths \(1, 1, 1, 1\), the checkpoint has"),
+        ({"SWIN": {"ROPE": True}}, "MODEL.SWIN.ROPE, whose meaning is not known here"),
+        ({"MASK_FORMER": {"PRE_NORM": True}}, "they say MODEL.MASK_FORMER.PRE_NORM True, the checkpoint has False"),
+        ({"PIXEL_MEAN": [103.53, 116.28, 123.675]}, "ask for MODEL.PIXEL_MEAN .*, which no model here has"),
+    ],
+)
+def test_settings_of_detectron2_that_cannot_be_honoured(tmp_path: Path, model: dict, message: str) -> None:
+    (tmp_path / "my.yaml").write_text(json.dumps({"MODEL": model}))
+    with pytest.raises(CheckpointError, match=message):
+        convert(write(official(5), tmp_path), settings=tmp_path / "my.yaml")

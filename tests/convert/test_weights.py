@@ -36,7 +36,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float, dty
 
 def test_a_value_beyond_float32_is_named(tmp_path: Path) -> None:
     source = write_safetensors(tmp_path / "model.pth", with_value(1e200, np.float64))
-    with pytest.raises(CheckpointError, match=r"holds 1 of 64 values that are NaN or infinite"):
+    with pytest.raises(CheckpointError, match=r"holds 1 of 64 values that are too large for it"):
         convert(source, family="vit-timm")
 
 

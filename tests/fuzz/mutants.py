@@ -350,6 +350,80 @@ def json_settings(rng: Random) -> bytes:
     return mutate_text(text, rng).encode("utf-8", "surrogatepass")
 
 
+def python_config(rng: Random) -> bytes:
+    """A config of mmsegmentation."""
+    text = _PYTHON
+    if rng.random() < 0.2:
+        width = rng.randrange(2, 30)
+        text += "".join(f"a{i} = [{', '.join([f'a{i - 1}'] * width)}]\n" for i in range(rng.randrange(2, 300)))
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        place = rng.randrange(len(text) + 1)
+        end = min(len(text), place + rng.choice([0, 0, 1, 3, 20]))
+        piece = rng.choice([*_PYTHON_PIECES, text[place:end]]) * rng.choice([1, 1, 1, 3, 300, 20_000])
+        text = text[:place] + piece[:100_000] + text[end:]
+    return text.encode("utf-8", "surrogatepass")
+
+
+_PYTHON = """
+norm = dict(type="LN", eps=1e-6)
+model = dict(
+    backbone=dict(type="VisionTransformer", num_heads=4, patch_size=16, norm_cfg=norm, num_layers=12),
+    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(480, 480)),
+    data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[1.0, 2.0, 3.0], bgr_to_rgb=True),
+)
+"""
+_PYTHON_PIECES = (
+    *(
+        "[",
+        "(",
+        "{",
+        "]",
+        ")",
+        "}",
+        "-",
+        "1+",
+        "not ",
+        "~",
+        "**{}",
+        "*[]",
+        "lambda: ",
+        "x.",
+        "f'{",
+        "'",
+        '"""',
+        "\\",
+    ),
+    *(
+        "dict(",
+        "dict(a=",
+        "model",
+        "norm",
+        "a0",
+        "0x",
+        "1e999",
+        "9" * 50,
+        "None",
+        "...",
+        "b''",
+        "1j",
+        ":=",
+        "\0",
+        "\x1b",
+    ),
+    *("_base_ = '../x.py'\n", "_base_ = ['mutant.py']\n", "_base_ = norm\n", "_delete_=True, ", "__import__('os')"),
+    *(
+        "import os\n",
+        "with read_base():\n    x\n",
+        "eval('1')",
+        "\n",
+        ";",
+        ",",
+        "\ud800",
+        "# -*- coding: utf_7 -*-\n",
+    ),
+)
+
+
 # --- Other containers ---
 
 
@@ -521,7 +595,10 @@ BUILDERS: dict[str, Callable[[Random], bytes]] = {
     "onnx": onnx_file,
     "yaml": yaml_settings,
     "json": json_settings,
+    "python": python_config,
 }
+SUFFIXES = {"yaml": ".yml", "json": ".json", "python": ".py"}
+"""Of the files of settings."""
 
 
 def sound(container: str) -> bytes:
@@ -539,9 +616,8 @@ def sound(container: str) -> bytes:
     if container == "torch legacy":
         pickles, storages = legacy_parts(training_state(ARRAYS), ARRAYS)
         return b"".join(pickles + storages)
-    return {"yaml": _YAML.encode(), "json": b'{"a": [1, {"b": null}]}', "safetensors": _sound_safetensors()}[
-        container
-    ]
+    texts = {"yaml": _YAML.encode(), "json": b'{"a": [1, {"b": null}]}', "python": _PYTHON.encode()}
+    return texts[container] if container in texts else _sound_safetensors()
 
 
 def _sound_safetensors() -> bytes:
@@ -553,7 +629,7 @@ def mutant(seed: int, number: int) -> Mutant:
     """The mutant of a number, always the same of the same seed."""
     rng = Random(f"{seed}/{number}")
     container = [*BUILDERS][number % len(BUILDERS)]
-    suffix = {"yaml": ".yml", "json": ".json"}.get(container, "")
+    suffix = SUFFIXES.get(container, "")
     if rng.random() < 0.2:
         has_checksums = container in ("torch zip", "npz")
         return Mutant(container, flipped(sound(container), rng), suffix, ARRAYS if has_checksums else None)

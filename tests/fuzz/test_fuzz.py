@@ -13,4 +13,7 @@ def test_a_thousand_mutants_do_no_harm() -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1000 mutants" in done.stdout
-    assert all(f"{name} " in done.stdout for name in ("torch zip", "torch legacy", "plain pickle", "onnx", "yaml"))
+    assert all(
+        f"{name} " in done.stdout
+        for name in ("torch zip", "torch legacy", "plain pickle", "onnx", "yaml", "python")
+    )

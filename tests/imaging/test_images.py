@@ -1,6 +1,9 @@
 """Reading, preparing and writing images: every kind of file and array, and one clear sentence for every bad one."""
 
+import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -501,3 +504,81 @@ def test_transparency_is_laid_on_white_in_parts_of_any_size() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2500, 501, 4), np.uint8)
     color, alpha = pixels[..., :3].astype(float), pixels[..., 3:] / 255
     np.testing.assert_array_equal(read_image(pixels), np.floor(color * alpha + 255 * (1 - alpha) + 0.5 - 1e-9))
+
+
+def png_with(name: bytes, content: bytes) -> bytes:
+    """A PNG of `PIXELS` with another chunk before its pixels."""
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG")
+    chunk = len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+    return file.getvalue()[:33] + chunk + file.getvalue()[33:]
+
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (8, 9, 3), np.uint8)
+LARGE = zlib.compress(bytes(2 << 20))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (b"iCCP", b"large\0\0" + LARGE),
+        (b"iCCP", b"other method\0\7" + LARGE),
+        (b"iCCP", b"short"),
+        (b"zTXt", b"workflow\0\0" + LARGE),
+        (b"pHYs", b"\0"),
+        (b"gAMA", b""),
+        (b"acTL", b"\0"),
+    ],
+)
+def test_what_stands_beside_the_picture_in_a_png_does_not_refuse_it(
+    name: bytes, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(png_with(name, content))
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.png"), PIXELS)
+
+
+def test_a_damaged_picture_in_a_png_is_refused_whatever_stands_beside_it(tmp_path: Path) -> None:
+    damaged = bytearray(png_with(b"gAMA", b""))
+    damaged[-20] ^= 1
+    (tmp_path / "photo.png").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"photo.png (cannot be decoded|is not an image)"):
+        read_image(tmp_path / "photo.png")
+
+
+def test_16_bit_colours_keep_their_upper_8_bits(tmp_path: Path) -> None:
+    """Grey is scaled and rounded: 0x12ff is 0x13 there, and 0x12 in colours. Pillow writes no such file."""
+    rows = b"".join(b"\0" + bytes((0x12, 0xFF, 0x80, 0x00, 0xFF, 0xFE)) * 2 for _ in range(3))
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 3, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    parts = [
+        len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+        for name, content in chunks
+    ]
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "photo.png"), np.full((3, 2, 3), (0x12, 0x80, 0xFF), np.uint8)
+    )
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png", "tiff"])
+def test_of_several_pictures_the_first_one_is_read(kind: str, tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (5, 4), color) for color in ("white", "black"))
+    options = {"lossless": True} if kind == "webp" else {}
+    first.save(tmp_path / f"photo.{kind}", save_all=True, append_images=[second], **options)
+    np.testing.assert_array_equal(read_image(tmp_path / f"photo.{kind}"), np.full((4, 5, 3), 255, np.uint8))
+
+
+def test_a_pipe_is_no_photograph(tmp_path: Path) -> None:
+    """It would be waited for."""
+    os.mkfifo(tmp_path / "photo.jpg")
+    with pytest.raises(ValueError, match=r"photo.jpg is a device or a pipe: expected an image file"):
+        read_image(tmp_path / "photo.jpg")
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 5), np.nan, np.float32)).save(tmp_path / "photo.tiff")
+    with pytest.raises(ValueError, match=r"photo.tiff holds NaN or infinite values: .* got 20 of them"):
+        read_image(tmp_path / "photo.tiff")

@@ -6,7 +6,7 @@ import torch
 from flax import nnx
 
 from checkpoints_convert import resnet
-from checkpoints_convert.rules import Family, made, recipes
+from checkpoints_convert.rules import Family, build_parameter, recipes
 from hourglass_jax.backbones.detector_resnet import DetectorResNet, DetectorResNetConfig
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.encoder import Encoder, EncoderConfig
@@ -38,7 +38,7 @@ def converted(names: resnet.Names, tensors: Tensors, *, stride_first: bool) -> D
     model = nnx.eval_shape(lambda: Encoder(EncoderConfig(config, Preprocessing()), rngs=nnx.Rngs(0)))
     family = Family("resnet", "encoder", names.is_in, lambda tensors, given: {}, names.rows())
     found = recipes(family, arrays, flat_parameters(model))
-    fill(model, {name: made(name, recipe, arrays) for name, recipe in found.items()}, "the test")
+    fill(model, {name: build_parameter(name, recipe, arrays) for name, recipe in found.items()}, "the test")
     return model.backbone
 
 
