@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -97,6 +97,7 @@ class Predictor:
         self.batch_size = batch_size
         self.strict_plan = strict_plan
         self.mesh = Mesh(np.array(jax.local_devices()), ("images",)) if mesh is None else mesh
+        self._fitting: set[tuple[int, ...]] = set()
 
     def __repr__(self) -> str:
         """One line: the model, its task and the size of its input."""
@@ -164,11 +165,12 @@ class Predictor:
         """The outputs for a batch; more of them where the devices' shares would not be equal."""
         batch = images, np.array(sizes, np.float32) if self.model.sized else None
         if self.mesh.size == 1 or len(images) == 1:
-            return run(self._fitted(self.model, images), *batch)
+            return self._run_checked(run, self._fitted(self.model, images), *batch)
         missing = -len(images) % self.mesh.size
         batch = jax.tree.map(lambda each: np.concatenate([each, *[each[:1]] * missing]), batch)
         shared = jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)))
-        return run_shared(self._fitted(self._on_all_devices, images), *shared, mesh=self.mesh)
+        on_mesh = functools.partial(run_shared, mesh=self.mesh)
+        return self._run_checked(on_mesh, self._fitted(self._on_all_devices, images), *shared)
 
     @functools.cached_property
     def _on_all_devices(self) -> Model:
@@ -178,11 +180,12 @@ class Predictor:
         made_for = self.preprocessing.shape
         return model if self.strict_plan else fit_plan(model, images.shape[1:3], made_for)
 
-    def _check_memory(self, model: Model, images: Any) -> None:
-        """Once for every shape of images; a run leaves as much memory as it found."""
-        if images.shape not in self._fitting:
-            check_memory(run, model, images)
+    def _run_checked(self, function: Callable[..., Any], model: Model, images: Any, sizes: Any) -> Any:
+        """Memory is checked once for every shape of images: a run leaves as much as it found."""
+        if function is run and images.shape not in self._fitting:
+            check_memory(run, model, images, sizes)
             self._fitting.add(images.shape)
+        return function(model, images, sizes)
 
 
 def is_out_of_memory(problem: BaseException) -> bool:

@@ -69,7 +69,7 @@ def compare(
 
     if share and not methods:
         methods = ("StagedMerging",)
-    found = photos_of(photos, reading) if photos or not methods else []
+    found = photos_of(photos, reading, output) if photos or not methods else []
     check_folder(output)
     if methods:
         methods = tuple(find_method(name).__name__ for name in methods)
@@ -77,7 +77,7 @@ def compare(
         compare_methods(paths, output, model, plan, methods, share, task, repeats)
         return
     check_no_photo((output / f"{photo.name}_comparison.png" for photo in found), found)
-    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, repeats)
+    _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, task, repeats)
 
 
 def _compare(
