@@ -36,6 +36,7 @@ bench: .venv/parity
 	$(BIN)/python benchmarks/dpt.py
 	$(BIN)/python benchmarks/swag.py
 	$(BIN)/python benchmarks/swin.py
+	$(BIN)/python benchmarks/mask2former.py
 	$(BIN)/python benchmarks/paper_gflops.py
 
 lint: .venv/dev

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import hourglass_jax as hj
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.predictor import run
+from hourglass_jax.tasks.queries import QueryOutputs
+from tests.models.tiny import MODELS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -154,3 +157,22 @@ def test_a_plan_that_does_not_fit_the_image_says_so(tiny_model: Saliency) -> Non
 def test_a_batch_holds_at_least_one_image(tiny_model: Saliency, batch_size: int) -> None:
     with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
         hj.Predictor(tiny_model, batch_size=batch_size)
+
+
+def test_photographs_of_like_sizes_are_filled_up_to_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So one function is compiled for them; every result has its own photograph's size."""
+    shapes = []
+
+    def run(model: object, images: np.ndarray) -> QueryOutputs:
+        shapes.append(images.shape)
+        return QueryOutputs(
+            np.zeros((len(images), 6, 6), np.float32), np.zeros((len(images), 6, 8, 16), np.float32)
+        )
+
+    monkeypatch.setattr("hourglass_jax.predictor.run", run)
+    cls, config = MODELS["mask2former, Swin"]
+    predictor = hj.Predictor(nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0))))
+    for columns in (64, 60, 80):
+        result = predictor(np.zeros((50, columns, 3), np.uint8))
+        assert result.segments.shape == (50, columns)
+    assert set(shapes) == {(1, 32, 64, 3)}
