@@ -38,6 +38,7 @@ bench: .venv/parity
 	$(BIN)/python benchmarks/swag.py
 	$(BIN)/python benchmarks/swin.py
 	$(BIN)/python benchmarks/plain_vits.py
+	$(BIN)/python benchmarks/mask2former.py
 	$(BIN)/python benchmarks/paper_gflops.py
 
 devices: .venv/devices

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import hourglass_jax as hj
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency
 from hourglass_jax.predictor import run
+from hourglass_jax.tasks.queries import QueryOutputs
+from tests.models.tiny import MODELS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -176,7 +179,7 @@ error = max(np.abs(a - b).max() for a, b in zip(both(photos), one(photos), stric
 images = jax.ShapeDtypeStruct((4, 70, 70, 3), "float32")
 text = run_shared.lower(both._on_all_devices, images, mesh=both.mesh).compile().as_text()
 collectives = [name for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if name in text]
-shared = both._run(np.zeros((3, 70, 70, 3), np.float32))
+shared = both._run(np.zeros((3, 70, 70, 3), np.float32), [(70, 70)] * 3)
 print(json.dumps([float(error), collectives, len(shared.sharding.device_set)]))
 """
     flags = "--xla_force_host_platform_device_count=2"
@@ -186,3 +189,23 @@ print(json.dumps([float(error), collectives, len(shared.sharding.device_set)]))
     assert error < 1e-6
     assert collectives == []
     assert devices == 2
+
+
+def test_photographs_of_like_sizes_are_filled_up_to_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So one function is compiled for them; every result has its own photograph's size."""
+    shapes = []
+
+    def run(model: object, images: np.ndarray, sizes: object) -> QueryOutputs:
+        shapes.append(images.shape)
+        return QueryOutputs(
+            np.zeros((len(images), 6, 6), np.float32), np.zeros((len(images), 6, 8, 16), np.float32)
+        )
+
+    monkeypatch.setattr("hourglass_jax.predictor.run", run)
+    monkeypatch.setattr("hourglass_jax.predictor.check_memory", lambda *_: None)
+    cls, config = MODELS["mask2former, Swin"]
+    predictor = hj.Predictor(nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0))))
+    for columns in (64, 60, 80):
+        result = predictor(np.zeros((50, columns, 3), np.uint8))
+        assert result.segments.shape == (50, columns)
+    assert set(shapes) == {(1, 32, 64, 3)}
