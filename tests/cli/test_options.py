@@ -10,6 +10,7 @@ import hourglass_jax as hj
 from hourglass_jax.cli import _commands
 from hourglass_jax.cli.options import ModelOptions, PlanOptions, ReadingOptions
 from hourglass_jax.cli.plan_options import COMMANDS_OWN, chosen_plan, described_fields, is_given, plan_arguments
+from hourglass_jax.cli.prompts import PromptOptions
 from hourglass_jax.plans.registry import METHODS
 
 
@@ -62,11 +63,11 @@ def test_help_texts_are_those_of_the_docstring() -> None:
 
 def test_the_commands_own_options_are_left_to_them() -> None:
     """What is not listed would be an option twice, if a plan had a field of that name."""
-    own = {field.name for cls in (ModelOptions, ReadingOptions) for field in dataclasses.fields(cls)}
+    own = {field.name for cls in (ModelOptions, ReadingOptions, PromptOptions) for field in dataclasses.fields(cls)}
     for command in _commands():
         if command.__name__ not in ("models", "convert"):  # these take no plan
             own |= inspect.signature(command).parameters.keys()
-    assert own - {"model", "plan", "reading", "methods"} <= COMMANDS_OWN
+    assert own - {"model", "plan", "reading", "methods", "prompts"} <= COMMANDS_OWN
     assert COMMANDS_OWN.isdisjoint(field.name for cls in METHODS.values() for field in dataclasses.fields(cls))
 
 
