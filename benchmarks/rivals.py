@@ -10,12 +10,12 @@ kept (k 1, tau 200). ACT has a fixed number of rows of attention here; in the of
 import sys
 from dataclasses import replace
 
+from paper_gflops import VIT_L, abstract_segmenter
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 import hourglass_jax as hj
-from paper_gflops import VIT_L, abstract_segmenter
 from hourglass_jax.analysis.flops import count_macs
 from hourglass_jax.models.segmenter import SegmenterConfig
 
