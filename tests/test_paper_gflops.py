@@ -76,6 +76,12 @@ def test_the_documentation_shows_what_the_script_prints() -> None:
     assert expected == {model: [cells[:5] for cells in tables[model][1:]] for model in expected}
 
 
+def test_the_documentation_has_every_table_figure_and_listing_of_the_paper() -> None:
+    counts = {"Table": 13, "Figure": 14, "Listing": 2}
+    expected = [f"{kind} {number}" for kind, count in counts.items() for number in range(1, count + 1)]
+    assert [cells[0] for cells in documented()["By number"][1:]] == expected
+
+
 def test_the_documentation_shows_what_is_executed() -> None:
     config = SegmenterConfig(ViTConfig(position_grid=(32, 32)), classes=150)
     _, original, expedited = documented()["Segmenter ViT-B/16, ADE20K, 512 px"]
