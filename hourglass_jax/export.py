@@ -200,7 +200,7 @@ def write_onnx(export: Export, path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"plans of {type(plan).__name__} have no form in ONNX: export to .stablehlo")
     try:
         import onnxruntime
-        from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
+        from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]  in the extra "export" alone
     except ImportError as problem:
         raise ValueError(
             f"writing .onnx needs {problem.name}: pip install 'hourglass-jax[export]', or export to .stablehlo"

@@ -72,7 +72,11 @@ WRONG = [
     (SegmenterConfig, {"labels": Labels(("a",), ((0, 0, 0),))}, "labels must name 150 classes, got 1"),
     (SegmenterConfig, {"dataset": 3}, "dataset must be a text or None, got 3"),
     (SwagConfig, {"preprocessing": None}, "preprocessing must be a Preprocessing, got None"),
-    (EncoderConfig, {"backbone": {}}, "backbone must be a ViTConfig or a SwinConfig, got {}"),
+    (
+        EncoderConfig,
+        {"backbone": {}},
+        "backbone must be a ViTConfig or a SwinConfig or a DetectorResNetConfig, got {}",
+    ),
     (SaliencyConfig, {"decoder_widths": (8,) * 2000}, "at most 1024 decoder_widths, got 2000"),
     (DPTDepthConfig, {"hooks": (5, 11, 17, 24)}, "hooks must be blocks 0 to 23"),
     (DPTDepthConfig, {"max_depth": NAN}, "max_depth must be a finite number or None, got nan"),

@@ -77,6 +77,7 @@ def test_every_model_is_exported_for_batches_of_any_size(name: str) -> None:
     assert all(str(each.shape[0]) == "batch" for each in outputs.values())
 
 
+@pytest.mark.slow
 def test_a_batch_of_any_size_runs(tiny_model: Saliency, tmp_path: Path) -> None:
     fast, file = hj.expedite(tiny_model, PLAN), tmp_path / "model.stablehlo"
     write_stablehlo(Export(fast, (70, 70), batch=None), file, ["cpu"])

@@ -78,7 +78,7 @@ class _WithQueries(WrappedPlan):
         tokens = self.plan.before_block(index, tokens, block)
         if index == self.first:
             queries = self.queries.astype(tokens.sequence.dtype)
-            queries = jnp.broadcast_to(queries, (len(tokens.sequence), *queries.shape))
+            queries = jnp.broadcast_to(queries, (tokens.sequence.shape[0], *queries.shape))
             sequence = jnp.concatenate([tokens.special_values, queries, tokens.values], axis=1)
             tokens = replace(tokens, sequence=sequence, special=tokens.special + queries.shape[1])
         self.current.clear()

@@ -282,8 +282,9 @@ class ViT(Backbone):
         return token_grid[0] * self.config.patch_size, token_grid[1] * self.config.patch_size
 
     def plan_grid(self, rows: int, columns: int) -> Grid:
-        """See `Backbone.plan_grid`: that of all tokens."""
-        return self.token_grid(rows, columns)
+        """See `Backbone.plan_grid`: that of all tokens, or of a window's."""
+        windows = self.config.windows
+        return self.token_grid(rows, columns) if windows is None else (windows.side, windows.side)
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
         """Tokens of an image of `rows` x `columns` pixels, and the fewest that the plan leaves of them."""

@@ -30,7 +30,7 @@ COMMANDS_OWN = frozenset(
         *("fast", "share", "faster"),
         *("photos", "recursive", "max_pixels", "whole", "task", "resume", "repeats", "batch"),
         *("images", "min_cosine", "limit", "rows", "position", "block", "studies"),
-        *("point", "label", "box", "multimask", "everything", "automatic"),
+        *("point", "label", "box", "multimask", "everything", "automatic", "threshold"),
         *("dataset", "data_dir", "split", "original", "hourglass", "crop", "cap", "distributed"),
         *("dtype", "platforms", "with_preprocessing", "photo_size"),
     }

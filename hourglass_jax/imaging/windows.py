@@ -89,7 +89,8 @@ def whole_view(image: np.ndarray, multiple: int = 1) -> tuple[np.ndarray, Layout
     """
     layout = whole_layout(image.shape[:2])
     rows, columns = (side + -side % multiple for side in layout.image)
-    filled = np.pad(image, ((0, rows - len(image)), (0, columns - image.shape[1]), (0, 0)))
+    missing = (rows - image.shape[0], columns - image.shape[1], *(0,) * (image.ndim - 2))
+    filled = np.pad(image, [(0, count) for count in missing])
     return filled[None], layout._replace(view=(rows, columns))
 
 

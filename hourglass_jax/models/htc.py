@@ -189,7 +189,7 @@ class HTC(VisionModel):
         padding = [(0, -length % self.multiple) for length in size]
         maps = self.backbone(jnp.pad(images, ((0, 0), *padding, (0, 0)))).maps()
         if sizes is None:
-            sizes = jnp.broadcast_to(jnp.array(size, jnp.float32), (len(images), 2))
+            sizes = jnp.broadcast_to(jnp.array(size, jnp.float32), (images.shape[0], 2))
         return HTCFeatures(tuple(maps.values()), sizes)
 
     def head_input(self, features: HTCFeatures) -> jax.Array:

@@ -50,6 +50,7 @@ def figures_agree_with_each_other(found: Comparison) -> None:
     assert figures.agreement == pytest.approx(np.mean(np.equal(*decisions)))
 
 
+@pytest.mark.slow
 def test_a_lossless_plan_changes_nothing(model: Saliency) -> None:
     [[found]] = compare(model, [LOSSLESS], [random_image()], repeats=1)
     figures_agree_with_each_other(found)

@@ -21,6 +21,9 @@ def saliency(width: int, depth: int) -> Saliency:
     return nnx.eval_shape(lambda: Saliency(SaliencyConfig(backbone, decoder_widths=(64, 32)), rngs=nnx.Rngs(0)))
 
 
+MEDOIDS = hj.Hourglass(1, (9, 11), beta=1, representative="medoid")
+
+
 def unrolled_map(function, arrays):
     trips = len(jax.tree.leaves(arrays)[0])
     return jnp.stack([function(jax.tree.map(lambda array, i=i: array[i], arrays)) for i in range(trips)])
@@ -32,7 +35,7 @@ def unrolled_loop(start, stop, body, value):
     return value
 
 
-@pytest.mark.parametrize("plan", [None, PLAN, hj.Hourglass(1, (9, 11), beta=1, representative="medoid")])
+@pytest.mark.parametrize("plan", [PLAN, *(pytest.param(plan, marks=pytest.mark.slow) for plan in (None, MEDOIDS))])
 def test_the_count_is_half_of_xlas_within_three_percent(plan, monkeypatch) -> None:
     """XLA counts the body of a loop once, so the loops are unrolled for it: in a form that is traced anew."""
     model = hj.expedite(saliency(width=384, depth=3), plan)
@@ -113,6 +116,7 @@ def test_a_size_that_does_not_fit_is_an_error() -> None:
         count_macs(hj.expedite(saliency(width=64, depth=2), PLAN), (70, 70))
 
 
+@pytest.mark.slow
 def test_counting_leaves_the_model_alone() -> None:
     model = Saliency(
         SaliencyConfig(ViTConfig(patch_size=14, width=64, heads=1, depth=1, position_grid=(2, 2))),

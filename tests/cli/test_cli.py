@@ -627,7 +627,6 @@ def test_wrong_input_is_one_line_and_exit_status_2(line: str, message: str, run:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("", "--alpha and --clusters missing"),
         ("--alpha 1", "--clusters missing"),
         ("--clusters 3 3", "--alpha missing"),
         ("--window 3", "--alpha and --clusters missing"),

@@ -41,6 +41,7 @@ def test_attention_is_that_of_the_tokens(tiny_model: Saliency) -> None:
         np.testing.assert_allclose(row, weights[1:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_under_a_plan_it_is_that_of_the_nearest_cluster(tiny_model: Saliency) -> None:
     plan = hj.Hourglass(1, (3, 3))
     seen = inspect_block(tiny_model.backbone, IMAGES, plan=plan, block=1, positions=tuple(range(25)))

@@ -286,7 +286,7 @@ def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
         ("[0.1, 0.1, 0.2, 0.2]", "[0.1, 0.1, 0.1, 0.1]", r"roi_head\.bbox_head\.0\.bbox_coder\.target_stds"),
         ("mask_thr_binary=0.5", "mask_thr_binary=0.4", r"test_cfg\.rcnn\.mask_thr_binary 0\.4"),
         ("embed_dim=8", "embed_dim=96", r"of another model: they say embed_dim \(96,\), the checkpoint has \(8,\)"),
-        ("to_rgb=True", "to_rgb=False", "images of blue, green and red, which no model here takes"),
+        ("to_rgb=True", "to_rgb=False", "to_rgb False, which no model here has"),
         ("dict(type='nms', iou_threshold=0.4)", "dict(type='matrix')", "suppression .* is not known here"),
         ("(1333, 640)", "[(1333, 640), (1333, 800)]", "img_scale in the settings must be a list of integers"),
     ],

@@ -248,8 +248,8 @@ def test_two_devices_share_batches(
     code = """
 seen = set()
 class Watched(module.Predictor):
-    def _run(self, images):
-        output = super()._run(images)
+    def _run(self, images, sizes):
+        output = super()._run(images, sizes)
         seen.add((len(output), len(output.sharding.device_set)))
         return output
 module.Predictor = Watched

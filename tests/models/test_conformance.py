@@ -36,7 +36,11 @@ PLANS = {
     "downsampling": hj.Downsampling(0.5),
 }
 SIZE = (48, 64)
-every_model = pytest.mark.parametrize("name", MODELS)
+SLOW = ("htc, Swin", "mask2former, ResNet", "eomt, in windows and masked")
+"""They compile for long, and have quick tests of their own."""
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODELS]
+)
 
 
 @pytest.fixture(scope="module")

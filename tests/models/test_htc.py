@@ -47,6 +47,7 @@ def abstract(config: HTCConfig) -> HTC:
 
 
 @pytest.mark.parametrize("size", [(1, 2000), (2000, 1)])
+@pytest.mark.slow
 def test_thin_and_black_photographs_have_results(size: tuple[int, int]) -> None:
     """Their padded images are of two shapes; a box may not have a single pixel."""
     predictor = hj.Predictor(build("htc, Swin"))

@@ -78,6 +78,7 @@ def test_padding_is_zeros_at_the_bottom_and_on_the_right(model: Segmenter) -> No
     np.testing.assert_allclose(run(model, image), run(model, padded)[:, :30, :43], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_two_places_of_reconstruction_differ_but_not_for_a_linear_decoder(model: Segmenter) -> None:
     """Weights of a token sum to one, so they pass through whatever is affine; the final norm is none."""
     image = images(32, 32, batch=1)

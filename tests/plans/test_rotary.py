@@ -11,7 +11,7 @@ import hourglass_jax as hj
 from hourglass_jax.backbones.vit import ViT
 from hourglass_jax.models.registry import flat_parameters
 from tests.plans.vits import CONFIG, GRID, SIDES, by_reference, features, random_images, random_vit
-from tests.reference import reductions
+from tests.reference import plans
 from tests.reference.rotary import Rotary
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -21,30 +21,30 @@ CLUSTERING = {"window": 3, "iterations": 2, "temperature": 20.0}
 EQ4 = {"neighbors": 4, "temperature": 20.0}
 
 PLANS = {
-    "none": (None, functools.partial(reductions.pooling, grid=GRID, alpha=None, clusters=GRID)),
+    "none": (None, functools.partial(plans.pooling, grid=GRID, alpha=None, clusters=GRID)),
     "hourglass": (
         hj.Hourglass(1, (3, 2), neighbors=3, **CLUSTERING),
-        functools.partial(reductions.clustering, grid=GRID, alpha=1, clusters=(3, 2), neighbors=3, **CLUSTERING),
+        functools.partial(plans.clustering, grid=GRID, alpha=1, clusters=(3, 2), neighbors=3, **CLUSTERING),
     ),
     "pooling": (
         hj.Pooling(1, (3, 4)),
-        functools.partial(reductions.pooling, grid=GRID, alpha=1, clusters=(3, 4)),
+        functools.partial(plans.pooling, grid=GRID, alpha=1, clusters=(3, 4)),
     ),
     "staged merging": (
         hj.StagedMerging(0.6, stages=(0, 1)),
-        functools.partial(reductions.staged_merging, keep=0.6, stages=(0, 1), value="mean", columns=GRID[1]),
+        functools.partial(plans.staged_merging, keep=0.6, stages=(0, 1), value="mean", columns=GRID[1]),
     ),
     "staged merging, medoid": (
         hj.StagedMerging(0.7, stages=(0, 1), value="medoid"),
-        functools.partial(reductions.staged_merging, keep=0.7, stages=(0, 1), value="medoid", columns=GRID[1]),
+        functools.partial(plans.staged_merging, keep=0.7, stages=(0, 1), value="medoid", columns=GRID[1]),
     ),
     "token merging": (
         hj.TokenMerging(merged=5),
-        functools.partial(reductions.token_merging, left=[25, 20, 15]),
+        functools.partial(plans.token_merging, left=[25, 20, 15]),
     ),
     "evit": (
         hj.EViT(0.6, stages=(0,), fuse=True, restore="reuse"),
-        functools.partial(reductions.evit, keep=0.6, stages=(0,), fuse=True, restore="reuse", **EQ4),
+        functools.partial(plans.evit, keep=0.6, stages=(0,), fuse=True, restore="reuse", **EQ4),
     ),
 }
 

@@ -65,6 +65,7 @@ def features(model: Saliency, images: jax.Array) -> jax.Array:
     return model.backbone(images).tokens.values
 
 
+@pytest.mark.slow
 def test_a_classifier_is_compared_by_what_its_head_reads(photographs: dict[str, np.ndarray]) -> None:
     """The class token; a smaller image has one, too, and nothing is reconstructed for it."""
     config = SwagConfig(

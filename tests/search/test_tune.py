@@ -58,6 +58,7 @@ def test_cosines_are_of_the_final_features(tuner: Tuner, tiny_model: Saliency, t
 @pytest.mark.parametrize(
     "plan", [hj.Hourglass(1, (3, 3)), hj.Hourglass(0, (3, 3)), hj.EViT(0.5)], ids=["alpha 1", "alpha 0", "EViT"]
 )
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_temperature(plan: hj.Plan, tuner: Tuner) -> None:
     """Against the plan with that temperature as a plain number, and against differences of it."""
     auto = tuner._auto_temperature(plan, "a")
@@ -271,7 +272,7 @@ def test_the_command_exits_with_1_and_no_plan_if_none_meets_the_target(
     ("options", "message"),
     [
         (["--share", 0.5, "--faster", 2], "expected one target, got several of --share, --faster"),
-        (["--gflops", 1.5], "share of the multiply-accumulates must be between 0 and 1, got 1.5"),
+        (["--share", 1.5], "share of the multiply-accumulates must be between 0 and 1, got 1.5"),
         (["--limit", 1], "limit must be at least 2"),
         (["--images", "{}/photos/a.png"], "must be a folder of images, and is none"),
         (["--images", "{}/out"], "must be a folder of images, and is none"),
