@@ -14,14 +14,12 @@ from hourglass_jax.ops.targets import attention_form
 
 SIZE = (224, 280)
 PLAN = hj.Hourglass(1, (9, 11), iterations=3)
+MEDOIDS = hj.Hourglass(1, (9, 11), beta=1, representative="medoid")
 
 
 def saliency(width: int, depth: int) -> Saliency:
     backbone = ViTConfig(patch_size=14, width=width, heads=width // 64, depth=depth, position_grid=(4, 4))
     return nnx.eval_shape(lambda: Saliency(SaliencyConfig(backbone, decoder_widths=(64, 32)), rngs=nnx.Rngs(0)))
-
-
-MEDOIDS = hj.Hourglass(1, (9, 11), beta=1, representative="medoid")
 
 
 def unrolled_map(function, arrays):
