@@ -436,6 +436,7 @@ RESNET = {
     "hidden_act": ("relu",),
     "downsample_in_first_stage": (False,),
     "downsample_in_bottleneck": (False, True),
+    "num_channels": (3,),
 }
 """What changes a ResNet's results in transformers' settings: the values that the one here has."""
 

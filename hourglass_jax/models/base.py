@@ -152,6 +152,14 @@ class BaseModel(nnx.Module):
         self.config = config
         self.backbone = backbone
 
+    def __repr__(self) -> str:
+        """One line: the class, the backbone, parameters, the plan."""
+        count = sum(each.size for each in jax.tree.leaves(nnx.state(self, nnx.Param)))
+        backbone = f"{type(self.backbone).__name__} of {self.backbone.depth} blocks"
+        return f"{type(self).__name__}({backbone}, {count:,} parameters, plan={self.backbone.plan})"
+
+    __str__ = __repr__
+
     @property
     def tasks(self) -> Mapping[str, Task]:
         """See `Model.tasks`."""
@@ -178,12 +186,6 @@ class VisionModel(BaseModel):
     def decode(self, features: Any, size: Size | None) -> Any:
         """See `Model.decode`."""
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        """One line: the class, the backbone, parameters, the plan."""
-        count = sum(each.size for each in jax.tree.leaves(nnx.state(self, nnx.Param)))
-        backbone = f"{type(self.backbone).__name__} of {self.backbone.depth} blocks"
-        return f"{type(self).__name__}({backbone}, {count:,} parameters, plan={self.backbone.plan})"
 
     def __call__(self, images: jax.Array) -> Any:
         """Normalised images [B, rows, columns, 3] -> the outputs, maps at the size of the images."""
