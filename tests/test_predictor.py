@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,7 +15,6 @@ from PIL import Image
 import hourglass_jax as hj
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.saliency import Saliency
-from hourglass_jax.predictor import run
 from hourglass_jax.tasks.queries import QueryOutputs
 from tests.models.tiny import MODELS
 
@@ -61,15 +61,19 @@ def test_images_together_give_what_each_gives_alone(tiny_model: Saliency, tiny_p
     assert np.abs(together[0][:42, :42] - together[3]).max() > 0.01
 
 
-def test_a_function_is_compiled_once_for_an_input_shape(tiny_model: Saliency) -> None:
+def test_a_function_is_compiled_once_for_an_input_shape(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced, features = [], Saliency.features
+    monkeypatch.setattr(
+        Saliency, "features", lambda self, images: traced.append(images.shape) or features(self, images)
+    )
     predictor = hj.Predictor(tiny_model, batch_size=2)
-    run.clear_cache()
+    jax.clear_caches()
     squares = [picture(side, side, seed=side) for side in (70, 75, 80, 85, 90)]
     for _ in range(2):
         predictor(squares)
-    assert run._cache_size() == 1
+    assert traced == [(2, 70, 70, 3)]
     predictor([picture(56, 70), *squares, picture(112, 140)])
-    assert run._cache_size() == 2
+    assert traced == [(2, 70, 70, 3), (2, 56, 70, 3)]
 
 
 def test_the_plan_changes_the_result_and_the_model_keeps_its_own(tiny_model, tiny_plan, predictor) -> None:

@@ -49,7 +49,7 @@ def run_with_queries(
 
     def allowed(tokens: Tokens) -> jax.Array:
         normed = tokens.with_sequence(backbone.norm(tokens.sequence))
-        whole = normed.restore(normed.values).reshape(len(images), *tokens.grid, -1)
+        whole = normed.restore(normed.values).reshape(images.shape[0], *tokens.grid, -1)
         return _at_tokens(masks(normed.special_values[:, -len(queries) :], whole), tokens)
 
     return expedite(backbone, _WithQueries(plan, queries, first, masked, allowed))(images)

@@ -48,7 +48,7 @@ class GlobalAttention(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]"""
-        tokens = x.reshape(len(x), -1, x.shape[-1])
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         mixed = attention(*self.block.project(tokens))
         return self.norm(self.block.feed_forward(self.block.attend(tokens, mixed))).reshape(x.shape)
 
@@ -107,7 +107,7 @@ class ProposalHead(nnx.Module):
         x = jax.nn.relu(self.convolution(x))
         scores = jax.nn.sigmoid(self.classifier(x).astype(jnp.float32))
         deltas = self.regressor(x).astype(jnp.float32)
-        return scores.reshape(len(x), -1), deltas.reshape(len(x), -1, 4)
+        return scores.reshape(x.shape[0], -1), deltas.reshape(x.shape[0], -1, 4)
 
 
 class BoxHead(nnx.Module):
@@ -136,9 +136,9 @@ class BoxHead(nnx.Module):
         """[N, 7, 7, C] -> logits [N, classes + 1] and deltas [N, classes or 1, 4], float32."""
         if self.convolutions is not None:
             x = _in_turn(self.convolutions, x)
-        x = _in_turn(self.linear, x.reshape(len(x), -1))
+        x = _in_turn(self.linear, x.reshape(x.shape[0], -1))
         deltas = self.regressor(x).astype(jnp.float32)
-        return self.classifier(x).astype(jnp.float32), deltas.reshape(len(x), -1, 4)
+        return self.classifier(x).astype(jnp.float32), deltas.reshape(x.shape[0], -1, 4)
 
 
 class Doubling(nnx.Module):

@@ -79,7 +79,7 @@ class PromptEncoder(nnx.Module):
         x = jnp.asarray(masks, self.dtype).reshape(batch * prompts, *sides, 1)
         for layer, norm in zip(self.mask_layers, self.mask_norms, strict=True):
             sides = [side // 2 for side in sides]
-            x = gelu(norm(layer(x))).reshape(len(x), *sides, -1)
+            x = gelu(norm(layer(x))).reshape(x.shape[0], *sides, -1)
         return self.mask_projection(x).reshape(batch, prompts, math.prod(sides), -1)
 
 

@@ -72,7 +72,7 @@ class WindowedPlan(WrappedPlan):
 
 def as_map(tokens: jax.Array, grid: Grid) -> jax.Array:
     """[B, H*W, C] -> [B, H, W, C]"""
-    return tokens.reshape(len(tokens), *grid, tokens.shape[-1])
+    return tokens.reshape(tokens.shape[0], *grid, tokens.shape[-1])
 
 
 def as_tokens(maps: jax.Array) -> jax.Array:

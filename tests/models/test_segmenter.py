@@ -13,7 +13,6 @@ from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.imaging.windows import SlidingWindow
 from hourglass_jax.models.segmenter import Segmenter, SegmenterConfig
-from hourglass_jax.predictor import run as predict
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -106,7 +105,7 @@ def test_the_decoder_on_clusters_costs_less(model: Segmenter) -> None:
     assert heads["logits"] < heads["tokens"] == count_macs(model, (64, 64))["head"]
 
 
-def test_windows_and_whole_images(model: Segmenter) -> None:
+def test_windows_and_whole_images(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     image = photo(40, 70)
     prepared = PREPROCESSING(image)
     logits = np.asarray(run(model, prepared[None]))[0]
@@ -121,7 +120,11 @@ def test_windows_and_whole_images(model: Segmenter) -> None:
         total[y : y + 32, x : x + 32] += window
         count[y : y + 32, x : x + 32] += 1
     predictor = hj.Predictor(model, batch_size=2)
-    predict.clear_cache()
+    traced, features = [], Segmenter.features
+    monkeypatch.setattr(
+        Segmenter, "features", lambda self, images: traced.append(images.shape) or features(self, images)
+    )
+    jax.clear_caches()
     np.testing.assert_array_equal(predictor(image), (total / count).argmax(axis=-1))
     assert (predictor(image) != whole).any()
 
@@ -129,7 +132,7 @@ def test_windows_and_whole_images(model: Segmenter) -> None:
     together = predictor([other, image])
     np.testing.assert_array_equal(together[1], predictor(image))
     assert together[0].shape == (20, 50)
-    assert predict._cache_size() == 1
+    assert traced == [(2, 32, 32, 3)]
 
 
 def test_pictures_and_labels(model: Segmenter) -> None:

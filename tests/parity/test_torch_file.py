@@ -206,7 +206,8 @@ def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path, kind, is_zip):
     }[kind]
     path = save({"w": make()}, tmp_path / "a.pt", is_zip)
     with pytest.raises(
-        CheckpointError, match=f"expected dense tensors, numbers and plain containers, got a( tensor on the device)? {kind}"
+        CheckpointError,
+        match=f"expected dense tensors, numbers and plain containers, got a( tensor on the device)? {kind}",
     ):
         read_torch(path)
 
