@@ -1,5 +1,6 @@
 """The size at which SAM sees images: the longer side is scaled, and zeros fill the square."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,10 +39,11 @@ class PaddedSquare(Preprocessing):
             raise ValueError(f"size must be the side of a square, in pixels, got {size[0]} x {size[1]}")
         return replace(self, size=size)
 
-    def whole_patches(self, patch_size: int) -> "PaddedSquare":
-        """The same, whose square must be of whole patches already."""
-        if self.size % patch_size:
-            raise ValueError(f"size must be a multiple of the patch size, {patch_size}, got {self.size}")
+    def whole_patches(self, *units: int) -> "PaddedSquare":
+        """The same, whose square must be of whole units already; see `Preprocessing.whole_patches`."""
+        unit = math.lcm(*units)
+        if self.size % unit:
+            raise ValueError(f"size must be a multiple of the patch size, {unit}, got {self.size}")
         return self
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
