@@ -19,7 +19,7 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q --numprocesses auto --ignore=tests/parity
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --ignore=tests/parity
 
 fuzz: .venv/dev
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)

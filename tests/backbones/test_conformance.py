@@ -137,6 +137,7 @@ def test_bad_images_are_named(case: Case, shape: tuple[int, ...]) -> None:
 
 
 @every_case_with_a_plan
+@pytest.mark.slow
 def test_a_plan_shares_the_arrays_and_can_be_taken_off(case: Case) -> None:
     """And an image of a batch is what it is alone, without jit."""
     plain, images = random_backbone(case.config), random_images(case)

@@ -263,7 +263,8 @@ def interrupt(phase, info):
 def stop():
     gc.callbacks.append(interrupt)
     gc.collect()
-    time.sleep(60)
+    for _ in range(600):
+        time.sleep(0.1)
 
 cli._commands = stop
 cli.main([])

@@ -307,6 +307,7 @@ def test_compare_prints_a_table(run: Run, photo: Path, out: Path) -> None:
         assert word in printed
 
 
+@pytest.mark.slow
 def test_compare_puts_methods_side_by_side(run: Run, photo: Path, out: Path) -> None:
     methods = ["--method", "StagedMerging", "--method", "Pooling", "--method", "DynamicViT"]
     methods += ["--share", 0.7, 0.9, "--repeats", 1]
@@ -454,6 +455,7 @@ def test_a_plan_of_any_method_is_given_by_its_fields(options: str, plan: hj.Plan
     assert plan_of(printed["plan"]) == plan
 
 
+@pytest.mark.slow
 def test_every_command_that_takes_a_plan_takes_a_method(run: Run, photo: Path, out: Path, tmp_path: Path) -> None:
     merging = ["--method", "staged", "--keep", "0.8"]
     saliency = {}

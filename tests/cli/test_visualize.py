@@ -83,6 +83,7 @@ def run(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
+@pytest.mark.slow
 def test_the_command_writes_three_pictures(run: Run, tmp_path: Path) -> None:
     plan = ["--alpha", 1, "--clusters", 3, 4]
     printed = run(*plan, "--rows", 2, 1)

@@ -36,7 +36,7 @@ PLANS = {
     "downsampling": hj.Downsampling(0.5),
 }
 SIZE = (48, 64)
-SLOW = ("htc, Swin", "mask2former, ResNet", "eomt, in windows and masked")
+SLOW = ("htc, Swin", "mask2former, Swin", "mask2former, ResNet", "eomt, in windows and masked")
 """They compile for long, and have quick tests of their own."""
 every_model = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODELS]
@@ -110,6 +110,7 @@ SELECTING = {"htc, Swin"}
 
 
 @every_model
+@pytest.mark.slow
 def test_bfloat16_follows_float32(name: str, models: dict[str, VisionModel]) -> None:
     """What the head reads with a cosine of 0.999, token by token in the mean; then the outputs."""
 
@@ -278,6 +279,7 @@ def test_answers_to_prompts_are_results_like_others() -> None:
     assert metric.progress(total) == "3 images"
 
 
+@pytest.mark.slow
 def test_bfloat16_answers_follow_float32() -> None:
     half, full = (
         answer(toy, toy.features(random_images()), POINTS)

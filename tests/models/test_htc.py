@@ -59,6 +59,7 @@ def test_thin_and_black_photographs_have_results(size: tuple[int, int]) -> None:
     predictor.task.render(photo, result)
 
 
+@pytest.mark.slow
 def test_boxes_end_where_the_image_did_before_it_was_filled_up() -> None:
     """One compiled function for images of several sizes."""
     model = build("htc, Swin")

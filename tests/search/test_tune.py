@@ -44,6 +44,7 @@ def test_every_other_photograph_is_held_out(tuner: Tuner) -> None:
     assert (tuner.tuned_on, tuner.held_out) == (("a", "c"), ("b", "d"))
 
 
+@pytest.mark.slow
 def test_cosines_are_of_the_final_features(tuner: Tuner, tiny_model: Saliency, tiny_plan, photographs) -> None:
     found = tuner.measure(tiny_plan, ["a", "d"])
     for name, cosine in found.cosines.items():
