@@ -1,6 +1,8 @@
 """What the benchmarks share; JAX and PyTorch are imported only where a function needs them."""
 
-from collections.abc import Callable, Mapping
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -14,6 +16,30 @@ def alone(function: Callable[..., Result], *arguments: object) -> Result:
     """Calls a function of a benchmark in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def report(results: Mapping[str, Mapping[str, Sequence[float]]], *, as_json: bool, digits: str = ".3f") -> None:
+    """Prints what the processes found: the median of every figure, the least and the greatest.
+
+    Args:
+        results: of every case, by figure, a value for each process.
+        as_json: whether the values themselves are printed.
+        digits: how numbers are shown.
+    """
+    import jax
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    table = Table("", *results, title=f"{jax.devices()[0]}, {torch.get_num_threads()} PyTorch threads")
+    for figure in next(iter(results.values())):
+        found = [result[figure] for result in results.values()]
+        numbers = [[format(each, digits) for each in (statistics.median(x), min(x), max(x))] for x in found]
+        table.add_row(figure, *(f"{median} ({least} to {greatest})" for median, least, greatest in numbers))
+    Console().print(table)
 
 
 @cache

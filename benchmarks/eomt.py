@@ -24,7 +24,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import alone, torchvision_operators
+from common import alone, report, torchvision_operators
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -232,10 +232,7 @@ def main() -> None:
         print(json.dumps(results, indent=2))
         return
     if "speed" in results:
-        table = Table("", "EoMT-S at 640", title=str(jax.devices()[0]))
-        for name, values in results["speed"].items():
-            table.add_row(name, f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-        Console().print(table)
+        report({"EoMT-S at 640": results["speed"]}, as_json=False)
     if "ends" in results:
         rows = results["ends"]
         table = Table("", *list(next(iter(rows.values())))[1:])

@@ -11,8 +11,6 @@ machine.
 """
 
 import argparse
-import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,9 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from common import alone, torchvision_operators
-from rich.console import Console
-from rich.table import Table
+from common import alone, report, torchvision_operators
 from tqdm import tqdm
 
 import hourglass_jax as hj
@@ -136,14 +132,7 @@ def main() -> None:
     names = arguments.model or list(CASES)
     runs = {name: [alone(run_case, name, arguments.repeats) for _ in range(arguments.processes)] for name in names}
     results = {name: {key: [run[key] for run in found] for key in found[0]} for name, found in runs.items()}
-    if arguments.json:
-        print(json.dumps(results, indent=2))
-        return
-    table = Table("", *results, title=f"{jax.devices()[0]}, {torch.get_num_threads()} PyTorch threads")
-    for figure in next(iter(results.values())):
-        values = [result[figure] for result in results.values()]
-        table.add_row(figure, *(f"{statistics.median(x):.4g} ({min(x):.4g} to {max(x):.4g})" for x in values))
-    Console().print(table)
+    report(results, as_json=arguments.json, digits=".4g")
 
 
 if __name__ == "__main__":

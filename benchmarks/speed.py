@@ -11,8 +11,6 @@ PyTorch's threads suffer most from company.
 """
 
 import argparse
-import json
-import statistics
 import sys
 from functools import partial
 
@@ -20,10 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from common import alone, import_timm
+from common import alone, import_timm, report
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 import hourglass_jax as hj
@@ -128,14 +124,7 @@ def main() -> None:
     names = [name for name in CASES if not (arguments.skip_large and "ViT-L" in name)]
     runs = {name: [alone(run_case, name, arguments.repeats) for _ in range(arguments.processes)] for name in names}
     results = {name: {key: [run[key] for run in found] for key in found[0]} for name, found in runs.items()}
-    if arguments.json:
-        print(json.dumps(results, indent=2))
-        return
-    table = Table("", *results, title=f"{jax.devices()[0]}, {torch.get_num_threads()} PyTorch threads")
-    for figure in next(iter(results.values())):
-        values = [result[figure] for result in results.values()]
-        table.add_row(figure, *(f"{statistics.median(x):.3f} ({min(x):.3f} to {max(x):.3f})" for x in values))
-    Console().print(table)
+    report(results, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -117,9 +117,10 @@ def _plans(model: "Model", name: str, size: tuple[int, int]) -> "dict[str, Plan]
     plans: dict[str, Plan] = {
         f"merging, {share:g} of the cost": costs.solve("StagedMerging", share) for share in SHARES
     }
-    hourglass = PRESETS[name].plan if name in PRESETS else costs.solve("Hourglass", SHARES[0])
-    if size != (PRESETS[name].size if name in PRESETS else size):
-        hourglass = model.backbone.fit_plan(hourglass, size, PRESETS[name].size)
+    if name in PRESETS:
+        hourglass = model.backbone.fit_plan(PRESETS[name].plan, size, PRESETS[name].size)
+    else:
+        hourglass = costs.solve("Hourglass", SHARES[0])
     plans["the paper's hourglass"] = hourglass
     plans["a smaller image"] = costs.solve("Downsampling", SHARES[0])
     return plans

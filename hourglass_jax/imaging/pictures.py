@@ -41,28 +41,6 @@ def colorize(values: np.ndarray, name: str = "inferno") -> np.ndarray:
     return np.rint(np.stack([np.interp(values, places, channel) for channel in anchors.T], -1)).astype(np.uint8)
 
 
-def overlay(photo: np.ndarray, values: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """Blends a colour-coded map over its photograph, with an opacity proportional to the values.
-
-    Args:
-        photo: uint8 [H, W, 3].
-        values: [H, W] in 0..1; other values are clipped.
-        opacity: opacity at the value 1, in 0..1; at a value v it is opacity * v.
-
-    Returns:
-        uint8 [H, W, 3].
-
-    Raises:
-        ValueError: another type or shape, NaN or infinite values, an opacity outside 0..1.
-    """
-    check_rgb("photo", photo)
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity must lie in 0..1, got {opacity}")
-    values = _check_map("values", values, photo.shape[:2])
-    weight = opacity * np.clip(values, 0, 1)[..., None]
-    return np.rint(photo * (1 - weight) + colorize(values) * weight).astype(np.uint8)
-
-
 def spotlight(photo: np.ndarray, values: np.ndarray) -> np.ndarray:
     """A photograph that is lit where a map is high and dark elsewhere, with a line around values over one half.
 
@@ -152,12 +130,7 @@ def cluster_borders(photo: np.ndarray, assignment: np.ndarray, fill: float = 0.6
     """
     check_rgb("photo", photo)
     labels = _stretch_labels("assignment", assignment, photo.shape[:2])
-
-    flat = labels.ravel()
-    sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
-    means = np.stack(sums, axis=-1) / np.maximum(1, np.bincount(flat))[:, None]
-    picture = photo * (1 - fill) + means[labels] * fill
-
+    picture = photo * (1 - fill) + _mean_colors(photo, labels) * fill
     outline(picture, labels)
     return np.rint(picture).astype(np.uint8)
 
@@ -179,10 +152,7 @@ def group_mosaic(photo: np.ndarray, groups: np.ndarray) -> np.ndarray:
     check_rgb("photo", photo)
     labels = _stretch_labels("groups", groups, photo.shape[:2])
     alone = (np.unique(groups, return_counts=True)[1] == 1)[labels]
-    flat = labels.ravel()
-    sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
-    means = np.stack(sums, axis=-1) / np.maximum(1, np.bincount(flat))[:, None]
-    picture = np.where(alone[..., None], photo, means[labels])
+    picture = np.where(alone[..., None], photo, _mean_colors(photo, labels))
     outline(picture, np.where(alone, -1, labels))
     return np.rint(picture).astype(np.uint8)
 
@@ -211,6 +181,13 @@ def group_overlay(photo: np.ndarray, groups: np.ndarray, opacity: float = 0.6) -
     weight = np.where(alone, 0, opacity)[labels][..., None]
     picture = photo * (1 - weight) + colors[labels] * weight
     return np.rint(picture).astype(np.uint8)
+
+
+def _mean_colors(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The mean colour of its label's pixels at every pixel, [H, W, 3]."""
+    flat = labels.ravel()
+    sums = [np.bincount(flat, channel) for channel in photo.reshape(-1, 3).T]
+    return (np.stack(sums, axis=-1) / np.maximum(1, np.bincount(flat))[:, None])[labels]
 
 
 def _stretch_labels(name: str, labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

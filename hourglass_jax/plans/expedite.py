@@ -2,34 +2,21 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 from flax import nnx
 
 from hourglass_jax.plans.base import Plan
 from hourglass_jax.plans.files import load_plan
-from hourglass_jax.plans.presets import PRESETS, Preset, preset
-from hourglass_jax.plans.recommended import recommended
+from hourglass_jax.plans.presets import PRESETS, HasShape, Preset, preset
+from hourglass_jax.plans.recommended import HasWindows, recommended
 
 
-class TakesPlan(Protocol):
-    """The part of a backbone that `expedite` uses."""
+class TakesPlan(HasShape, HasWindows, Protocol):
+    """What `expedite` uses of a backbone."""
 
     @property
     def plan(self) -> Plan | None: ...
-
-    @property
-    def windows(self) -> tuple[range, int] | None: ...
-
-    @property
-    def depth(self) -> int: ...
-
-    @property
-    def channels(self) -> Mapping[str, int]: ...
-
-    @property
-    def strides(self) -> Mapping[str, int]: ...
 
     def check_plan(self, plan: Plan, size: tuple[int, int] | None = None) -> None: ...
 

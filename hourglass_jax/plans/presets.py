@@ -25,8 +25,8 @@ VIT_H16, VIT_G16 = Shape(32, 1280, 16), Shape(40, 1536, 16)
 SWIN_L = Shape(24, 1536, 32)
 
 
-class Backbone(Protocol):
-    """What is asked of a backbone."""
+class HasShape(Protocol):
+    """What a preset asks of a backbone."""
 
     @property
     def depth(self) -> int: ...
@@ -54,7 +54,7 @@ class Preset:
     source: str
     shape: Shape
 
-    def check(self, backbone: Backbone) -> None:
+    def check(self, backbone: HasShape) -> None:
         """Raises ValueError if a backbone is not the one that the plan was chosen for."""
         *_, channels = backbone.channels.values()
         *_, stride = backbone.strides.values()

@@ -10,8 +10,8 @@ KEEP = 0.871
 """Of every stage: 0.6 of the multiply-accumulates of a ViT-S at 518 pixels, features at a cosine of 0.997."""
 
 
-class Backbone(Protocol):
-    """What is asked of a backbone."""
+class HasWindows(Protocol):
+    """What a recommendation asks of a backbone."""
 
     @property
     def windows(self) -> tuple[range, int] | None:
@@ -19,7 +19,7 @@ class Backbone(Protocol):
         ...
 
 
-def recommended(backbone: Backbone) -> Plan:
+def recommended(backbone: HasWindows) -> Plan:
     """A plan that fits a backbone, from what was measured on others of its kind (docs/plans.md).
 
     Args:

@@ -9,9 +9,10 @@ from hourglass_jax.imaging.pictures import (
     cluster_borders,
     colorize,
     comparison_picture,
-    overlay,
+    group_mosaic,
     principal_components,
     sheet,
+    spotlight,
     stretch,
     text_line,
 )
@@ -44,18 +45,30 @@ def test_colors_are_close_to_matplotlib(name: str) -> None:
     np.testing.assert_allclose(colorize(values, name), expected, atol=7.5)
 
 
-def test_overlay_leaves_the_photograph_where_values_are_low() -> None:
+def test_a_spotlight_leaves_the_photograph_where_values_are_high_and_dark_grey_where_they_are_low() -> None:
     photo = noise(5, 6, 3)
-    np.testing.assert_array_equal(overlay(photo, np.zeros((5, 6))), photo)
-    np.testing.assert_array_equal(overlay(photo, np.ones((5, 6)), opacity=0), photo)
+    np.testing.assert_array_equal(spotlight(photo, np.ones((5, 6))), photo)
+    grey = np.repeat(photo.mean(axis=-1, keepdims=True), 3, axis=-1)
+    np.testing.assert_array_equal(spotlight(photo, np.full((5, 6), -1.0)), np.rint(0.35 * grey))
 
 
-def test_overlay_blends_in_proportion() -> None:
-    photo = np.full((1, 2, 3), 100, np.uint8)
-    picture = overlay(photo, np.array([[1, 1 / 15]]), opacity=0.6)
-    np.testing.assert_array_equal(picture[0, 0], np.rint(0.4 * 100 + 0.6 * np.array([252, 255, 164])))
-    np.testing.assert_array_equal(picture[0, 1], np.rint(0.96 * 100 + 0.04 * np.array([12, 8, 38])))
-    np.testing.assert_array_equal(overlay(photo, np.ones((1, 2)), opacity=1), colorize(np.ones((1, 2))))
+def test_a_spotlight_blends_in_proportion() -> None:
+    photo = np.array([[[100, 200, 0]]], np.uint8)
+    np.testing.assert_array_equal(spotlight(photo, np.array([[0.4]])), [[[61, 101, 21]]])
+
+
+def test_a_spotlight_outlines_what_is_at_least_one_half() -> None:
+    photo = np.zeros((1, 4, 3), np.uint8)
+    values = np.array([[0.4, 0.49, 0.5, 0.6]])
+    assert (spotlight(photo, values)[0, :, 0] > 0).tolist() == [False, True, False, False]
+
+
+def test_groups_of_several_take_their_mean_colour_and_single_tokens_stay() -> None:
+    photo = noise(4, 4, 3)
+    mosaic = group_mosaic(photo, np.array([[0, 1], [2, 3]]))
+    np.testing.assert_array_equal(mosaic, photo)
+    whole = group_mosaic(photo, np.zeros((2, 2), int))
+    np.testing.assert_array_equal(whole, np.broadcast_to(np.rint(photo.mean(axis=(0, 1))), photo.shape))
 
 
 def test_principal_components_order_colours_by_variance_whatever_the_basis() -> None:
@@ -200,9 +213,8 @@ PHOTO = np.zeros((4, 5, 3), np.uint8)
         (lambda: colorize(np.zeros((2, 2)), "jet"), "color map must be one of inferno, viridis, got 'jet'"),
         (lambda: colorize(np.zeros((2, 2, 3))), r"values must have shape \[H, W\], got \[2, 2, 3\]"),
         (lambda: colorize(np.array([[np.nan]])), "values must be finite, got NaN or infinity"),
-        (lambda: overlay(PHOTO, np.zeros((5, 4))), r"values must have shape \[4, 5\], got \[5, 4\]"),
-        (lambda: overlay(PHOTO / 255, np.zeros((4, 5))), r"photo must be uint8 \[H, W, 3\], got float64"),
-        (lambda: overlay(PHOTO, np.zeros((4, 5)), opacity=2), r"opacity must lie in 0\.\.1, got 2"),
+        (lambda: spotlight(PHOTO, np.zeros((5, 4))), r"values must have shape \[4, 5\], got \[5, 4\]"),
+        (lambda: spotlight(PHOTO / 255, np.zeros((4, 5))), r"photo must be uint8 \[H, W, 3\], got float64"),
         (lambda: principal_components(np.zeros((4, 5, 2))), r"of shape \[H, W, 3 or more\], got \[4, 5, 2\]"),
         (lambda: principal_components(np.full((4, 5, 3), np.nan)), "features must be finite"),
         (lambda: cluster_borders(PHOTO, np.zeros((2, 2))), r"assignment must be integers .*, got float64 \[2, 2\]"),
