@@ -12,13 +12,16 @@ import platformdirs
 import pytest
 import safetensors
 import safetensors.flax
+import safetensors.numpy
 from flax import nnx
 
 import hourglass_jax as hj
+from checkpoints_convert.convert import convert
 from hourglass_jax.backbones.vit import ViTConfig
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.models.registry import flat_parameters
 from hourglass_jax.models.saliency import Saliency, SaliencyConfig
+from tests.convert.checkpoints import timm_vit
 
 CONFIG = SaliencyConfig(
     ViTConfig(patch_size=4, width=16, heads=2, depth=1, position_grid=(3, 2), position_offset=0.1),
@@ -200,3 +203,30 @@ def test_without_a_writable_cache_a_pretrained_model_is_converted_for_the_proces
     assert hj.load("dinov2-vits14-saliency").config == tiny_model.config
     [record] = caplog.records
     assert "is converted for this process alone: nothing can be kept in" in record.getMessage()
+
+
+def test_weights_from_memory_are_those_of_a_converted_file(tmp_path: Path) -> None:
+    """By the same rules, and without memory in common."""
+    arrays = dict(timm_vit().arrays)
+    safetensors.numpy.save_file(arrays, tmp_path / "vit.safetensors")
+    summary = convert(tmp_path / "vit.safetensors", tmp_path / "out.safetensors", family="vit-timm")
+    expected = flat_parameters(hj.load(summary.target))
+    model = hj.from_state_dict(arrays, family="vit-timm")
+    for array in arrays.values():
+        array[...] = 0
+    found = flat_parameters(model)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], each) for name, each in expected.items())
+    with pytest.raises(ValueError, match="may be one of several families"):
+        hj.from_state_dict(timm_vit().arrays)
+
+
+def test_what_numpy_cannot_view_is_refused_by_name() -> None:
+    class Elsewhere:
+        def __array__(self, *_, **__):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    with pytest.raises(
+        ValueError, match=r"head\.weight must be an array that NumPy can view, got .*: can't convert"
+    ):
+        hj.from_state_dict({"head.weight": Elsewhere()})
