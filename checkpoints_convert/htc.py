@@ -11,7 +11,7 @@ import numpy as np
 
 from checkpoints_convert import swin
 from checkpoints_convert.labels import labels_in
-from checkpoints_convert.python_settings import at, parse_python
+from checkpoints_convert.python_config import Unread, parse_python
 from checkpoints_convert.resnet import COUNTS, TORCHVISION, folded_bias, folded_kernel
 from checkpoints_convert.rules import (
     Build,
@@ -131,6 +131,9 @@ REQUIRED: dict[tuple[str | int, ...], object] = {
 }
 """What changes a detector's results and no tensor shows: the values that the one here has."""
 
+DEEPEST = 60
+"""Containers inside one another: no setting that is asked for lies deeper."""
+
 
 def _settings(given: Given) -> Mapping[str, object]:
     """The settings that the checkpoint holds as the text of a Python file; none where it has no such text."""
@@ -139,10 +142,45 @@ def _settings(given: Given) -> Mapping[str, object]:
     if not isinstance(text, str):
         return {}
     try:
-        return parse_python(text)
+        return plain_settings(text)
     except ValueError as error:
         given.say(f"the settings in meta are passed over: {error}")
         return {}
+
+
+def plain_settings(text: str) -> Mapping[str, object]:
+    """The plain values of a config in Python, without what only running it would tell; lists are tuples.
+
+    Raises:
+        ValueError: see `parse_python`.
+    """
+    plain = _plain(parse_python(text.encode()))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    if depth > DEEPEST:
+        return Unread()
+    if isinstance(value, dict):
+        parts = {name: _plain(part, depth + 1) for name, part in value.items() if isinstance(name, str)}
+        return {name: part for name, part in parts.items() if not isinstance(part, Unread)}
+    if isinstance(value, list | tuple):
+        parts = tuple(_plain(part, depth + 1) for part in value)
+        return Unread() if any(isinstance(part, Unread) for part in parts) else parts
+    return value
+
+
+def at(settings: object, *path: str | int) -> object:
+    """What stands at a path of names and numbers, or None."""
+    for step in path:
+        if isinstance(settings, Mapping):
+            settings = settings.get(step)
+        elif isinstance(settings, tuple) and isinstance(step, int):
+            settings = settings[step] if step < len(settings) else None
+        else:
+            return None
+    return settings
 
 
 def configure(tensors: Tensors, given: Given) -> Fields:
@@ -297,12 +335,12 @@ def _classes(classes: int, given: Given) -> Fields:
         return {}
     if len(labels.names) != classes:
         raise ValueError(f"the checkpoint names {len(labels.names)} classes, but tells {classes} apart")
-    if _plain(labels) == _plain(segment_labels(COCO, None)):
+    if _comparable(labels) == _comparable(segment_labels(COCO, None)):
         return {"dataset": COCO}
     return {"labels": {"names": labels.names, "colors": labels.colors}}
 
 
-def _plain(labels: Labels) -> list[str]:
+def _comparable(labels: Labels) -> list[str]:
     return [name.strip().casefold().replace("_", " ") for name in labels.names]
 
 

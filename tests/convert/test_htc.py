@@ -10,7 +10,7 @@ import pytest
 import hourglass_jax as hj
 from checkpoints_convert.convert import convert
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.python_settings import parse_python
+from checkpoints_convert.htc import plain_settings
 from hourglass_jax.backbones.detector_resnet import DetectorResNetConfig
 from hourglass_jax.imaging.segment_labels import segment_labels
 from hourglass_jax.models.registry import flat_parameters
@@ -317,10 +317,10 @@ def test_a_cut_off_or_larger_checkpoint_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_only_plain_values_of_a_python_text_are_read(text: str, found: dict) -> None:
-    assert parse_python(text) == found
+    assert plain_settings(text) == found
 
 
 @pytest.mark.parametrize("text", ["a = (", "a" * (1 << 21), "a = " + "(" * 5000, "\0"])
 def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected (the text of a Python file|a text of at most)"):
-        parse_python(text)
+    with pytest.raises(ValueError, match=r"expected a config in Python|more than 262,144 bytes of a config"):
+        plain_settings(text)
