@@ -199,7 +199,7 @@ def write_onnx(export: Export, path: str | os.PathLike[str]) -> dict[str, Any]:
     if isinstance(plan, DynamicViT | ACT):
         raise ValueError(f"plans of {type(plan).__name__} have no form in ONNX: export to .stablehlo")
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]  in the extra "export" alone
         from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]  in the extra "export" alone
     except ImportError as problem:
         raise ValueError(
