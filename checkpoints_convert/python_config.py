@@ -82,19 +82,18 @@ def read_python(path: Path) -> dict[str, object]:
     return _read(path, Budget(LONGEST), [])
 
 
-def parse_python(content: bytes, *, base: Mapping[str, object] | None = None) -> dict[str, object]:
+def parse_python(content: bytes) -> dict[str, object]:
     """The plain values that a text assigns.
 
     Args:
         content: the text, in UTF-8.
-        base: the values of what it builds on.
 
     Raises:
         CheckpointError: it is no Python or too large.
     """
     if len(content) > LONGEST:
         raise exceeded("bytes of a config", LONGEST)
-    return _assigned(_statements(content), base or {}, Budget(LONGEST))
+    return _assigned(_statements(content), {}, Budget(LONGEST))
 
 
 def _read(path: Path, budget: Budget, opened: list[Path]) -> dict[str, object]:

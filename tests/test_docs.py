@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import hourglass_jax as hj
-from hourglass_jax.cli import _commands
+from hourglass_jax.cli import FORMER, _commands
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +28,19 @@ def test_files_that_the_readme_and_the_pages_link_to_exist() -> None:
     for page in pages:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    folders = "tests|benchmarks|examples|checkpoints_convert|hourglass_jax"
+    for page in (ROOT / "docs").glob("*.md"):
+        for path in re.findall(rf"`((?:{folders})/[\w/]+\.py)\b", page.read_text("utf-8")):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+
+
+def test_commands_on_the_pages_have_no_former_options() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        commands = [line for line in page.read_text("utf-8").splitlines() if line.startswith("    hourglass ")]
+        assert not [line for line in commands if {*line.split()} & FORMER.keys()], page.name
 
 
 @pytest.mark.slow

@@ -147,6 +147,8 @@ def test_photographs_that_become_another_size_are_refused(tiny_model: Saliency) 
         ("-o model.pb", "output must end in .onnx or .stablehlo, got model.pb"),
         ("-o model.onnx", "pip install 'hourglass-jax[export]', or export to .stablehlo"),
         ("-o model.stablehlo --batch 0", "batch must be at least 1, got 0"),
+        ("-o model.stablehlo --preset dpt-hybrid-nyu", "the preset is for a backbone of 12 blocks, 768 channels"),
+        ("-o model.stablehlo --share 0.01", "StagedMerging cannot do with 0.01 of the encoder's cost"),
         ("-o model.stablehlo --photo-size 80", "--photo-size needs --with-preprocessing"),
         ("-o model.stablehlo --size 71x70", "must be positive multiples of 14 pixels, got 71 x 70"),
     ],
@@ -171,3 +173,9 @@ def test_the_command_writes_a_file(tiny_file: Path, tmp_path: Path, capsys: pyte
     assert f"{file}: saliency of images [2, 100, 120, 3]" in capsys.readouterr().out
     assert read(file).in_avals[0].shape == (2, 100, 120, 3)
     assert json.loads(Path(f"{file}.json").read_text())["plan"]["keep"] == 0.8
+
+
+def test_the_recommended_plan_is_exported(tiny_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.stablehlo"
+    main(["export", "-o", str(file), "--model", str(tiny_file), "--fast", "--size", "70", "--platforms", "cpu"])
+    assert json.loads(Path(f"{file}.json").read_text())["plan"]["method"] == "StagedMerging"

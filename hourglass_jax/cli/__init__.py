@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {function.__name__: function for function in _commands()},
             prog="hourglass",
             description="Trained vision transformers, faster with the same weights.",
-            args=[FORMER.get(each, each) for each in (sys.argv[1:] if arguments is None else arguments)],
+            args=list(map(_renamed, sys.argv[1:] if arguments is None else arguments)),
             config=(tyro.conf.DisallowNone,),
         )
         sys.stdout.flush()
@@ -66,6 +66,11 @@ def _keep_interrupt(others: Callable[[Any], object], dropped: Any) -> None:
         threading.Timer(0.05, _thread.interrupt_main).start()
     else:
         others(dropped)
+
+
+def _renamed(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return FORMER.get(name, name) + equals + value
 
 
 def _commands() -> tuple[Callable[..., None], ...]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 QUEUE_LENGTH = 4
 """Maximum number of photographs that are read ahead, and of results that wait to be written."""
+LONGEST_LINE = 100_000
+"""Characters of a line, which names all files of a photograph."""
 Record = TypeVar("Record")
 
 
@@ -112,7 +114,7 @@ def finish(
         print_json({"images": records, **details})
     else:
         for line in lines:
-            print(printable(line))
+            print(printable(line, LONGEST_LINE))
     if status:
         sys.exit(status)
 

@@ -76,7 +76,7 @@ def compare(
         paths = {photo.name: photo.path for photo in found} or photographs()
         compare_methods(paths, output, model, plan, methods, share, task, repeats)
         return
-    check_no_photo((output / f"{photo.name}_comparison.png" for photo in found), found)
+    check_no_photo((output / f"{photo.name}_comparison.png" for photo in found), (photo.path for photo in found))
     _compare({photo.name: read_image(photo.path) for photo in found}, output, model, plan, task, repeats)
 
 

@@ -13,6 +13,7 @@ from hourglass_jax.analysis.plots import PlotPoint, check_matplotlib, pareto_plo
 from hourglass_jax.cli.options import (
     ModelOptions,
     PlanOptions,
+    check_no_photo,
     console,
     describe,
     error_context,
@@ -104,6 +105,10 @@ def compare_methods(
             prepared.append(preprocessing(square))
     entries, left_out = _entries(loaded, preprocessing.shape, chosen, plan_given, methods, budgets)
     solved = list(dict.fromkeys(entry.budget for entry in entries if entry.budget is not None))
+    ends = {budget: "methods.png" if len(solved) == 1 else f"methods_{budget:g}.png" for budget in solved}
+    plot = output / "methods.png"
+    written = (output / f"{name}_{end}" for name in photos for end in ends.values())
+    check_no_photo((plot, *written), photos.values())
 
     found, pictures = [], []
     with tqdm(total=len(squares) * (1 + len(entries)) * (repeats + 1), desc="runs", disable=hide_progress()) as bar:
@@ -114,11 +119,9 @@ def compare_methods(
             for budget in solved:
                 pairs = zip(entries, results, strict=True)
                 shown = [(entry, result) for entry, result in pairs if entry.budget in (None, budget)]
-                suffix = "" if len(solved) == 1 else f"_{budget:g}"
-                pictures.append(str(output / f"{name}_methods{suffix}.png"))
+                pictures.append(str(output / f"{name}_{ends[budget]}"))
                 write_image(pictures[-1], _picture(find_task(loaded, task), square, shown))
     rows = [_row(dict(zip(squares, results, strict=True))) for results in zip(*found, strict=True)]
-    plot = output / "methods.png"
     write_image(plot, _plot(entries, rows))
     gflops = found[0][0].figures.gflops
     latency = np.mean([results[0].figures.latency_ms for results in found])

@@ -13,8 +13,8 @@ from hourglass_jax.cli.options import (
     Plans,
     Size,
     print_json,
+    select_plan,
 )
-from hourglass_jax.cli.plan_options import chosen_plan
 
 
 def _batch(arguments: list[str]) -> int | None:
@@ -79,7 +79,7 @@ def export(
         photo = photo_size or size
         photo = (photo, photo) if isinstance(photo, int) else photo
         size = size if isinstance(model.size, tuple) else preprocessing.target_size(*photo)
-    fast = hj.expedite(loaded, chosen_plan(plan))
+    fast = hj.expedite(loaded, select_plan(plan, loaded, preprocessing.shape))
     if not plan.strict_plan:
         fast = fit_plan(fast, size, preprocessing.shape)
     made = Export(fast, size, batch, photo, preprocessing)

@@ -84,7 +84,7 @@ def _write(
     from hourglass_jax.io.files import replacing
 
     arrays, picture = output / f"{photo.name}.npz", output / f"{photo.name}_features.png"
-    check_no_photo((arrays, picture), photos)
+    check_no_photo((arrays, picture), (each.path for each in photos))
     with replacing(arrays) as temporary, temporary.open("wb") as file:
         np.savez(file, **maps)  # pyright: ignore[reportArgumentType]  no map is called allow_pickle
     colors = {name: stretch(principal_components(values), image.shape[:2]) for name, values in maps.items()}

@@ -118,9 +118,6 @@ def load_model(
 ) -> "tuple[Model, Preprocessing, Plan | None]":
     """Loads the model without its plan, its preprocessing at the chosen size, and the plan.
 
-    Where nothing says which plan it is the model's preset for what takes an `Hourglass` only, `hourglass_for`, and
-    the recommended one otherwise.
-
     Args:
         model: options of the model.
         plan: options of the plan.
@@ -134,15 +131,34 @@ def load_model(
     preprocessing = loaded.config.preprocessing
     if model.size is not None:
         preprocessing = preprocessing.at(model.size)
-    if is_amount(plan):
-        chosen = plan_for(plan, loaded, preprocessing.shape, hourglass_for=hourglass_for)
-        return loaded, preprocessing, chosen
-    if not is_given(plan) and hourglass_for is None:
-        return loaded, preprocessing, recommended(loaded.backbone) if default_preset else None
-    if plan.plan is not None and plan.plan in PRESETS:
-        PRESETS[plan.plan].check(loaded.backbone)
     default = model.model if default_preset else None
-    return loaded, preprocessing, chosen_plan(plan, default_preset=default, hourglass_for=hourglass_for)
+    chosen = select_plan(plan, loaded, preprocessing.shape, default_preset=default, hourglass_for=hourglass_for)
+    return loaded, preprocessing, chosen
+
+
+def select_plan(
+    options: PlanOptions,
+    model: "Model",
+    size: tuple[int, int],
+    *,
+    default_preset: str | None = None,
+    hourglass_for: str | None = None,
+) -> "Plan | None":
+    """The plan that options say, of a model and images of `size` = (rows, columns) in pixels.
+
+    Where they say none it is None without a `default_preset`, the name of the model's preset. With one it is that
+    preset for what takes an `Hourglass` only, `hourglass_for`, and the recommended plan otherwise.
+
+    Raises:
+        ValueError: they say no plan, or one that is not for the model.
+    """
+    if is_amount(options):
+        return plan_for(options, model, size, hourglass_for=hourglass_for)
+    if not is_given(options) and hourglass_for is None:
+        return None if default_preset is None else recommended(model.backbone)
+    if options.plan is not None and options.plan in PRESETS:
+        PRESETS[options.plan].check(model.backbone)
+    return chosen_plan(options, default_preset=default_preset, hourglass_for=hourglass_for)
 
 
 def _keep_compilations() -> None:
@@ -181,9 +197,9 @@ def photos_of(photos: Sequence[Path], reading: ReadingOptions, output: Path | No
     return find_photos(photos, recursive=reading.recursive, without=output)
 
 
-def check_no_photo(paths: Iterable[str | Path], photos: Iterable[Photo]) -> None:
+def check_no_photo(paths: Iterable[str | Path], photos: Iterable[Path]) -> None:
     """Raises ValueError if one of the paths that are to be written is one of the photographs."""
-    own = {photo.path.resolve() for photo in photos}
+    own = {photo.resolve() for photo in photos}
     for path in paths:
         if Path(path).resolve() in own:
             raise ValueError(

@@ -95,11 +95,11 @@ def predict(
     from hourglass_jax.models.base import PromptedVisionModel, find_task
     from hourglass_jax.predictor import BATCH_SIZE, Predictor
 
-    found = photos_of(photos, reading, output)
+    own = found = photos_of(photos, reading, output)
     check_folder(output)
     if distributed:
         jax.distributed.initialize()
-        found = found[jax.process_index() :: jax.process_count()]
+        own = found[jax.process_index() :: jax.process_count()]
     batch = jax.local_device_count() if batch is None else batch
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
@@ -108,6 +108,8 @@ def predict(
     together: Callable[..., Sequence[Callable[[], Row]]] | None = None
     if prompts.are_given or isinstance(loaded, PromptedVisionModel):
         find_task(loaded, task)
+        if threshold is not None or whole:
+            raise ValueError(f"a {type(loaded).__name__} takes prompts: expected no --threshold and no --whole")
         predictor = Asker(expedited, preprocessing, prompts)
         render, asked = predictor.render, {"prompts": predictor.asked}
     else:
@@ -138,7 +140,7 @@ def predict(
         **asked,
     }
 
-    stamps = {photo.path: _stamp(photo.path) for photo in found}
+    stamps = {photo.path: _stamp(photo.path) for photo in own}
 
     def write(photo: Photo, image: "np.ndarray", result: Any) -> Row:
         return _write(photo, render(image, result), output, found) | {"stamp": stamps[photo.path]}
@@ -150,12 +152,12 @@ def predict(
         if journal is not None:
             journal.append([row])
 
-    with _journal(output, header, found, resume, jax.process_index() if distributed else None) as journal:
+    with _journal(output, header, own, resume, jax.process_index() if distributed else None) as journal:
         known = {} if journal is None else {row["photo"]: row for row in journal.entries if _is_there(row)}
-        left = [photo for photo in found if str(photo.path) not in known]
+        left = [photo for photo in own if str(photo.path) not in known]
         rows, status = process(left, work, together=together, batch=batch, on_row=note)
     known |= {row["photo"]: row for row in rows}
-    rows = [known[str(photo.path)] for photo in found if str(photo.path) in known]
+    rows = [known[str(photo.path)] for photo in own if str(photo.path) in known]
     images = [{"photo": row["photo"], "files": row["files"], **row["records"]} for row in rows]
     # No task has more than one picture with units so far.
     units = [unit for row in rows for unit in row["units"].values()]
@@ -182,7 +184,7 @@ def _write(photo: Photo, rendering: Any, output: Path, photos: Sequence[Photo]) 
         **{f"{kind}_npy": str(output / f"{photo.name}_{kind}.npy") for kind in rendering.arrays},
         **{f"{kind}_json": str(output / f"{photo.name}_{kind}.json") for kind in rendering.documents},
     }
-    check_no_photo(files.values(), photos)
+    check_no_photo(files.values(), (each.path for each in photos))
     for kind, picture in rendering.pictures.items():
         write_image(files[kind], picture)
     for kind, values in rendering.arrays.items():

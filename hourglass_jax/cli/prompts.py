@@ -37,8 +37,8 @@ class PromptOptions:
 
     @property
     def are_given(self) -> bool:
-        """Whether anything is asked."""
-        return bool(self.point or self.box or self.everything)
+        """Whether any of the options is given."""
+        return self != PromptOptions()
 
 
 Prompts = Annotated[PromptOptions, tyro.conf.arg(name="")]
@@ -62,10 +62,14 @@ class Asker:
         from hourglass_jax.models.base import find_task
         from hourglass_jax.prompt_predictor import PromptPredictor
 
-        if not options.are_given:
+        if not (options.point or options.box or options.everything):
             raise ValueError(f"a {type(model).__name__} answers prompts: expected --point, --box or --everything")
         if options.everything and (options.point or options.box):
             raise ValueError("--everything finds all masks: expected no --point and no --box beside it")
+        if options.everything and options.multimask:
+            raise ValueError("--everything selects among all masks by itself: expected no --multimask beside it")
+        if not options.everything and options.automatic != AutomaticSettings():
+            raise ValueError("--automatic says how --everything asks: expected it, got prompts of yours")
         if options.point and len(options.box) > 1:
             raise ValueError(f"points go with one box at most: expected one --box, got {len(options.box)}")
         if options.label and len(options.label) != len(options.point):

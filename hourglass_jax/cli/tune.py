@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from hourglass_jax.search.tune import Candidate, Kind, Target, Tuned
 
-"""Of the files in a folder that are images."""
-
 
 def tune(
     images: Path | None = None,

@@ -123,7 +123,7 @@ def _write(
     from hourglass_jax.imaging.images import write_image
 
     files = {kind: str(output / f"{photo.name}_{kind}.png") for kind in pictures}
-    check_no_photo(files.values(), photos)
+    check_no_photo(files.values(), (each.path for each in photos))
     for kind, picture in pictures.items():
         write_image(files[kind], picture)
     return {"photo": str(photo.path), "files": files}

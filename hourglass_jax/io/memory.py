@@ -10,8 +10,6 @@ from typing import Any
 import jax
 
 PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-
-
 _NAMES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
@@ -51,10 +49,7 @@ def _left_in_groups(proc: Path, groups: Path) -> list[int]:
         if number == "0":
             root, names = groups, _NAMES[2]
         elif "memory" in controllers.split(","):
-            root, names = (
-                groups / "memory",
-                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-            )
+            root, names = groups / "memory", _NAMES[1]
         else:
             continue
         own = root / path.lstrip("/")

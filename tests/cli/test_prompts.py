@@ -141,3 +141,17 @@ def test_a_comparison_tells_the_overlap_of_masks_and_both_latencies(run: Run, ph
     assert image["decode_ms"] > 0
     assert (image["tokens"], image["clusters"]) == (16, 16)
     assert Path(image["picture"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--point 20 30 --threshold 0.3", "takes prompts: expected no --threshold and no --whole"),
+        ("--point 20 30 --whole", "takes prompts: expected no --threshold and no --whole"),
+        ("--multimask", "expected --point, --box or --everything"),
+        ("--everything --multimask", "expected no --multimask beside it"),
+        ("--point 20 30 --automatic.points 4", "--automatic says how --everything asks"),
+    ],
+)
+def test_no_option_is_passed_over(options: str, message: str, complaint: Run, photo: Path, tmp_path: Path) -> None:
+    assert message in complaint("predict", photo, "-o", tmp_path / "out", *options.split())

@@ -16,7 +16,7 @@ from hourglass_jax.backbones.windowed import Windows
 from hourglass_jax.imaging.images import Preprocessing
 from hourglass_jax.imaging.keep_ratio import KeepRatio
 from hourglass_jax.imaging.padded_square import PaddedSquare
-from hourglass_jax.imaging.pictures import overlay
+from hourglass_jax.imaging.pictures import spotlight
 from hourglass_jax.imaging.shortest_edge import ShortestEdge
 from hourglass_jax.imaging.windows import Layout, SlidingWindow
 from hourglass_jax.metrics.base import ImageMetric, Metric
@@ -210,7 +210,7 @@ class PointMasks:
         return float(np.mean(a == b))
 
     def render(self, photo: np.ndarray, result: np.ndarray) -> Rendering:
-        pictures = {"overlay": overlay(photo, np.mean(result, axis=0))}
+        pictures = {"overlay": spotlight(photo, np.mean(result, axis=0))}
         return Rendering(pictures, records={"areas": result.sum(axis=(1, 2)).tolist()})
 
     def check_dataset(self, name: str, classes: int) -> None:
