@@ -1,6 +1,5 @@
 """A model under its plan as a file that runs without this library: StableHLO, or ONNX."""
 
-import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hourglass_jax.imaging.images import Preprocessing
+from hourglass_jax.imaging.padded_square import PaddedSquare
 from hourglass_jax.io.files import replacing, write_json
-from hourglass_jax.models.base import Model
+from hourglass_jax.models.base import Model, PromptedVisionModel
 from hourglass_jax.models.registry import flat_parameters, header
 from hourglass_jax.ops.resize import resize
 from hourglass_jax.ops.targets import attention_form
@@ -58,6 +58,11 @@ class Export:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if self.photo is not None and isinstance(self.prepared, PaddedSquare):
+            raise ValueError(
+                "this model's photographs are filled up to a square, which a file does not do: export it for "
+                "images that are prepared"
+            )
         if self.photo is not None and (target := self.prepared.target_size(*self.photo)) != self.size:
             raise ValueError(
                 "photographs must become as large as the model's input, {} x {} pixels: those of {} x {} become "
@@ -81,7 +86,7 @@ class Export:
         """Images -> the outputs by name: maps as large as the images, or what is encoded for prompts."""
         if self.photo is not None:
             images = prepare(images, self.prepared, self.size)
-        takes_prompts = "prompts" in inspect.signature(self.model.decode).parameters
+        takes_prompts = isinstance(self.model, PromptedVisionModel)
         found = self.model.features(images) if takes_prompts else self.model(images)
         leaves = jax.tree_util.tree_leaves_with_path(found)
         if len(leaves) == 1:
@@ -131,6 +136,8 @@ def prepare(images: jax.Array, preprocessing: Preprocessing, size: tuple[int, in
         scaled = preprocessing.shape[0] * rows // unit, preprocessing.shape[0] * columns // unit
     if preprocessing.interpolation == "cubic":
         pixels = resize(pixels, scaled, "bicubic")
+    elif preprocessing.interpolation == "linear":
+        pixels = jnp.rint(resize(pixels, scaled, "bilinear"))
     else:
         pixels = _resize_by_pillow(pixels, (pixels.shape[1], scaled[1]), preprocessing.interpolation)
         pixels = _resize_by_pillow(pixels, scaled, preprocessing.interpolation)

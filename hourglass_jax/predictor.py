@@ -102,7 +102,6 @@ class Predictor:
     def __repr__(self) -> str:
         """One line: the model, its task and the size of its input."""
         return f"Predictor({self.model!r}, task={self.task.name!r}, size={self.preprocessing.shape})"
-        self._fitting: set[tuple[int, ...]] = set()
 
     def __call__(self, images: ImageSource | Sequence[ImageSource]) -> Any:
         """Predicts one image or several.

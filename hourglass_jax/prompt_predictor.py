@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from hourglass_jax.imaging.images import ImageSource, read_image
 from hourglass_jax.imaging.padded_square import PaddedSquare
-from hourglass_jax.models.base import Model, PromptedModel
+from hourglass_jax.io.memory import check_memory
+from hourglass_jax.models.base import Model, PromptedModel, PromptedVisionModel
 from hourglass_jax.models.sam import Sam
 from hourglass_jax.models.sam_prompts import PromptArrays, Prompts, bucket, check_prompts
 from hourglass_jax.tasks.prompted_masks import Masks, Multimask, PromptOutputs, chosen, enlarged
@@ -68,7 +69,7 @@ class PromptPredictor:
     Args:
         model: a `Sam`, under any plan.
         preprocessing: how images are prepared; by default as the model's config says.
-        batch_size: photographs that are encoded, and prompts that are answered, at once at most.
+        batch_size: prompts that are answered at once at most; photographs are encoded one after the other.
 
     Raises:
         ValueError: the model takes no prompts, or the batch size is not positive.
@@ -82,7 +83,10 @@ class PromptPredictor:
         batch_size: int = MOST_AT_ONCE,
     ) -> None:
         if not isinstance(model, Sam):
-            raise ValueError(f"a {type(model).__name__} answers no prompts: give it to a Predictor")
+            name = type(model).__name__
+            if isinstance(model, PromptedVisionModel):
+                raise ValueError(f"expected a Sam, whose prompts are points and boxes, got a {name}")
+            raise ValueError(f"a {name} answers no prompts: give it to a Predictor")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model = model
@@ -103,16 +107,13 @@ class PromptPredictor:
         photos = [read_image(source) for source in sources]  # pyright: ignore[reportArgumentType]  or refused
         if not photos:
             raise ValueError("expected at least one photograph, got none")
-        prepared = np.stack([self.preprocessing(photo) for photo in photos])
-        parts = [
-            encode(self.model, prepared[start : start + self.batch_size])
-            for start in range(0, len(prepared), self.batch_size)
-        ]
-        features = parts[0] if len(parts) == 1 else jax.numpy.concatenate(parts)
+        prepared = [self.preprocessing(photo)[None] for photo in photos]
+        check_memory(encode, self.model, prepared[0])
+        features = jax.numpy.concatenate([encode(self.model, image) for image in prepared])
         if not np.isfinite(np.asarray(features, np.float32)).all():
             raise ValueError("the encoding of an image must be finite, got NaN or infinity")
         sizes = tuple((photo.shape[0], photo.shape[1]) for photo in photos)
-        return Encoded(features, sizes, (prepared.shape[1], prepared.shape[2]))
+        return Encoded(features, sizes, (prepared[0].shape[1], prepared[0].shape[2]))
 
     def masks(
         self,

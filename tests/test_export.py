@@ -101,7 +101,7 @@ def test_a_file_that_prepares_photographs_does_what_the_predictor_does(
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "cubic"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "cubic", "linear"])
 @pytest.mark.parametrize("resize", ["longest", "square", "crop", "none"])
 @pytest.mark.parametrize("photo", [(60, 81), (28, 30)])
 def test_photographs_are_prepared_as_by_pillow(photo: tuple[int, int], resize: str, interpolation: str) -> None:

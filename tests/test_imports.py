@@ -21,7 +21,7 @@ BELOW = {
     "checkpoints_convert": {"io", "ops", "imaging", "backbones", "models", "checks"},
     "hub": {"io", "models", "checkpoints_convert"},
     "predictor": {"io", "imaging", "plans", "models"},
-    "prompt_predictor": {"imaging", "tasks", "models"},
+    "prompt_predictor": {"io", "imaging", "tasks", "models"},
     "automatic_predictor": {"imaging", "metrics", "tasks", "models", "prompt_predictor"},
     "export": {"io", "ops", "imaging", "plans", "models"},
     "analysis": {"io", "ops", "imaging", "plans", "backbones", "tasks", "models"},

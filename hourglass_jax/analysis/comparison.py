@@ -126,7 +126,7 @@ def compare(
             prompts = model.drawn_prompts(1, _content(image), POINTS)
         timed = run_model if prompts is None else _encode
         for each in models:
-            check_memory(timed, each, batch)
+            check_memory(run_model, each, batch, prompts)
         times = measure(
             [functools.partial(timed, each, batch) for each in models], repeats=repeats, on_call=on_call
         )

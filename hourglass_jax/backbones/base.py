@@ -99,7 +99,7 @@ class Backbone(nnx.Module):
     def head_input(self, features: Features) -> jax.Array:
         """The last feature map as tokens, restored to the full grid: [B, H*W, C]."""
         *_, last = features.maps().values()
-        return last.reshape(len(last), -1, last.shape[-1])
+        return last.reshape(last.shape[0], -1, last.shape[-1])
 
     def __call__(self, images: jax.Array, *, intermediates: Sequence[int] = ()) -> Features:
         """Runs the backbone under its plan.

@@ -97,24 +97,8 @@ class _WithQueries(WrappedPlan):
         others = jnp.concatenate([query[..., : place.start], query[..., place.stop :]], axis=-1)
         mixed = self.plan.attention(others, key, value, key_bias)
         q, k, v = (each.transpose(0, 3, 1, 2) for each in (query[..., place], key, value))
-        of_queries = biased_masked_attention(q, k, v, allowed, key_bias)
+        of_queries = masked_attention(q, k, v, allowed, key_bias=key_bias)
         return jnp.concatenate([mixed[:, : place.start], of_queries, mixed[:, place.start :]], axis=1)
-
-
-def biased_masked_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array, key_bias: jax.Array | None
-) -> jax.Array:
-    """`ops.masked_attention` with a bias [B, M] of the keys, or none: it is a further channel of every head."""
-    if key_bias is None:
-        return masked_attention(query, key, value, allowed)
-    width = query.shape[-1]
-    scale = (width + 1) ** 0.5  # what the logits are divided by
-    one = jnp.full((*query.shape[:-1], 1), scale, query.dtype)
-    bias = jnp.broadcast_to(key_bias[:, :, None, None], (*key.shape[:-1], 1)).astype(key.dtype)
-    query = jnp.concatenate([query * (scale * width**-0.5), one], axis=-1)
-    key = jnp.concatenate([key, bias], axis=-1)
-    value = jnp.pad(value, ((0, 0), (0, 0), (0, 0), (0, 1)))
-    return masked_attention(query, key, value, allowed)[..., :width]
 
 
 def _at_tokens(masks: jax.Array, tokens: Tokens) -> jax.Array:

@@ -350,12 +350,15 @@ class Swin(Backbone):
         return self.config.window, self.config.window
 
     def token_counts(self, rows: int, columns: int) -> tuple[int, int]:
-        """Tokens and clusters of the stage that the plan is about, for an image of `rows` x `columns` pixels."""
-        plan = NO_PLAN if self.plan is None else self.plan
-        stage, *_ = self.stage_of(plan.in_windows(self.depth).start)
+        """Tokens and clusters of the stage that the plan is about, of the longest one without a plan."""
+        blocks = self.windows[0] if self.plan is None else self.plan.in_windows(self.depth)
+        stage, *_ = self.stage_of(blocks.start)
         grid = self.grids(rows, columns)[stage]
+        count = grid[0] * grid[1]
+        if self.plan is None:
+            return count, count
         down, across = window_grid(grid, self.window(grid))
-        return grid[0] * grid[1], down * across * min(self._cluster_sides(plan).values()) ** 2
+        return count, down * across * min(self._cluster_sides(self.plan).values()) ** 2
 
     def __call__(self, images: jax.Array, *, intermediates: Sequence[int] = ()) -> SwinFeatures:
         """Runs the backbone under its plan.

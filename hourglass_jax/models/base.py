@@ -181,8 +181,6 @@ class BaseModel(nnx.Module):
 class VisionModel(BaseModel):
     """A model whose outputs follow from images alone, which are seen whole."""
 
-    window: SlidingWindow | None = None
-
     def decode(self, features: Any, size: Size | None) -> Any:
         """See `Model.decode`."""
         raise NotImplementedError

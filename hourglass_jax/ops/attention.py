@@ -41,6 +41,7 @@ def attention(
         [B, N, heads, D] in the dtype of `query`.
     """
     (batch, _, width, queries), keys = query.shape, key.shape[-1]
+    width += fused.BIAS_CHANNELS * (key_bias is not None)
     return run_for_target(
         query,
         key,
@@ -122,6 +123,7 @@ def window_attention(
         [B * W, N, heads, D] in the dtype of `query`.
     """
     windows, _, _, width = query.shape
+    width += fused.REGIONS * (regions is not None)
     bias = bias.astype(jnp.float32)
     if regions is not None:
         regions = jnp.tile(regions, (windows // len(regions), 1))

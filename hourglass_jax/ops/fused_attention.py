@@ -19,6 +19,8 @@ KEY_BLOCK = 2048
 """Keys that it handles at once, at most: their logits stay on the chip."""
 SHORT_SEQUENCE = 256
 """Up to so many keys the logits are no larger than the heads that a TPU fills up for the kernel."""
+BIAS_CHANNELS = 2
+"""Of a head, which hold the bias of its keys; see `with_key_bias`."""
 REGIONS = 9
 """Of a shifted map; see `ops.windows.shifted_regions`."""
 
@@ -36,7 +38,7 @@ def batched_attention(
 
 
 def fits_cudnn(width: int, dtype: jnp.dtype, *sides: object) -> bool:
-    """Whether cuDNN has a fused attention for heads of `width` channels, and arrays of these sides.
+    """Whether cuDNN has a fused attention for heads of `width` channels, with those of a bias, and these sides.
 
     It has one for 16 bits, heads that are not too wide and sides that are known.
     """
@@ -145,8 +147,8 @@ def with_key_bias(
     scaled = jnp.maximum(key_bias.astype(jnp.float32) / scale, lowest)
     high = jax.lax.reduce_precision(scaled, exponent_bits=8, mantissa_bits=7)
     channels = jnp.stack([high, scaled - high], axis=-1).astype(key.dtype)
-    ones = jnp.ones((*query.shape[:3], 2), query.dtype)
-    channels = jnp.broadcast_to(channels[:, :, None], (*key.shape[:3], 2))
+    ones = jnp.ones((*query.shape[:3], BIAS_CHANNELS), query.dtype)
+    channels = jnp.broadcast_to(channels[:, :, None], (*key.shape[:3], BIAS_CHANNELS))
     return jnp.concatenate([query, ones], axis=-1), jnp.concatenate([key, channels], axis=-1)
 
 

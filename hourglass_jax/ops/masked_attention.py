@@ -33,6 +33,7 @@ def masked_attention(
         [B, N, heads, D] in the dtype of `query`.
     """
     (batch, _, _, width), keys = query.shape, key.shape[1]
+    width += fused.BIAS_CHANNELS * (key_bias is not None)
     return run_for_target(
         query,
         key,

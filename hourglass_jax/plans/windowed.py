@@ -77,7 +77,7 @@ def as_map(tokens: jax.Array, grid: Grid) -> jax.Array:
 
 def as_tokens(maps: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, H*W, C]"""
-    return maps.reshape(len(maps), -1, maps.shape[-1])
+    return maps.reshape(maps.shape[0], -1, maps.shape[-1])
 
 
 def cells_of(tokens: Tokens, side: int) -> tuple[Grid, int]:

@@ -1,5 +1,6 @@
 """Masks that a model answers prompts with: what they cover in a photograph, and how good they are said to be."""
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -45,6 +46,7 @@ class Masks(NamedTuple):
     logits: np.ndarray
 
 
+@functools.lru_cache(maxsize=4)
 def mask_weights(
     positions: tuple[int, int], view: tuple[int, int], size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:

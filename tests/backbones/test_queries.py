@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hourglass_jax.backbones.queries import biased_masked_attention
+from hourglass_jax.ops.masked_attention import masked_attention
 
 BATCH, QUERIES, KEYS, HEADS, WIDTH = 2, 5, 7, 3, 4
 
@@ -28,6 +28,6 @@ def test_it_is_the_softmax_over_what_may_be_read(biased: bool) -> None:
     allowed[0, 2] = False
     bias = np.log(random.integers(1, 9, (BATCH, KEYS))).astype(np.float32)
     arrays = map(jnp.asarray, (query, key, value, allowed))
-    found = biased_masked_attention(*arrays, jnp.asarray(bias) if biased else None)
+    found = masked_attention(*arrays, key_bias=jnp.asarray(bias) if biased else None)
     expected = reference(query, key, value, allowed, bias * biased)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -145,6 +145,7 @@ def test_a_map_no_larger_than_a_window_may_be_one_window() -> None:
     assert differ[0] == 0 and differ[1] > 0.01
     fast = expedite(shrinking, Hourglass(2, (2, 2)))
     assert fast.token_counts(12, 12) == (9, 4)
+    assert shrinking.token_counts(12, 12) == (9, 9)
     with pytest.raises(ValueError, match="got 2 x 2 for windows of 1 x 1 tokens"):
         fast(random_images((4, 4)))
 

@@ -140,3 +140,17 @@ def test_functions_are_compiled_anew_for_another_form() -> None:
 def test_an_unknown_form_is_named() -> None:
     with attention_form("fast"), pytest.raises(ValueError, match=r"must be auto, .* got 'fast'"):
         attend(**random_inputs(5, 6))
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_widest_heads_of_cudnn_have_no_room_for_a_bias(
+    biased: bool, without_cudnn: list[tuple[int, ...]]
+) -> None:
+    """With two more channels they are wider than cuDNN takes, on a CPU as well, where all forms are traced."""
+    width = fused.WIDEST_HEAD
+    arrays = [jnp.ones((1, 300, 1, width), jnp.bfloat16)] * 3
+    bias = jnp.zeros((1, 300)) if biased else None
+    with attention_form("cudnn"):
+        jax.eval_shape(attend, *arrays, bias)
+    assert without_cudnn == ([] if biased else [(1, 300, 1, width)])
+    jax.jit(attend).lower(*arrays, bias)
